@@ -1,0 +1,5 @@
+"""``python -m proxy`` is ``packlight``."""
+
+from proxy.cli import main
+
+main()

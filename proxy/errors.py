@@ -1,0 +1,64 @@
+"""Whose fault it is.
+
+PacklightError
+├── BadConfiguration         the user's settings; says which key and how to mend it
+└── UpstreamFault            the far side
+    ├── UpstreamError        it answered, with an error: status, body and headers are its own words
+    ├── UpstreamUnavailable  it could not be reached, or went away
+    │   ├── NoWebSocket      it speaks HTTP but refused the upgrade
+    │   └── ConnectionLost   a WebSocket that was open is gone
+    └── UpstreamTimeout      it stayed silent for longer than a named limit
+"""
+
+from collections.abc import Mapping
+
+
+class PacklightError(Exception):
+    """Anything packlight raises on purpose."""
+
+
+class BadConfiguration(PacklightError):
+    """A setting is wrong; the message names the key and the fix."""
+
+
+class UpstreamFault(PacklightError):
+    """The far side's fault."""
+
+
+class UpstreamError(UpstreamFault):
+    """Upstream answered with an error before any output: *status*, *body* and *headers* go to the agent."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(f"upstream answered {status}")
+        self.status = status
+        self.body = body
+        self.headers = dict(headers)
+
+
+class UpstreamUnavailable(UpstreamFault):
+    """Upstream could not be reached, or went away; the message says what was seen."""
+
+
+class NoWebSocket(UpstreamUnavailable):
+    """Upstream answered the upgrade with *status* and no WebSocket: plain HTTP is the way.
+
+    *definite* is true where the status says that there is no WebSocket endpoint (404, 405, 426, 501), and
+    false where anything between here and there may have answered instead (a captive portal, a gateway).
+    """
+
+    def __init__(self, status: int, *, definite: bool) -> None:
+        super().__init__(f"upstream answered the WebSocket upgrade with {status}")
+        self.status = status
+        self.definite = definite
+
+
+class ConnectionLost(UpstreamUnavailable):
+    """A WebSocket closed under a turn; *code* is the close code that was seen (1006: none)."""
+
+    def __init__(self, message: str, *, code: int = 1006) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class UpstreamTimeout(ConnectionLost):
+    """Upstream stayed silent for longer than the limit that the message names."""
