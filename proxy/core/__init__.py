@@ -1,0 +1,1 @@
+"""Conversations as data: values in, values out, no I/O."""

@@ -1,0 +1,1 @@
+"""HTTP APIs that agents speak, to core and back, without I/O."""

@@ -1,0 +1,120 @@
+"""Which connection a request should run on, decided without waiting.
+
+The baselines of one partition (one upstream, one set of credentials) compete: the longest one that the request
+continues wins. A conversation nobody knows gets a connection that knows nothing, or a new one, so that it does
+not evict another's baseline; when there is no room, the least valuable baseline makes some.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
+from proxy.core.items import Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One connection: what it knows, or knew when its present turn began (*free* is then false)."""
+
+    key: int
+    baseline: Baseline | None
+    free: bool
+    last_used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """A baseline that is no more, and why a request that would continue it must be sent in full."""
+
+    baseline: Baseline
+    reason: Mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Run on the connection *key*, and send *upload*."""
+
+    key: int
+    upload: Delta | Full
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Run on a new connection, and send everything; first close the connection *evict*, if there is one."""
+
+    upload: Full
+    evict: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Every connection is at work and there may be no more: plain HTTP for this turn."""
+
+    upload: Full
+
+
+def choose(
+    request: TurnRequest,
+    candidates: Sequence[Candidate],
+    formers: Iterable[Former] = (),
+    *,
+    room: int,
+    dropped: Dropped = "reasoning",
+    fresh: Mismatch | None = None,
+) -> Use | Open | NoRoom:
+    """Choose a connection for *request*; *room* is how many more may be opened.
+
+    With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed.
+    """
+    if fresh is None:
+        continued = [
+            (candidate, upload)
+            for candidate in candidates
+            if candidate.free and candidate.baseline is not None
+            for upload in [diff(request, candidate.baseline, dropped)]
+            if isinstance(upload, Delta)
+        ]
+        if continued:
+            best, upload = max(continued, key=lambda each: (each[0].baseline.length, each[0].last_used))  # type: ignore[union-attr]
+            return Use(best.key, upload)
+    full = Full(fresh or explain(request, candidates, formers, dropped))
+    blank = next((each for each in candidates if each.free and each.baseline is None), None)
+    if blank is not None and fresh is None:
+        return Use(blank.key, full)
+    if room > 0:
+        return Open(full)
+    victim = min((each for each in candidates if each.free), key=_value, default=None)
+    return NoRoom(Full(Mismatch.BUSY)) if victim is None else Open(full, evict=victim.key)
+
+
+def _value(candidate: Candidate) -> tuple[bool, bool, float]:
+    """Rank what would be lost: nothing, a conversation of one turn (a title, a summary), a long one."""
+    baseline = candidate.baseline
+    return (baseline is not None, baseline is not None and baseline.turns > 1, candidate.last_used)
+
+
+def explain(
+    request: TurnRequest,
+    candidates: Iterable[Candidate],
+    formers: Iterable[Former] = (),
+    dropped: Dropped = "reasoning",
+) -> Mismatch:
+    """Say why *request* continues none of the free *candidates*, in the words of the figures."""
+    related = False
+    nearest: Mismatch | None = None
+    known = [
+        *(Former(each.baseline, Mismatch.BUSY) for each in candidates if each.baseline is not None),
+        *formers,
+    ]
+    for former in known:
+        found = diff(request, former.baseline, dropped)
+        if isinstance(found, Delta):
+            return former.reason
+        if found.reason is not Mismatch.HISTORY_CHANGED:
+            nearest = nearest or found.reason
+        related = related or former.baseline.root == request.root
+    if nearest is not None:
+        return nearest
+    if related:
+        return Mismatch.HISTORY_CHANGED
+    return Mismatch.AFTER_RESTART if request.has_model_output else Mismatch.FIRST_TURN

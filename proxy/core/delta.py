@@ -1,0 +1,252 @@
+"""What a request adds to what upstream already holds.
+
+`diff(request, baseline)` is the heart of packlight: it answers with the new items alone (`Delta`), or with the
+reason why everything has to be sent (`Full`). It never guesses: any doubt is a `Full`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+from proxy.core.items import (
+    Dropped,
+    Fingerprint,
+    Item,
+    Output,
+    digest,
+    marks,
+    without_nulls,
+)
+
+
+class Reuse(Enum):
+    """What a field of a request means for continuing a chain."""
+
+    DIFFED = "the history itself"
+    MAY_DIFFER = "sent again with each turn, so a chain goes on whatever its value"
+    MUST_MATCH = "changes what upstream stores or where: another value is another chain"
+    TRANSPORT = "says how to answer over HTTP; a WebSocket has no use for it"
+    NOT_OURS = "the agent manages upstream's state itself, or the field has another meaning over a WebSocket"
+
+
+FIELDS: Mapping[str, Reuse] = {
+    "input": Reuse.DIFFED,
+    "stream": Reuse.TRANSPORT,
+    # Documented, or measured on live services, to be taken from each request anew (protocol notes, section 4).
+    "client_metadata": Reuse.MAY_DIFFER,
+    "include": Reuse.MAY_DIFFER,
+    "instructions": Reuse.MAY_DIFFER,
+    "max_output_tokens": Reuse.MAY_DIFFER,
+    "max_tool_calls": Reuse.MAY_DIFFER,
+    "metadata": Reuse.MAY_DIFFER,
+    "parallel_tool_calls": Reuse.MAY_DIFFER,
+    "prompt_cache_key": Reuse.MAY_DIFFER,
+    "prompt_cache_options": Reuse.MAY_DIFFER,
+    "prompt_cache_retention": Reuse.MAY_DIFFER,
+    "reasoning": Reuse.MAY_DIFFER,
+    "safety_identifier": Reuse.MAY_DIFFER,
+    "service_tier": Reuse.MAY_DIFFER,
+    "stream_options": Reuse.MAY_DIFFER,
+    "temperature": Reuse.MAY_DIFFER,
+    "text": Reuse.MAY_DIFFER,
+    "tool_choice": Reuse.MAY_DIFFER,
+    "tools": Reuse.MAY_DIFFER,
+    "top_logprobs": Reuse.MAY_DIFFER,
+    "top_p": Reuse.MAY_DIFFER,
+    "user": Reuse.MAY_DIFFER,
+    # A field that is not listed is treated like these.
+    "context_management": Reuse.MUST_MATCH,
+    "model": Reuse.MUST_MATCH,
+    "store": Reuse.MUST_MATCH,
+    "truncation": Reuse.MUST_MATCH,
+    # A prompt template puts items of its own before the input, once more with each turn of a chain.
+    "background": Reuse.NOT_OURS,
+    "conversation": Reuse.NOT_OURS,
+    "generate": Reuse.NOT_OURS,
+    "previous_response_id": Reuse.NOT_OURS,
+    "prompt": Reuse.NOT_OURS,
+    "stream_id": Reuse.NOT_OURS,
+    "type": Reuse.NOT_OURS,
+}
+"""Every field of `POST /v1/responses` that is known, by name."""
+
+
+class Mismatch(StrEnum):
+    """Why a turn was not a delta: one word for the log, the figures, the status page and the tests."""
+
+    FIRST_TURN = "first_turn"
+    HISTORY_CHANGED = "history_changed"
+    SETTINGS_CHANGED = "settings_changed"
+    MODEL_CHANGED = "model_changed"
+    CALL_UNANSWERED = "call_unanswered"
+    CONNECTION_LOST = "connection_lost"
+    RETIRED = "retired"
+    UPSTREAM_FORGOT = "upstream_forgot"
+    AFTER_ERROR = "after_error"
+    AFTER_RESTART = "after_restart"
+    BUSY = "busy"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_FIELD = "unsupported_field"
+    NOT_DIFFABLE = "not_diffable"
+    NO_WEBSOCKET = "no_websocket"
+    DISABLED = "disabled"
+    DEFECT = "defect"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """One agent request: what goes upstream again as it is, and the history in fingerprints.
+
+    *fields* are the agent's own, in its own values, without `input` and what is not sent over a WebSocket.
+    *input* is the agent's `input` as it came: a text, or the JSON of *items*. *marks* has one fingerprint for
+    each prefix of *items*, so that comparing with a baseline of any length takes one look. *size* is the length
+    of its JSON in bytes.
+    """
+
+    fields: Mapping[str, Any]
+    input: Any
+    items: tuple[Item, ...]
+    marks: tuple[Fingerprint, ...]
+    model: str
+    settings: Fingerprint
+    stream: bool
+    size: int
+
+    @classmethod
+    def of(
+        cls, body: Mapping[str, Any], items: tuple[Item, ...], *, model: str, stream: bool, size: int
+    ) -> "TurnRequest":
+        """Read the fields of *body*, whose history is *items*."""
+        fixed = {name: value for name, value in without_nulls(body).items() if _must_match(name)}
+        return cls(
+            fields={name: body[name] for name in sorted(body) if reuse(name) in _SENT},
+            input=body.get("input"),
+            items=items,
+            marks=marks(items),
+            model=model,
+            settings=digest(fixed),
+            stream=stream,
+            size=size,
+        )
+
+    @property
+    def session(self) -> str:
+        """Eight hex digits for the conversation, from its beginning to the first user message."""
+        return self.root.hex()[:8]
+
+    @property
+    def root(self) -> Fingerprint:
+        """The mark of the history up to the first user message: what related conversations share."""
+        for index, item in enumerate(self.items):
+            if item.type == "message" and item.raw.get("role") == "user":
+                return self.marks[index + 1]
+        return self.marks[-1]
+
+    @property
+    def has_model_output(self) -> bool:
+        """Whether the history shows that there were turns before this one."""
+        return any(item.from_model for item in self.items)
+
+
+_SENT = frozenset({Reuse.MAY_DIFFER, Reuse.MUST_MATCH})
+
+
+def reuse(name: str) -> Reuse:
+    """Say what the field *name* means for continuing a chain. An unlisted field must match."""
+    return FIELDS.get(name, Reuse.MUST_MATCH)
+
+
+def _must_match(name: str) -> bool:
+    return name != "model" and reuse(name) is Reuse.MUST_MATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What upstream holds after a completed response: *length* items of the agent's, then *outputs*."""
+
+    response_id: str
+    model: str
+    settings: Fingerprint
+    length: int
+    mark: Fingerprint
+    root: Fingerprint
+    outputs: tuple[Output, ...]
+    turns: int = 1
+
+    @classmethod
+    def after(
+        cls, request: TurnRequest, response_id: str, outputs: tuple[Output, ...], *, turns: int = 1
+    ) -> "Baseline":
+        """Return what upstream holds once it has answered *request* with *outputs*."""
+        return cls(
+            response_id=response_id,
+            model=request.model,
+            settings=request.settings,
+            length=len(request.items),
+            mark=request.marks[-1],
+            root=request.root,
+            outputs=outputs,
+            turns=turns,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Baseline {self.response_id}: {self.length} items, {len(self.outputs)} outputs>"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Send only *items*, continuing *baseline*."""
+
+    baseline: Baseline
+    items: tuple[Item, ...]
+
+    def __repr__(self) -> str:
+        return f"<Delta {self.baseline.response_id} + {len(self.items)}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Send the whole history, for *reason*."""
+
+    reason: Mismatch
+
+    def __repr__(self) -> str:
+        return f"<Full {self.reason}>"
+
+
+def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning") -> Delta | Full:
+    """Return what *request* adds to *baseline*, or why it has to be sent in full.
+
+    *dropped* says which of the model's output the agent may have left out (upstream keeps it).
+    """
+    if baseline.length >= len(request.items) or request.marks[baseline.length] != baseline.mark:
+        return Full(Mismatch.HISTORY_CHANGED)
+    new = _beyond_echo(request.items[baseline.length :], baseline.outputs, dropped)
+    if not new:
+        return Full(Mismatch.HISTORY_CHANGED)
+    if request.model != baseline.model:
+        return Full(Mismatch.MODEL_CHANGED)
+    if request.settings != baseline.settings:
+        return Full(Mismatch.SETTINGS_CHANGED)
+    answered = {item.answers for item in new}
+    if any(output.call_id is not None and output.call_id not in answered for output in baseline.outputs):
+        return Full(Mismatch.CALL_UNANSWERED)
+    return Delta(baseline, new)
+
+
+def _beyond_echo(
+    items: tuple[Item, ...], outputs: tuple[Output, ...], dropped: Dropped
+) -> tuple[Item, ...] | None:
+    """Return what follows the agent's echo of *outputs* in *items*; None where it is not an echo."""
+    complete = True
+    for output in outputs:
+        echoed = output.echoed_by(items)
+        if not echoed:
+            if not output.may_be_dropped(dropped):
+                return None
+            complete = False
+        items = items[echoed:]
+    if not complete and items and items[0].from_model:
+        return None  # not left out but rewritten: what stands in its place is the agent's own version
+    return items

@@ -1,0 +1,207 @@
+"""What crosses the WebSocket: events from upstream, and the one message we send."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.core.delta import Delta, TurnRequest
+from proxy.core.items import Raw
+
+TERMINAL = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+        "response.done",
+        "response.error",
+        "error",
+    }
+)
+"""After one of these upstream is done with the turn."""
+
+ERRORS = frozenset({"error", "response.error"})
+
+_TYPE_FIRST = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
+_LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+
+class GarbledEvent(ValueError):
+    """Upstream sent something that is not a JSON object with a type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerEvent:
+    """One message from upstream: its *type*, and *raw*, the JSON on one line, which is what the agent gets."""
+
+    type: str
+    raw: bytes
+
+    @classmethod
+    def parse(cls, message: bytes) -> "ServerEvent":
+        """Read one message. Raises GarbledEvent where it is not an object with a type.
+
+        The type stands first in everything services send, so the rest is read only where it is needed.
+        """
+        if b"\n" in message or b"\r" in message:
+            # Between tokens a line break is a space; inside a JSON string it cannot stand (RFC 8259, section 7).
+            message = message.translate(_LINE_BREAKS)
+        found = _TYPE_FIRST.match(message)
+        if found:
+            return cls(found[1].decode(), message)
+        try:
+            value = orjson.loads(message)
+        except orjson.JSONDecodeError as exc:
+            raise GarbledEvent("not JSON") from exc
+        kind = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(kind, str) or "\n" in kind or "\r" in kind:
+            raise GarbledEvent("no type")
+        return cls(kind, message)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether upstream is done with the turn."""
+        return self.type in TERMINAL
+
+    @property
+    def of_response(self) -> bool:
+        """Whether this belongs to a response, rather than to the connection or the account."""
+        return self.type.startswith("response.") and self.type != "response.metadata"
+
+    def json(self) -> dict[str, Any]:
+        """Parse the whole event. Raises GarbledEvent where it is not a JSON object."""
+        try:
+            value = orjson.loads(self.raw)
+        except orjson.JSONDecodeError as exc:
+            raise GarbledEvent("not JSON") from exc
+        if not isinstance(value, dict):
+            raise GarbledEvent("not an object")
+        return value
+
+    def __repr__(self) -> str:
+        return f"<{self.type}, {len(self.raw)} bytes>"
+
+
+def response_create(request: TurnRequest, upload: Delta | None) -> bytes:
+    """Write the message that starts a turn: *upload* if it continues a chain, else the whole history.
+
+    Settings come first and in a fixed order, with the agent's own values, so that compression finds the
+    previous turn's in its window.
+    """
+    message: dict[str, Any] = {"type": "response.create", **request.fields}
+    if upload is not None:
+        message["previous_response_id"] = upload.baseline.response_id
+        message["input"] = [item.raw for item in upload.items]
+    elif request.input is not None:
+        message["input"] = request.input
+    return orjson.dumps(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An error in upstream's words, whichever way it wrote them."""
+
+    status: int
+    error: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, event: Raw) -> "Fault":
+        """Read an `error` event (nested or flat) or a `response.failed`.
+
+        Sources for the shapes: the public OpenAPI description (ResponseErrorEvent), the SDK's WebSocket types,
+        and the alias `status_code` that the Codex client accepts.
+        """
+        response = event.get("response")
+        error = event.get("error")
+        if isinstance(response, dict):
+            error = response.get("error")
+        if isinstance(error, str):
+            error = {"message": error}
+        if not isinstance(error, dict):
+            error = {key: event[key] for key in ("code", "message", "param") if key in event}
+        headers = {**_texts(event.get("headers")), **_texts(error.get("headers"))}
+        error = {key: value for key, value in error.items() if key != "headers"}
+        status = next(
+            (each for each in (event.get("status"), event.get("status_code")) if _is_error_status(each)), None
+        )
+        return cls(status or _status_of(error), error, headers)
+
+    @property
+    def code(self) -> str:
+        """The error's code, or its type where it has no code."""
+        code = self.error.get("code") or self.error.get("type")
+        return code if isinstance(code, str) else ""
+
+    @property
+    def message(self) -> str:
+        """The error's message."""
+        message = self.error.get("message")
+        return message if isinstance(message, str) else ""
+
+    @property
+    def is_miss(self) -> bool:
+        """Whether upstream no longer knows the response we continue (some services give no code)."""
+        return self.code == "previous_response_not_found" or (
+            "previous_response_id" in f"{self.error.get('param')} {self.message}"
+            and self.code in {"", "invalid_request_error", "invalid_request", "not_found_error"}
+        )
+
+    @property
+    def is_age_limit(self) -> bool:
+        """Whether the connection is too old for another turn."""
+        return self.code == "websocket_connection_limit_reached"
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether the request itself was refused, which a delta can be where its full history is not."""
+        return self.status in {400, 404, 409, 422} and self.code != "context_length_exceeded"
+
+    @property
+    def is_duplicate(self) -> bool:
+        """Whether upstream still holds items of an earlier turn on this connection."""
+        return "duplicate item" in self.message.lower()
+
+
+def _texts(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, dict):
+        return {}
+    return {name.lower(): str(value) for name, value in headers.items() if isinstance(value, str | int | float)}
+
+
+def _is_error_status(status: Any) -> bool:
+    return isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599
+
+
+_STATUSES = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "slow_down": 429,
+    "insufficient_quota": 429,
+    "usage_limit_reached": 429,
+    "usage_not_included": 429,
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "server_is_overloaded": 503,
+    "service_unavailable_error": 503,
+    "previous_response_not_found": 400,
+    "websocket_connection_limit_reached": 400,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "invalid_prompt": 400,
+}
+"""The HTTP status for an error that came without one, by its code or else its type."""
+
+
+def _status_of(error: Mapping[str, Any]) -> int:
+    for name in (error.get("code"), error.get("type")):
+        if isinstance(name, str) and name in _STATUSES:
+            return _STATUSES[name]
+    return 400 if "previous_response_id" in str(error.get("message")) else 500

@@ -1,0 +1,351 @@
+"""When two items are the same.
+
+Two questions are asked, and they have different answers:
+
+- Did an item the agent sent before come back unchanged? Agents repeat their own history to the byte, so its
+  `fingerprint` covers everything but what carries no meaning: ids, statuses, nulls, one text as string or part.
+- Is an item the agent's echo of what the model said? Agents write that in some thirty ways, so an `Output`
+  compares what the model would read: role and text, a call's name and parsed arguments, reasoning by identity.
+
+Nothing here keeps text: fingerprints and ids only.
+"""
+
+import json  # noqa: TID251  (orjson turns integers beyond 64 bits into floats and hides duplicate keys)
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
+
+import orjson
+
+Fingerprint: TypeAlias = bytes
+"""16 bytes of BLAKE2b over a canonical serialisation."""
+
+Raw: TypeAlias = Mapping[str, Any]
+"""An item as JSON gave it."""
+
+Dropped: TypeAlias = Literal["none", "reasoning", "any"]
+"""What of the model's output an agent may leave out of its history and still continue the chain."""
+
+START: Fingerprint = bytes(16)
+"""The mark of an empty history."""
+
+_AUTHORED = frozenset(
+    {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"}
+)
+"""Types whose `id` and `status` are bookkeeping: nothing else in a conversation refers to them."""
+
+_ANSWERED_BY = {
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+}
+"""Calls the agent executes; upstream refuses to go on without an answer to each (protocol notes, section 4)."""
+
+
+class Kind(Enum):
+    """What the model emitted, as far as leaving it out is concerned."""
+
+    REASONING = "reasoning"
+    MESSAGE = "message"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One element of a request's `input`: its fingerprint, and the JSON for as long as the turn lasts."""
+
+    raw: Raw
+    fingerprint: Fingerprint
+
+    @classmethod
+    def of(cls, raw: Raw) -> "Item":
+        """Fingerprint *raw*. Raises TypeError where JSON could not have given such a value."""
+        return cls(raw, digest(_identity(raw)))
+
+    @property
+    def type(self) -> str:
+        """The item's type; a bare role makes a message."""
+        return item_type(self.raw)
+
+    @property
+    def from_model(self) -> bool:
+        """Whether only a model writes such items, so that one at the wrong place means an edit."""
+        kind = self.type
+        if kind == "message":
+            return self.raw.get("role") == "assistant"
+        return kind in {"reasoning", "item_reference", "compaction"} or kind.endswith("_call")
+
+    @property
+    def answers(self) -> str | None:
+        """The call_id that this item is the answer to, if it is one."""
+        if not self.type.endswith("_output"):
+            return None
+        call_id = self.raw.get("call_id")
+        return call_id if isinstance(call_id, str) else None
+
+    def __repr__(self) -> str:
+        return f"<Item {self.type} {self.fingerprint.hex()[:8]}>"
+
+
+def marks(items: Iterable[Item]) -> tuple[Fingerprint, ...]:
+    """Return one fingerprint per prefix: element *n* stands for the first *n* items, in order."""
+    chain = [START]
+    for item in items:
+        chain.append(blake2b(chain[-1] + item.fingerprint, digest_size=16).digest())
+    return tuple(chain)
+
+
+def digest(value: Any) -> Fingerprint:
+    """Fingerprint any JSON value, whatever the order of its keys."""
+    return blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def item_type(raw: Raw) -> str:
+    """Return the type of *raw*; messages may leave it out (the API's EasyInputMessage)."""
+    kind = raw.get("type")
+    if isinstance(kind, str):
+        return kind
+    return "message" if kind is None and "role" in raw else ""
+
+
+def _identity(raw: Raw) -> Raw:
+    kind = item_type(raw)
+    if kind not in _AUTHORED:
+        return without_nulls(raw)
+    same: dict[str, Any] = {
+        key: value for key, value in raw.items() if value is not None and key not in {"id", "status", "phase"}
+    }
+    same["type"] = kind
+    for key in ("content", "output"):
+        if key in same:
+            same[key] = parts(same[key], "output_text" if raw.get("role") == "assistant" else "input_text")
+    return same
+
+
+def without_nulls(raw: Raw) -> dict[str, Any]:
+    """Return *raw* without the keys whose value is null: absent and null mean the same to the API."""
+    return {key: value for key, value in raw.items() if value is not None}
+
+
+def parts(content: Any, text_type: str) -> Any:
+    """Return *content* as a list of parts without annotations, logprobs and nulls; odd shapes stay as they are."""
+    if isinstance(content, str):
+        return [{"type": text_type, "text": content}]
+    if not isinstance(content, list):
+        return content
+    return [_part(part) if isinstance(part, dict) else part for part in content]
+
+
+def _part(part: Raw) -> dict[str, Any]:
+    return {
+        key: value for key, value in part.items() if value is not None and key not in {"annotations", "logprobs"}
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One item the model emitted, as upstream holds it: enough to know the agent's echo of it again."""
+
+    kind: Kind
+    type: str
+    id: str | None
+    meaning: Fingerprint
+    seals: frozenset[Fingerprint] = frozenset()
+    call_id: str | None = None
+
+    @classmethod
+    def of(cls, raw: Raw) -> "Output":
+        """Read an item of `response.output_item.done`."""
+        kind = item_type(raw)
+        item_id, call_id = raw.get("id"), raw.get("call_id")
+        return cls(
+            kind=_KINDS.get(kind, Kind.OTHER),
+            type=kind,
+            id=item_id if isinstance(item_id, str) else None,
+            meaning=_meaning(raw),
+            seals=_seals(raw),
+            call_id=call_id if kind in _ANSWERED_BY and isinstance(call_id, str) else None,
+        )
+
+    def is_item(self, raw: Raw) -> bool:
+        """Whether *raw* is upstream's other account of this same item."""
+        if item_type(raw) != self.type:
+            return False
+        return raw.get("id") == self.id if self.id is not None else _meaning(raw) == self.meaning
+
+    def sealed(self, raw: Raw) -> "Output":
+        """Return this output knowing the ciphertext of *raw* as well.
+
+        The encrypted content of one item can differ between `output_item.done` and `response.completed`, and an
+        agent may have kept either.
+        """
+        return Output(self.kind, self.type, self.id, self.meaning, self.seals | _seals(raw), self.call_id)
+
+    def may_be_dropped(self, dropped: Dropped) -> bool:
+        """Whether an agent may leave this out of its history under the policy *dropped*."""
+        if self.kind is Kind.REASONING:
+            return dropped != "none"
+        return self.kind is Kind.MESSAGE and dropped == "any"
+
+    def echoed_by(self, items: Sequence[Item]) -> int:
+        """Return how many of the leading *items* are the agent's echo of this output; 0 if they are not."""
+        if not items:
+            return 0
+        first = items[0].raw
+        kind = item_type(first)
+        if kind == "item_reference" or (kind == "" and set(first) == {"id"}):
+            return int(self.id is not None and first.get("id") == self.id)
+        if kind != self.type:
+            return 0
+        if kind in {"reasoning", "compaction"}:
+            return self._same_reasoning(items)
+        return int(_meaning(first) == self.meaning)
+
+    def _same_reasoning(self, items: Sequence[Item]) -> int:
+        """Match reasoning by identity, which some agents split into an item for each part of its summary."""
+        run: list[Raw] = []
+        for item in items:
+            if item.type != self.type or not self._identified_by(item.raw):
+                break
+            run.append(item.raw)
+        if not run:
+            return 0
+        told = _told(run)
+        return len(run) if told in (None, self.meaning) else 0
+
+    def _identified_by(self, raw: Raw) -> bool:
+        """Whether *raw* carries a ciphertext upstream gave, or none and the right id."""
+        sealed = _seals(raw)
+        if sealed:
+            return not self.seals.isdisjoint(sealed)
+        return self.id is not None and bool(raw.get("id") == self.id)
+
+    def __repr__(self) -> str:
+        return f"<Output {self.type} {self.meaning.hex()[:8]}>"
+
+
+_KINDS = {"reasoning": Kind.REASONING, "message": Kind.MESSAGE}
+
+
+def _meaning(raw: Raw) -> Fingerprint:
+    """Fingerprint what the model would read in an item it wrote itself."""
+    normalise = _MEANINGS.get(item_type(raw), _other)
+    return digest(normalise(raw))
+
+
+def _message(raw: Raw) -> Any:
+    """Role and text: neighbouring text parts are one text."""
+    merged: list[Any] = []
+    content = parts(raw.get("content"), "output_text")
+    for part in content if isinstance(content, list) else [content]:
+        last = merged[-1] if merged else None
+        if _is_text(part) and last is not None and _is_text(last):
+            merged[-1] = {"type": "output_text", "text": last["text"] + part["text"]}
+        else:
+            merged.append(part)
+    return ["message", raw.get("role"), merged]
+
+
+def _is_text(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and part.keys() == {"type", "text"}
+        and part["type"] == "output_text"
+        and isinstance(part["text"], str)
+    )
+
+
+def _function_call(raw: Raw) -> Any:
+    rest = {key: value for key, value in _bare(raw).items() if key != "arguments"}
+    return [rest, arguments(raw.get("arguments"))]
+
+
+def _bare(raw: Raw) -> dict[str, Any]:
+    return {key: value for key, value in raw.items() if value is not None and key not in {"id", "status"}}
+
+
+def _other(raw: Raw) -> Any:
+    return _bare(raw)
+
+
+def _thought(raw: Raw) -> Any:
+    return _thoughts([raw])
+
+
+def _told(run: Iterable[Raw]) -> Fingerprint | None:
+    """Fingerprint the readable part of reasoning items; None where the agent left it out."""
+    summary, content = _thoughts(run)
+    return digest([summary, content]) if summary or content else None
+
+
+def _thoughts(run: Iterable[Raw]) -> tuple[list[Any], list[Any]]:
+    summary: list[Any] = []
+    content: list[Any] = []
+    for raw in run:
+        summary += _as_list(raw.get("summary"))
+        content += _as_list(raw.get("content"))
+    return summary, content
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+_MEANINGS: dict[str, Callable[[Raw], Any]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "reasoning": _thought,
+    "compaction": _thought,
+}
+
+
+def _seals(raw: Raw) -> frozenset[Fingerprint]:
+    sealed = raw.get("encrypted_content")
+    return frozenset({digest(sealed)}) if isinstance(sealed, str) and sealed else frozenset()
+
+
+def arguments(text: Any) -> Any:
+    """Return tool-call arguments so that two ways of writing one JSON value are equal, and others are not.
+
+    Agents parse and rewrite them: spaces, escapes and `1.0` for `1` change. What does not survive every
+    parser unharmed (duplicate keys, integers beyond a double's precision, no JSON at all) is compared as text.
+    """
+    if not isinstance(text, str):
+        return ["value", text]
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        return ["json", orjson.dumps(_whole(value), option=orjson.OPT_SORT_KEYS).decode()]
+    except (ValueError, TypeError, RecursionError):
+        return ["text", text]
+
+
+_SAFE_INTEGER = 2**53
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("duplicate key")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _whole(value: Any) -> Any:
+    """Write floats without a fraction as integers, as JavaScript does; refuse what a double cannot hold."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _SAFE_INTEGER else value
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        if abs(value) > _SAFE_INTEGER:
+            raise ValueError("an integer that not every parser keeps")
+        return value
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return {key: _whole(each) for key, each in value.items()}

@@ -1,0 +1,221 @@
+"""One agent request answered by one upstream response, as a state machine.
+
+    READY -> SENT -> STREAMING -> COMPLETED | INCOMPLETE | FAILED
+               |
+               +--> READY again: same connection or a fresh one, in full (until the agent has seen an event)
+
+`start` gives the message to send, `receive` takes an event and says what is to be done with it. Nothing is
+sent again once the agent has seen an event; a second attempt owes nothing to the first.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import orjson
+
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
+from proxy.core.events import ERRORS, Fault, GarbledEvent, ServerEvent, response_create
+from proxy.core.items import Output, Raw
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+
+
+class State(Enum):
+    """Where a turn stands."""
+
+    READY = "ready"
+    SENT = "sent"
+    STREAMING = "streaming"
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+
+_ENDINGS = {
+    "response.completed": State.COMPLETED,
+    "response.incomplete": State.INCOMPLETE,
+}
+"""How the turn ended, by its terminal event; any other terminal event is a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Nothing was shown to the agent: send in full for *reason*, on a *fresh* connection or the same one."""
+
+    reason: Mismatch
+    fresh: bool
+
+
+class Turn:
+    """One request on its way: what was sent, what came back, and what upstream holds afterwards."""
+
+    def __init__(self, request: TurnRequest) -> None:
+        self.request = request
+        self.state = State.READY
+        self.upload: Delta | Full = Full(Mismatch.FIRST_TURN)
+        self.again: Again | None = None
+        self.baseline: Baseline | None = None
+        self.attempts = 0
+        self.losses = 0
+        self.response_id: str | None = None
+        self.chain_ignored = False
+        self._reused = False
+        self._outputs: dict[int, Output] = {}
+        self._early: list[ServerEvent] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to send or to wait for."""
+        return self.state in {State.COMPLETED, State.INCOMPLETE, State.FAILED}
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether upstream owes us an event."""
+        return self.state in {State.SENT, State.STREAMING}
+
+    @property
+    def shown(self) -> bool:
+        """Whether the agent may have seen an event of this turn."""
+        return self.state not in {State.READY, State.SENT}
+
+    def start(self, upload: Delta | Full, *, reused: bool) -> bytes:
+        """Return the message that carries *upload*; *reused* if the connection has answered turns before."""
+        self.upload = upload
+        self.again = None
+        self.baseline = None
+        self.response_id = None
+        self._reused = reused
+        self._outputs = {}
+        self._early = []
+        message = response_create(self.request, upload if isinstance(upload, Delta) else None)
+        self.attempts += 1
+        self.state = State.SENT
+        return message
+
+    def receive(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
+        """Take an event; return what the agent is to see now.
+
+        Afterwards *again* may hold what to do instead. Raises UpstreamError where upstream refused the turn
+        before any output, and ConnectionLost where the events are not this turn's.
+        """
+        if event.type in ERRORS:
+            return self._error(event)
+        if event.type == "response.failed" and self.state is State.SENT and self._is_miss(event):
+            return ()
+        if self.state is State.SENT:
+            if not event.of_response:
+                # Of the connection or the account, and perhaps a straggler: it does not begin the answer.
+                self._early.append(event)
+                return ()
+            self._begin(event)
+            if self.again is not None:
+                return ()
+            self.state = State.STREAMING
+        if event.type == "response.output_item.done":
+            self._note_output(event.json())
+        if event.terminal:
+            self._end(event)
+        shown = (*self._early, event)
+        self._early = []
+        return shown
+
+    def connection_lost(self, fault: ConnectionLost) -> None:
+        """Take the loss of the connection. Raises where the turn may not be sent again.
+
+        Lost once before the first event, the turn is sent again on a new connection. Raises
+        UpstreamUnavailable after the first event, or on a second loss; UpstreamTimeout on silence.
+        """
+        if self.shown or isinstance(fault, UpstreamTimeout):
+            self.state = State.FAILED
+            raise fault
+        self.losses += 1
+        self._repeat(Mismatch.CONNECTION_LOST, fresh=True)
+        if self.losses > 1:
+            raise UpstreamUnavailable("the WebSocket was lost twice before upstream's first event") from fault
+
+    def _repeat(self, reason: Mismatch, *, fresh: bool) -> None:
+        self.state = State.READY
+        self.again = Again(reason, fresh)
+
+    def _begin(self, event: ServerEvent) -> None:
+        """Check that the first event of a response is this turn's, and that upstream continued the right chain."""
+        if self._reused and event.type not in {"response.created", "response.failed"}:
+            raise ConnectionLost(f"{event.type} came before this turn's response.created")
+        if event.type not in {"response.created", "response.completed"}:
+            return
+        response = _response(event)
+        response_id = response.get("id")
+        if isinstance(response_id, str):
+            self.response_id = response_id
+        asked = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
+        if response.get("previous_response_id", asked) != asked and (asked is not None or self._reused):
+            # Upstream answers to another history than it was told: the agent must not see that.
+            self.chain_ignored = True
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+
+    def _is_miss(self, event: ServerEvent) -> bool:
+        if isinstance(self.upload, Delta) and Fault.of(event.json()).is_miss:
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=False)
+            return True
+        return False
+
+    def _error(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
+        if self.state is State.STREAMING:
+            self.state = State.FAILED
+            return (event,)
+        fault = Fault.of(event.json())
+        if fault.is_age_limit and self.losses == 0:
+            self.losses += 1
+            self._repeat(Mismatch.CONNECTION_LOST, fresh=True)
+            return ()
+        if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=fault.is_duplicate)
+            return ()
+        if fault.is_duplicate and self._reused:
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+            return ()
+        self.state = State.FAILED
+        raise UpstreamError(fault.status, orjson.dumps({"error": dict(fault.error)}), fault.headers)
+
+    def _note_output(self, event: Raw) -> None:
+        item, index = event.get("item"), event.get("output_index")
+        if isinstance(item, dict):
+            self._outputs[index if isinstance(index, int) else len(self._outputs)] = Output.of(item)
+
+    def _end(self, event: ServerEvent) -> None:
+        self.state = _ENDINGS.get(event.type, State.FAILED)
+        if self.state is not State.COMPLETED:
+            return
+        response = _response(event)
+        response_id = response.get("id")
+        if not isinstance(response_id, str) or self.response_id not in (None, response_id):
+            return
+        outputs = self._all_outputs(response.get("output"))
+        if outputs is None:
+            return
+        turns = self.upload.baseline.turns + 1 if isinstance(self.upload, Delta) else 1
+        self.response_id = response_id
+        self.baseline = Baseline.after(self.request, response_id, outputs, turns=turns)
+
+    def _all_outputs(self, final: object) -> tuple[Output, ...] | None:
+        """Return what upstream holds of this response; None where its last word names items it never streamed.
+
+        The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
+        ciphertext. An item it has beyond the streamed ones leaves it uncertain what upstream holds.
+        """
+        streamed = [self._outputs[index] for index in sorted(self._outputs)]
+        items = [item for item in final if isinstance(item, dict)] if isinstance(final, list) else []
+        if not streamed:
+            return tuple(Output.of(item) for item in items)
+        for item in items:
+            index = next((n for n, output in enumerate(streamed) if output.is_item(item)), None)
+            if index is None:
+                return None
+            streamed[index] = streamed[index].sealed(item)
+        return tuple(streamed)
+
+
+def _response(event: ServerEvent) -> Raw:
+    response = event.json().get("response")
+    if not isinstance(response, dict):
+        raise GarbledEvent(f"{event.type} without a response")
+    return response

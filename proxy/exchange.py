@@ -1,0 +1,134 @@
+"""The one loop: a turn, a connection, and the events on their way to the agent."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from proxy.core.delta import Delta, Full, Mismatch
+from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.core.turn import Turn
+from proxy.errors import ConnectionLost, UpstreamUnavailable
+from proxy.ledger import Traffic
+from proxy.upstream.pool import Lease, NoLease, Partition, Pool
+
+Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
+"""Shows events to the agent; waits for as long as the agent does not read."""
+
+
+_OVERHEAD = 256
+"""Bytes that `response.create` may add to a request's body: its type and an id."""
+
+
+class PlainHTTP(Exception):
+    """Nothing was shown to the agent, and this turn should go over plain HTTP, for *reason*."""
+
+    def __init__(self, reason: Mismatch) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long a turn waits for upstream (seconds), and how large a message may be (bytes)."""
+
+    first_event_timeout: float
+    event_timeout: float
+    max_message_bytes: int
+    chaining_retry_seconds: float
+
+
+class Exchange:
+    """One turn over the pool's WebSockets, from the agent's request to upstream's terminal event.
+
+    *traffic* gets the bytes that cross the network for it.
+    """
+
+    def __init__(
+        self,
+        turn: Turn,
+        pool: Pool,
+        partition: Partition,
+        waits: Waits,
+        clock: Callable[[], float],
+        traffic: Traffic,
+    ) -> None:
+        self.turn = turn
+        self._pool = pool
+        self._partition = partition
+        self._waits = waits
+        self._clock = clock
+        self._traffic = traffic
+        self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
+
+    async def run(self, deliver: Deliver) -> None:
+        """Answer the turn. *deliver* gets each event once.
+
+        Raises PlainHTTP where HTTP should be used instead; UpstreamError with upstream's own words, before
+        anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
+        """
+        turn = self.turn
+        fresh: Mismatch | None = None
+        while not turn.finished:
+            try:
+                async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=self._fits) as lease:
+                    await self._on(lease, deliver)
+            except NoLease as exc:
+                raise PlainHTTP(exc.reason) from exc
+            except ConnectionLost as exc:
+                self._lost(exc)
+            fresh = turn.again.reason if turn.again is not None else None
+
+    async def _on(self, lease: Lease, deliver: Deliver) -> None:
+        """Run the turn on one connection: once, or again in full where upstream forgot the chain."""
+        turn, connection = self.turn, lease.connection
+        upload = lease.upload
+        try:
+            while True:
+                await self._attempt(lease, upload, deliver)
+                if turn.again is None or turn.again.fresh:
+                    return
+                upload = Full(turn.again.reason)
+        finally:
+            self._traffic.sent += connection.meter.turn.sent
+            self._traffic.received += connection.meter.turn.received
+            connection.meter.turn = Traffic()
+
+    async def _attempt(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
+        """Send *upload* and pass on what comes back, until the turn ends or has to be sent again."""
+        turn, connection = self.turn, lease.connection
+        message = turn.start(upload, reused=connection.turns > 0)
+        if len(message) > self._waits.max_message_bytes:
+            raise PlainHTTP(Mismatch.TOO_LARGE)
+        connection.baseline = None
+        connection.turns += 1
+        await connection.send(message)
+        while turn.in_flight:
+            if turn.shown:
+                event = await connection.receive(self._waits.event_timeout, "event_timeout")
+            else:
+                event = await connection.receive(self._waits.first_event_timeout, "first_event_timeout")
+            try:
+                shown = turn.receive(event)
+            except GarbledEvent as exc:
+                raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
+            if shown:
+                await deliver(shown)
+        connection.baseline = turn.baseline
+        self._learn(lease, upload)
+
+    def _learn(self, lease: Lease, upload: Delta | Full) -> None:
+        if isinstance(upload, Delta):
+            lease.note_delta(
+                continued=self.turn.again is None,
+                now=self._clock(),
+                off_seconds=self._waits.chaining_retry_seconds,
+                at_once=self.turn.chain_ignored,
+            )
+
+    def _lost(self, fault: ConnectionLost) -> None:
+        try:
+            self.turn.connection_lost(fault)
+        except ConnectionLost:
+            raise
+        except UpstreamUnavailable as exc:
+            raise PlainHTTP(Mismatch.CONNECTION_LOST) from exc

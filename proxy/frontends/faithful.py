@@ -1,0 +1,48 @@
+"""Whether parsing a body and writing it again loses nothing.
+
+A delta is written from parsed JSON, and histories are compared by it. So a body counts only where that is
+harmless: no duplicate keys (parsers differ on which one wins), no numbers that a double or 64 bits do not hold,
+no lone surrogates, no nesting beyond what the writer takes. For anything else the agent's own bytes go upstream.
+"""
+
+import json  # noqa: TID251  (orjson does not report duplicate keys nor numbers it cannot hold)
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+
+class UnfaithfulError(ValueError):
+    """The body is not JSON, or parsing it loses something."""
+
+
+def parse(body: bytes) -> Any:
+    """Return the JSON value of *body*. Raises UnfaithfulError where writing it again would lose something."""
+    try:
+        value = orjson.loads(body)
+        if orjson.dumps(value) != body:  # what most agents send comes back to the byte: nothing was lost
+            json.loads(
+                body, object_pairs_hook=_unique, parse_int=_held, parse_float=_exact, parse_constant=_refuse
+            )
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise UnfaithfulError(str(exc)) from exc
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("duplicate key")
+
+
+def _held(text: str) -> None:
+    if len(text) > 18 or text == "-0":
+        raise ValueError("an integer that not every parser keeps")
+
+
+def _exact(text: str) -> None:
+    if Decimal(repr(float(text))) != Decimal(text):
+        raise ValueError("a number beyond a double's precision")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,179 @@
+"""The server: it listens on this machine, lets requests in, and answers or forwards them."""
+
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Self
+
+import structlog
+from aiohttp import web
+
+from proxy.config import Config
+from proxy.core.delta import Mismatch
+from proxy.frontends.responses import Responses
+from proxy.ledger import Ledger, TurnRecord
+from proxy.server.figures import Figures
+from proxy.server.guard import Guard
+from proxy.server.reply import Reply
+from proxy.server.turns import AgentRequest, Services
+from proxy.upstream.connection import Timing
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.http import Http
+from proxy.upstream.pool import Limits, Pool
+
+log = structlog.get_logger("server")
+
+_LINE_LIMIT = 64 * 1024
+"""Longest request line and header: agents put routing tokens and metadata there."""
+
+
+class Server:
+    """The proxy, listening. An async context manager; *tls* verifies an upstream with its own authority.
+
+    Entering it raises OSError where the address cannot be had. Leaving it drains.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = ""
+        self._config = config
+        self._clock = clock
+        self._endpoint = Endpoint(config.upstream, tls)
+        self.ledger = Ledger(since=_now(), observe=_log_turn, kept=config.turns_kept)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.drain()
+
+    async def _start(self) -> None:
+        config, ledger = self._config, self.ledger
+        http = await self._stack.enter_async_context(
+            Http(self._endpoint, connect_timeout=config.connect_timeout, traffic=ledger.upstream)
+        )
+        pool = await self._stack.enter_async_context(
+            Pool(
+                self._endpoint,
+                Limits(
+                    max_connections=config.max_connections,
+                    max_age_seconds=config.max_age_seconds,
+                    idle_seconds=config.idle_seconds,
+                    websocket_retry_seconds=config.websocket_retry_seconds,
+                    dropped_output=config.dropped_output,
+                ),
+                Timing(
+                    open_timeout=config.open_timeout,
+                    send_timeout=config.send_timeout,
+                    close_timeout=config.close_timeout,
+                    ping_interval=config.ping_interval,
+                    max_event_bytes=config.max_event_bytes,
+                ),
+                traffic=ledger.upstream,
+                connections=ledger.connections,
+                clock=self._clock,
+            )
+        )
+        application = _application(config, Services(config, pool, http, ledger, self._clock, _now))
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            # A departed agent's turn must end; the library's default lets it run on.
+            handler_cancellation=True,
+            # What the agent sent is forwarded and counted as it came; decoding is ours, with limits.
+            auto_decompress=False,
+            max_line_size=_LINE_LIMIT,
+            max_field_size=_LINE_LIMIT,
+            shutdown_timeout=config.drain_seconds,
+        )
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, config.host, config.port)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def drain(self) -> None:
+        """Stop accepting, let turns in flight finish for at most drain_seconds, and close everything."""
+        await self._stack.aclose()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _log_turn(record: TurnRecord) -> None:
+    log.info("turn", **{name: value for name, value in record.as_json().items() if name != "started_at"})
+
+
+def _application(config: Config, services: Services) -> web.Application:
+    guard = Guard(config.allowed_hosts, config.allowed_origins, config.allow_remote)
+    responses = Responses()
+
+    async def answer_responses(request: web.Request) -> web.StreamResponse:
+        return await AgentRequest(request, services, front_end=responses.name).answer(responses)
+
+    async def pass_chat(request: web.Request) -> web.StreamResponse:
+        return await AgentRequest(request, services, front_end="chat").pass_through(Mismatch.DISABLED)
+
+    async def pass_through(request: web.Request) -> web.StreamResponse:
+        if "upgrade" in request.headers.get("Connection", "").lower():
+            return _no_upgrade(request)
+        return await AgentRequest(request, services).pass_through()
+
+    async def not_found(request: web.Request) -> web.StreamResponse:
+        return Reply(request).error(
+            404, "the API is under /v1, and packlight's own pages under /_packlight", "not_found"
+        )
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        refused = _refused(guard, request)
+        if refused is None and request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        return refused
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Callable) -> web.StreamResponse:  # type: ignore[type-arg]
+        refused = _refused(guard, request)
+        return await handler(request) if refused is None else refused
+
+    application = web.Application(middlewares=[guarded])
+    application.add_routes(Figures(services.ledger, config.upstream).routes())
+    router = application.router
+    router.add_route("POST", "/v1/responses", answer_responses, expect_handler=expect)
+    router.add_route("POST", "/v1/chat/completions", pass_chat, expect_handler=expect)
+    router.add_route("*", "/v1/{path:.*}", pass_through, expect_handler=expect)
+    router.add_route("*", "/v1", pass_through, expect_handler=expect)
+    router.add_route("*", "/{path:.*}", not_found, expect_handler=expect)
+    return application
+
+
+def _refused(guard: Guard, request: web.Request) -> web.Response | None:
+    refusal = guard.refusal(request)
+    if refusal is None:
+        return None
+    status, message = refusal
+    response = Reply(request).error(status, message, "refused")
+    response.force_close()  # the body was not read, and will not be
+    return response
+
+
+def _no_upgrade(request: web.Request) -> web.Response:
+    """Refuse a WebSocket from the agent. Codex goes on over HTTP at once on 426, and only on 426."""
+    if request.path == "/v1/responses":
+        return Reply(request).error(426, "use HTTP: packlight keeps the WebSocket itself", "use_http")
+    return Reply(request).error(501, "packlight does not carry WebSockets from agents", "not_implemented")

@@ -1,0 +1,85 @@
+"""What `/_packlight` and `/metrics` show: figures, and never a word of a conversation."""
+
+import orjson
+from aiohttp import web
+
+from proxy import __version__
+from proxy.ledger import Ledger
+
+_MOST_TURNS = 10_000
+
+
+class Figures:
+    """The handlers for people and programs that watch."""
+
+    def __init__(self, ledger: Ledger, upstream: str) -> None:
+        self._ledger = ledger
+        self._upstream = upstream
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes to serve."""
+        return [
+            web.get("/_packlight/health", self.health),
+            web.get("/_packlight/stats", self.stats),
+            web.get("/_packlight/turns", self.turns),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """Say that we run, which version, and towards which upstream."""
+        return _json({"status": "ok", "version": __version__, "upstream": self._upstream})
+
+    async def stats(self, _request: web.Request) -> web.Response:
+        """Show the totals since the start."""
+        return _json(self._ledger.stats())
+
+    async def turns(self, request: web.Request) -> web.Response:
+        """Show the last turns, newest first; `limit` says how many at most."""
+        limit = request.query.get("limit", "100")
+        if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_TURNS:
+            return _json({"error": f"limit must be a number from 1 to {_MOST_TURNS}"}, status=400)
+        return _json({"turns": [record.as_json() for record in self._ledger.turns(int(limit))]})
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Show the totals in the Prometheus text format."""
+        return web.Response(
+            text="\n".join([*_lines(self._ledger), ""]),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def _lines(ledger: Ledger) -> list[str]:
+    stats = ledger.stats()
+    connections = stats["connections"]
+    return [
+        *_family("packlight_turns_total", "counter", "Turns by how they were sent upstream.", "upload", {
+            upload: stats["turns"][upload] for upload in ("delta", "full", "http")
+        }),
+        *_family("packlight_turns_ended_total", "counter", "Turns by how they ended.", "status", {
+            status: ledger.statuses[status] for status in ("completed", "incomplete", "failed", "aborted")
+        }),
+        *_family(
+            "packlight_full_reasons_total",
+            "counter",
+            "Turns that were no delta, by reason.",
+            "reason",
+            stats["full_reasons"],
+        ),
+        *_family("packlight_bytes_total", "counter", "Bytes by boundary.", "boundary", stats["bytes"]),
+        *_family("packlight_connections_open", "gauge", "WebSockets open now.", None, {"": connections["open"]}),
+        *_family("packlight_connections_total", "counter", "WebSockets by what became of them.", "event", {
+            event: connections[event] for event in ("opened", "lost")
+        }),
+    ]  # fmt: skip
+
+
+def _family(name: str, kind: str, text: str, label: str | None, values: dict[str, int]) -> list[str]:
+    samples = [
+        f'{name}{{{label}="{key}"}} {value}' if label is not None else f"{name} {value}"
+        for key, value in values.items()
+    ]
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]

@@ -1,0 +1,231 @@
+"""One agent request, from its first byte to its record in the ledger."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+from aiohttp import ClientResponse, web
+from multidict import CIMultiDict
+
+from proxy.config import Config
+from proxy.core.delta import Delta, Mismatch, TurnRequest
+from proxy.core.events import ServerEvent
+from proxy.core.turn import State, Turn
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.exchange import Exchange, PlainHTTP, Waits
+from proxy.frontends.base import FrontEnd, Opaque
+from proxy.ledger import Ledger, Status, Traffic, TurnRecord
+from proxy.server import body as bodies
+from proxy.server.reply import EventReply, Reply
+from proxy.upstream.headers import end_to_end, of_answer, of_identity, to_http
+from proxy.upstream.http import Http, chunks
+from proxy.upstream.pool import Pool
+
+log = structlog.get_logger("turns")
+
+_STATUSES: dict[State, Status] = {State.COMPLETED: "completed", State.INCOMPLETE: "incomplete"}
+
+
+@dataclass(frozen=True)
+class Services:
+    """What every request is answered with. *clock* is monotonic, in seconds; *now* is the time of day."""
+
+    config: Config
+    pool: Pool
+    http: Http
+    ledger: Ledger
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+    ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def waits(self) -> Waits:
+        """How long a turn waits for upstream."""
+        return Waits(
+            first_event_timeout=self.config.first_event_timeout,
+            event_timeout=self.config.event_timeout,
+            max_message_bytes=self.config.max_message_bytes,
+            chaining_retry_seconds=self.config.websocket_retry_seconds,
+        )
+
+
+class AgentRequest:
+    """A request that an agent made, and how far we are with answering it.
+
+    It goes as a turn over a WebSocket where that is certain to be right, else over plain HTTP, where it is
+    forwarded as it came.
+    """
+
+    def __init__(self, request: web.Request, services: Services, *, front_end: str | None = None) -> None:
+        self._request = request
+        self._services = services
+        self._front_end = front_end
+        self._reply = Reply(request)
+        self._traffic = Traffic()
+        self._started_at, self._started = services.now(), services.clock()
+        self._first_shown: float | None = None
+        self._bytes_from_agent = 0
+        self._status: Status = "failed"
+        self._reason: Mismatch | None = None
+        self._http_attempts = 0
+        self._model: str | None = None
+        self._turn: Turn | None = None
+
+    async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
+        """Forward the request over HTTP; *reason* is why a turn goes this way."""
+        return await self._recorded(self._over_http(bodies.TooLong(b""), reason))
+
+    async def answer(self, front_end: FrontEnd) -> web.StreamResponse:
+        """Answer the request as the turn that *front_end* reads in it."""
+        return await self._recorded(self._answer(front_end))
+
+    async def _recorded(self, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        try:
+            return await work
+        except bodies.Stalled as exc:
+            if self._reply.begun:
+                return self._reply.abort()
+            return self._reply.error(408, str(exc), "request_timeout")
+        except (asyncio.CancelledError, ConnectionResetError):
+            self._status = "aborted"  # the agent is gone, or we are: nobody is left to answer
+            raise
+        finally:
+            self._enter()
+
+    async def _answer(self, front_end: FrontEnd) -> web.StreamResponse:
+        config = self._services.config
+        raw = await bodies.read(self._request, limit=config.max_body_bytes, timeout=config.body_timeout)
+        if isinstance(raw, bodies.TooLong):
+            return await self._over_http(raw, Mismatch.TOO_LARGE)
+        self._bytes_from_agent = len(raw)
+        read = self._read(raw, front_end)
+        self._model = read.model
+        if isinstance(read, Opaque):
+            return await self._over_http(raw, read.reason)
+        self._turn = Turn(read)
+        try:
+            return await self._over_websocket(self._turn, EventReply(self._reply, front_end.answer(read)))
+        except PlainHTTP as exc:
+            return await self._over_http(raw, exc.reason)
+        except ConnectionResetError:
+            raise
+        except Exception as exc:  # a defect of ours: the agent gets its answer over plain HTTP, or a clean break
+            log.exception("defect", error=type(exc).__name__, shown=self._reply.begun)
+            if self._reply.begun:
+                return self._reply.abort()
+            return await self._over_http(raw, Mismatch.DEFECT)
+
+    def _read(self, raw: bytes, front_end: FrontEnd) -> TurnRequest | Opaque:
+        config = self._services.config
+        if config.websocket == "off":
+            return Opaque(Mismatch.DISABLED)
+        encodings = ",".join(self._request.headers.getall("Content-Encoding", []))
+        try:
+            return front_end.decode(bodies.decode(raw, encodings, limit=config.max_body_bytes))
+        except bodies.Undecodable:
+            return Opaque(Mismatch.NOT_DIFFABLE)
+
+    async def _over_websocket(self, turn: Turn, events: EventReply) -> web.StreamResponse:
+        """Answer *turn* over a WebSocket. Raises PlainHTTP where nothing was shown and HTTP should be used."""
+        services, request = self._services, self._request
+        volatile = frozenset(name.lower() for name in services.config.volatile_headers)
+        partition = services.pool.partition(
+            of_identity(request.headers.items(), volatile), request.rel_url.raw_query_string
+        )
+        exchange = Exchange(turn, services.pool, partition, services.waits, services.clock, self._traffic)
+
+        async def deliver(shown: tuple[ServerEvent, ...]) -> None:
+            self._note_shown()
+            await events.deliver(shown)
+
+        try:
+            await exchange.run(deliver)
+            self._status = _STATUSES.get(turn.state, "failed")
+            return await events.finish()
+        except UpstreamError as exc:
+            return self._reply.whole(exc.body, status=exc.status, headers=dict(of_answer(exc.headers.items())))
+        except ConnectionLost as exc:
+            log.warning("turn_broken_off", error=str(exc), shown=self._reply.begun)
+            if self._reply.begun:
+                return self._reply.abort()
+            status = 504 if isinstance(exc, UpstreamTimeout) else 502
+            return self._reply.error(status, str(exc), "upstream_unavailable")
+
+    async def _over_http(self, raw: bytes | bodies.TooLong, reason: Mismatch | None) -> web.StreamResponse:
+        """Forward the request: the body *raw*, or what is still to come of it, and the answer as it comes."""
+        self._reason = reason
+        self._http_attempts = 1
+        request = self._request
+        body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
+        try:
+            async with self._services.http.request(
+                request.method,
+                request.raw_path.removeprefix("/v1"),
+                to_http(request.headers.items()),
+                body if request.body_exists else None,
+                self._traffic,
+            ) as response:
+                return await self._relay(response)
+        except UpstreamUnavailable as exc:
+            log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
+            if self._reply.begun:
+                return self._reply.abort()
+            return self._reply.error(502, str(exc), "upstream_unavailable")
+
+    async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
+        async for chunk in bodies.rest(self._request, raw.beginning, timeout=self._services.config.body_timeout):
+            self._bytes_from_agent += len(chunk)
+            yield chunk
+
+    async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
+        headers = CIMultiDict(end_to_end(pairs))
+        await self._reply.begin(
+            web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
+        )
+        async for chunk in chunks(response):
+            self._note_shown()
+            await self._reply.write(chunk)
+        self._status = "completed" if response.status < 400 else "failed"
+        return await self._reply.end()
+
+    def _note_shown(self) -> None:
+        if self._first_shown is None:
+            self._first_shown = self._services.clock()
+
+    def _enter(self) -> None:
+        """Put the finished request into the ledger: always its bytes, and if it was a turn, the turn."""
+        ledger = self._services.ledger
+        ledger.agents.received += self._bytes_from_agent
+        ledger.agents.sent += self._reply.bytes_sent
+        if self._front_end is not None:
+            ledger.add(self._record(self._front_end))
+
+    def _record(self, front_end: str) -> TurnRecord:
+        turn = self._turn
+        upload = turn.upload if turn is not None and not self._http_attempts else None
+        total = len(turn.request.items) if turn is not None else 0
+        reason = self._reason if upload is None else None if isinstance(upload, Delta) else upload.reason
+        first_shown, started = self._first_shown, self._started
+        return TurnRecord(
+            id=f"turn-{next(self._services.ids)}",
+            started_at=self._started_at,
+            front_end=front_end,
+            session=turn.request.session if turn is not None else "",
+            model=self._model,
+            upload="http" if upload is None else "delta" if isinstance(upload, Delta) else "full",
+            reason=reason,
+            items_total=total,
+            items_sent=len(upload.items) if isinstance(upload, Delta) else total,
+            bytes_from_agent=self._bytes_from_agent,
+            bytes_to_upstream=self._traffic.sent,
+            bytes_from_upstream=self._traffic.received,
+            bytes_to_agent=self._reply.bytes_sent,
+            ttft_ms=None if first_shown is None else (first_shown - started) * 1000,
+            duration_ms=(self._services.clock() - started) * 1000,
+            attempts=self._http_attempts + (turn.attempts if turn is not None else 0),
+            status=self._status,
+        )

@@ -1,0 +1,35 @@
+"""Tasks that outlive the call that starts them, and their owner."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+
+class Background:
+    """Owns tasks: logs the death of each that fails, and ends them all when it is closed."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run *work* until it is done or `close` ends it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            structlog.get_logger("background").error("task_died", task=task.get_name(), error=type(exc).__name__)
+
+    async def close(self, grace: float) -> None:
+        """Give what is running *grace* seconds, then cancel it and wait for its end."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)

@@ -1,0 +1,251 @@
+"""One WebSocket to upstream: one response at a time.
+
+A connection is OPEN until it closes for whatever reason. It knows a `baseline`, what upstream holds of the last
+response completed on it, or nothing. The library's exceptions end here: callers see `proxy.errors`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websocket_connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.http11 import Response
+from websockets.protocol import State
+
+from proxy.core.delta import Baseline
+from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.headers import Headers, of_answer
+from proxy.upstream.meter import Meter, MeteredTransport
+
+_DEFINITE = frozenset({404, 405, 426, 501})
+"""Statuses that say there is no WebSocket endpoint."""
+
+_THE_AGENTS_AFFAIR = frozenset({401, 403, 429})
+"""Statuses of an upgrade that plain HTTP would have answered as well."""
+
+_QUEUED_EVENTS = 1024
+"""Frames held for an agent that reads slowly, before TCP makes upstream wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a connection waits, in seconds, and how large an event may be, in bytes."""
+
+    open_timeout: float
+    send_timeout: float
+    close_timeout: float
+    ping_interval: float
+    max_event_bytes: int
+
+
+class _Socket(ClientConnection):
+    """The library's connection, counting bytes and telling when it is gone."""
+
+    def __init__(self, *args: Any, meter: Meter, gone: Callable[[], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._meter = meter
+        self._gone = gone
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
+        super().connection_made(cast("asyncio.Transport", metered))
+
+    def data_received(self, data: bytes) -> None:
+        self._meter.received(len(data))
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._gone()
+
+
+class _NoRedirect(websocket_connect):
+    """The library's opening handshake, without following redirects: they would take the credentials along."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+class Connection:
+    """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one."""
+
+    def __init__(self, socket: ClientConnection, meter: Meter, timing: Timing, *, opened_at: float) -> None:
+        self.meter = meter
+        self.opened_at = opened_at
+        self.baseline: Baseline | None = None
+        self.turns = 0
+        self._socket = socket
+        self._timing = timing
+
+    @classmethod
+    async def open(
+        cls,
+        endpoint: Endpoint,
+        headers: Headers,
+        meter: Meter,
+        timing: Timing,
+        *,
+        query: str = "",
+        gone: Callable[[], None] = lambda: None,
+        clock: Callable[[], float],
+    ) -> "Connection":
+        """Open a WebSocket to *endpoint* with the agent's identity *headers*; *gone* is called when it closes.
+
+        permessage-deflate is offered without `client_max_window_bits`: a server may then not shrink the window
+        that our uploads are compressed with (RFC 7692, section 7.1.2.2).
+
+        Raises UpstreamError where upstream refuses the agent, NoWebSocket where it has no WebSocket, and
+        UpstreamUnavailable where it cannot be reached.
+        """
+        tls: dict[str, Any] = {"ssl": endpoint.ssl_context} if endpoint.secure else {}
+        agent = next((value for name, value in headers if name.lower() == "user-agent"), None)
+        try:
+            socket = await _NoRedirect(
+                endpoint.websocket(query),
+                additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
+                user_agent_header=agent,
+                compression=None,
+                extensions=[
+                    ClientPerMessageDeflateFactory(client_max_window_bits=None, compress_settings={"memLevel": 5})
+                ],
+                proxy=None if endpoint.is_loopback else True,
+                open_timeout=timing.open_timeout,
+                ping_interval=timing.ping_interval,
+                ping_timeout=None,  # a pong queues behind our own upload on a slow link
+                close_timeout=timing.close_timeout,
+                max_size=timing.max_event_bytes,
+                max_queue=_QUEUED_EVENTS,
+                create_connection=cast("type[ClientConnection]", partial(_Socket, meter=meter, gone=gone)),
+                **tls,
+            )
+        except InvalidStatus as exc:
+            raise _refusal(exc.response) from exc
+        except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
+            # TimeoutError is an OSError; what upstream's words were does not matter to the agent.
+            raise UpstreamUnavailable(f"no WebSocket to upstream: {_describe(exc)}") from exc
+        return cls(socket, meter, timing, opened_at=clock())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection can carry a turn, as far as is known."""
+        return self._socket.state is State.OPEN
+
+    @property
+    def compression(self) -> str | None:
+        """What was negotiated, such as `permessage-deflate; server_max_window_bits=12`; None for nothing."""
+        response = self._socket.response
+        return response.headers.get("Sec-WebSocket-Extensions") if response is not None else None
+
+    async def send(self, message: bytes) -> None:
+        """Send *message*. Raises ConnectionLost, also where the upload makes no progress for send_timeout."""
+        try:
+            await self._discard_stragglers()
+            limit = self._timing.send_timeout
+            async with asyncio.timeout(limit) as deadline:
+                with _Progress(deadline, limit, self._socket.transport.get_write_buffer_size):
+                    await self._socket.send(message, text=True)
+        except ConnectionClosed as exc:
+            raise _lost(exc) from exc
+        except TimeoutError as exc:
+            raise ConnectionLost("the upload stood still (send_timeout)") from exc
+
+    async def receive(self, limit: float, name: str) -> ServerEvent:
+        """Wait at most *limit* seconds for the next event.
+
+        Raises UpstreamTimeout, with the *name* of the limit, on silence, and ConnectionLost where the
+        connection closes or sends what is not an event.
+        """
+        try:
+            async with asyncio.timeout(limit):
+                message = await self._socket.recv(decode=False)
+            return ServerEvent.parse(message)
+        except ConnectionClosed as exc:
+            raise _lost(exc) from exc
+        except TimeoutError as exc:
+            raise UpstreamTimeout(f"upstream was silent for {limit:g} s ({name})") from exc
+        except GarbledEvent as exc:
+            raise ConnectionLost(f"upstream sent something that is not an event: {exc}") from exc
+
+    async def _discard_stragglers(self) -> None:
+        """Forget what came after the last turn ended: telemetry, or an error that is nobody's any more."""
+        try:
+            async with asyncio.timeout(0):
+                while True:
+                    await self._socket.recv(decode=False)
+        except TimeoutError:
+            return
+
+    async def close(self) -> None:
+        """Close politely, within close_timeout."""
+        await self._socket.close()
+
+    def abort(self) -> None:
+        """Close at once: what is still under way is nobody's."""
+        self._socket.transport.abort()
+
+    def __repr__(self) -> str:
+        knows = f"knows {self.baseline.response_id}" if self.baseline is not None else "knows nothing"
+        return f"<Connection {self._socket.state.name}, {knows}>"
+
+
+class _Progress:
+    """Pushes a deadline back for as long as the kernel takes bytes: a slow upload is not a stuck one."""
+
+    def __init__(self, deadline: asyncio.Timeout, limit: float, unsent: Callable[[], int]) -> None:
+        self._deadline = deadline
+        self._limit = limit
+        self._unsent = unsent
+
+    def __enter__(self) -> None:
+        self._left = self._unsent()
+        self._look_later()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.cancel()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._limit / 4, self._look)
+
+    def _look(self) -> None:
+        left = self._unsent()
+        if left != self._left and not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._limit)
+        self._left = left
+        self._look_later()
+
+
+def _refusal(response: Response) -> UpstreamError | NoWebSocket:
+    """Say what an answer to the upgrade that is not 101 means."""
+    status = response.status_code
+    content_type = response.headers.get("Content-Type", "")
+    if status in _THE_AGENTS_AFFAIR and "html" not in content_type.lower():
+        headers = of_answer(response.headers.raw_items())
+        return UpstreamError(status, bytes(response.body or b""), dict(headers))
+    return NoWebSocket(status, definite=status in _DEFINITE)
+
+
+def _lost(exc: ConnectionClosed) -> ConnectionLost:
+    code = exc.rcvd.code if exc.rcvd is not None else 1006
+    reason = f": {exc.rcvd.reason}" if exc.rcvd is not None and exc.rcvd.reason else ""
+    return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code)
+
+
+def _describe(exc: Exception) -> str:
+    if isinstance(exc, TimeoutError):
+        return "it did not open in time (open_timeout)"
+    if isinstance(exc, InvalidHandshake):
+        return "the answer to the upgrade made no sense"
+    return type(exc).__name__

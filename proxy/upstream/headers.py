@@ -1,0 +1,132 @@
+"""Which of the agent's headers go where, and which tell one set of credentials from another.
+
+A WebSocket's handshake speaks for every turn that follows. So what describes one request (a trace, a retry
+count, a session) is not put into it, and everything else keeps conversations apart: a header that is not known
+to be volatile might be somebody's credentials.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import TypeAlias
+
+Headers: TypeAlias = tuple[tuple[str, str], ...]
+"""Name and value pairs in the order and case in which they came."""
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of one connection, not of the message (RFC 9110, section 7.6.1)."""
+
+_OF_A_BODY = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "origin",
+        "pragma",
+        "priority",
+        "referer",
+    }
+)
+"""Headers of an HTTP request and its body: a WebSocket's messages have none."""
+
+_VOLATILE = frozenset(
+    {
+        "b3",
+        "baggage",
+        "date",
+        "http-referer",
+        "idempotency-key",
+        "originator",
+        "sentry-trace",
+        "session-id",
+        "session_id",
+        "thread-id",
+        "traceparent",
+        "tracestate",
+        "x-affinity",
+        "x-client-request-id",
+        "x-initiator",
+        "x-request-id",
+        "x-title",
+    }
+)
+_VOLATILE_PREFIXES = (
+    "sec-",
+    "x-amzn-trace",
+    "x-b3-",
+    "x-codex-",
+    "x-datadog-",
+    "x-interaction-",
+    "x-litellm-session",
+    "x-session-",
+    "x-stainless-",
+)
+"""Headers that change from request to request in traces of real agents, or are a tracing standard's."""
+
+_ANSWERED = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
+_ANSWERED_PREFIXES = ("x-ratelimit-", "openai-")
+"""What an error event's headers may tell the agent."""
+
+
+def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return *headers* without those of the hop they came over, named by the standard or by Connection."""
+    kept = tuple(headers)
+    named = {
+        token.strip().lower() for name, value in kept if name.lower() == "connection" for token in value.split(",")
+    }
+    dropped = HOP_BY_HOP | named
+    return tuple((name, value) for name, value in kept if name.lower() not in dropped)
+
+
+def to_http(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return the agent's *headers* as they go upstream with its own body."""
+    return tuple((name, value) for name, value in end_to_end(headers) if name.lower() not in {"host", "expect"})
+
+
+def of_identity(headers: Iterable[tuple[str, str]], volatile: frozenset[str] = frozenset()) -> Headers:
+    """Return the *headers* that a WebSocket's handshake repeats, and that keep its conversations apart.
+
+    *volatile* names further headers, in lower case, to leave out.
+    """
+    return tuple(
+        (name, value)
+        for name, value in end_to_end(headers)
+        if (low := name.lower()) not in _OF_A_BODY
+        and low not in _VOLATILE
+        and low not in volatile
+        and not low.startswith(_VOLATILE_PREFIXES)
+        and value.isascii()
+    )
+
+
+def partition_key(url: str, headers: Headers) -> bytes:
+    """Fingerprint an upstream *url* and the identity *headers*; their order and case do not matter."""
+    lines = sorted(f"{name.lower()}: {value}" for name, value in headers)
+    return blake2b("\n".join([url, *lines]).encode(), digest_size=16).digest()
+
+
+def of_answer(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return those *headers* of an upstream error that tell the agent when and whether to try again."""
+    return tuple(
+        (name, value)
+        for name, value in headers
+        if (low := name.lower()) in _ANSWERED or low.startswith(_ANSWERED_PREFIXES)
+        if "\r" not in value and "\n" not in value
+    )

@@ -1,0 +1,52 @@
+"""Counting bytes where they cross a socket, below TLS's record layer.
+
+Both client libraries give their data to an asyncio transport and get it from a protocol; between the two a
+`MeteredTransport` counts what is written, and the protocols count what arrives.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from proxy.ledger import Traffic
+
+
+class Meter:
+    """The traffic of one socket, counted into *total* and into whatever turn is using it."""
+
+    def __init__(self, total: Traffic) -> None:
+        self.total = total
+        self.turn = Traffic()
+
+    def sent(self, count: int) -> None:
+        """Count bytes towards upstream."""
+        self.total.sent += count
+        self.turn.sent += count
+
+    def received(self, count: int) -> None:
+        """Count bytes from upstream."""
+        self.total.received += count
+        self.turn.received += count
+
+
+class MeteredTransport:
+    """A transport that counts what is written, and leaves everything else to the one it wraps."""
+
+    def __init__(self, transport: asyncio.Transport, meter: Meter) -> None:
+        self._transport = transport
+        self._meter = meter
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write *data* and count it."""
+        self._meter.sent(len(data))
+        self._transport.write(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Write all of *list_of_data* and count it."""
+        chunks = list(list_of_data)
+        self._meter.sent(sum(len(chunk) for chunk in chunks))
+        self._transport.writelines(chunks)
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer for everything but writing with the wrapped transport."""
+        return getattr(self._transport, name)

@@ -1,0 +1,296 @@
+"""The connections to one upstream, and who may use which.
+
+A *partition* is what one set of credentials may share: connections, baselines, and the knowledge whether
+upstream speaks WebSocket and honours chains. Dropping any of it costs bytes, never an answer.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
+from proxy.core.items import Dropped
+from proxy.errors import NoWebSocket, UpstreamUnavailable
+from proxy.ledger import Connections, Traffic
+from proxy.upstream.background import Background
+from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.headers import Headers, partition_key
+from proxy.upstream.meter import Meter
+
+_PARTITIONS_KEPT = 256
+_FORMERS_KEPT = 64
+_SWEEP_SECONDS = 5.0
+_MISSES_BELIEVED = 3
+"""After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many connections a partition keeps, and for how long (seconds)."""
+
+    max_connections: int
+    max_age_seconds: float
+    idle_seconds: float
+    websocket_retry_seconds: float
+    dropped_output: Dropped
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A place in a partition: being opened, free, or lent to a turn."""
+
+    last_used: float
+    connection: Connection | None = None
+    free: bool = False
+    claimed: Baseline | None = None
+    closing: Mismatch | None = None
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """What upstream knows there, or knew when the present turn began."""
+        return self.connection.baseline if self.connection is not None and self.free else self.claimed
+
+
+@dataclass(slots=True)
+class Partition:
+    """What one set of credentials may share."""
+
+    headers: Headers
+    query: str
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
+    websocket_refused_until: float = 0.0
+    chaining_off_until: float = 0.0
+    misses: int = 0
+
+
+class Lease:
+    """The exclusive use of a connection for one turn, and what to send on it first."""
+
+    def __init__(self, connection: Connection, upload: Delta | Full, partition: Partition) -> None:
+        self.connection = connection
+        self.upload = upload
+        self._partition = partition
+
+    def note_delta(self, *, continued: bool, now: float, off_seconds: float, at_once: bool = False) -> None:
+        """Remember whether upstream *continued* a chain; where it keeps failing to, stop relying on it."""
+        if continued:
+            self._partition.misses = 0
+            return
+        self._partition.misses += 1
+        if at_once or self._partition.misses >= _MISSES_BELIEVED:
+            self._partition.chaining_off_until = now + off_seconds
+            self._partition.misses = 0
+
+
+class NoLease(Exception):
+    """No connection can be had for this turn, which should go over plain HTTP, for *reason*."""
+
+    def __init__(self, reason: Mismatch) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Pool:
+    """Every connection to *endpoint*. An async context manager; leaving it closes them all."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: Limits,
+        timing: Timing,
+        *,
+        traffic: Traffic,
+        connections: Connections,
+        clock: Callable[[], float],
+    ) -> None:
+        self._endpoint = endpoint
+        self._limits = limits
+        self._timing = timing
+        self._traffic = traffic
+        self._connections = connections
+        self._clock = clock
+        self._partitions: OrderedDict[bytes, Partition] = OrderedDict()
+        self._next_key = 0
+        self._background = Background()
+
+    async def __aenter__(self) -> Self:
+        self._sweeper = self._background.start(self._sweep_forever(), "pool sweeper")
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._sweeper.cancel()
+        for partition in self._partitions.values():
+            for slot in list(partition.slots.values()):
+                self._retire(slot, Mismatch.RETIRED)
+        await self._background.close(2 * self._timing.close_timeout)
+
+    def partition(self, headers: Headers, query: str = "") -> Partition:
+        """Return what the identity *headers* and *query* share; a new one where they were never seen."""
+        key = partition_key(self._endpoint.websocket(query), headers)
+        found = self._partitions.setdefault(key, Partition(headers, query))
+        self._partitions.move_to_end(key)
+        if len(self._partitions) > _PARTITIONS_KEPT:
+            self._forget_one()
+        return found
+
+    def _forget_one(self) -> None:
+        unused = next((key for key, each in self._partitions.items() if not each.slots), None)
+        if unused is not None:
+            del self._partitions[unused]
+
+    @asynccontextmanager
+    async def lease(
+        self, request: TurnRequest, partition: Partition, *, fresh: Mismatch | None = None, fits: bool = True
+    ) -> AsyncIterator[Lease]:
+        """Lend the connection on which *request* sends least; with *fresh*, a reason, a new one.
+
+        *fits* says whether the whole history fits a WebSocket message; if not, only a delta will do.
+
+        Leaving the block with a baseline on the connection gives it back; leaving it without one, or by an
+        exception, closes it: what upstream may still send on it is nobody's.
+
+        Raises NoLease where plain HTTP should be used, UpstreamError where upstream refuses the agent, and
+        UpstreamUnavailable where it cannot be reached.
+        """
+        key, slot, upload = self._claim(request, partition, fresh, fits=fits)
+        try:
+            if slot.connection is None:
+                slot.connection = await self._open(partition, key)
+            yield Lease(slot.connection, upload, partition)
+        finally:
+            self._give_back(partition, key, slot)
+
+    def _claim(
+        self, request: TurnRequest, partition: Partition, fresh: Mismatch | None, *, fits: bool
+    ) -> tuple[int, _Slot, Delta | Full]:
+        """Take a place at once, so that nobody else takes it while a connection opens."""
+        now = self._clock()
+        if now < partition.websocket_refused_until:
+            raise NoLease(Mismatch.NO_WEBSOCKET)
+        self._sweep(partition, now)
+        choice = choose(
+            request,
+            self._candidates(partition),
+            list(partition.formers),
+            room=self._limits.max_connections - len(partition.slots),
+            dropped=self._limits.dropped_output,
+            fresh=fresh,
+        )
+        if isinstance(choice, NoRoom):
+            raise NoLease(Mismatch.BUSY)
+        upload = choice.upload
+        if isinstance(upload, Delta) and now < partition.chaining_off_until:
+            upload = Full(Mismatch.DISABLED)
+        if isinstance(upload, Full) and not fits:
+            raise NoLease(Mismatch.TOO_LARGE)
+        if isinstance(choice, Use):
+            slot = partition.slots[choice.key]
+            slot.free = False
+            slot.claimed = slot.connection.baseline if slot.connection is not None else None
+            slot.last_used = now
+            return choice.key, slot, upload
+        if choice.evict is not None:
+            self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
+        self._next_key += 1
+        slot = partition.slots[self._next_key] = _Slot(last_used=now)
+        return self._next_key, slot, upload
+
+    def _candidates(self, partition: Partition) -> Sequence[Candidate]:
+        return [Candidate(key, slot.baseline, slot.free, slot.last_used) for key, slot in partition.slots.items()]
+
+    async def _open(self, partition: Partition, key: int) -> Connection:
+        try:
+            connection = await Connection.open(
+                self._endpoint,
+                partition.headers,
+                Meter(self._traffic),
+                self._timing,
+                query=partition.query,
+                gone=lambda: self._gone(partition, key),
+                clock=self._clock,
+            )
+        except NoWebSocket as exc:
+            partition.websocket_refused_until = self._clock() + self._limits.websocket_retry_seconds
+            raise NoLease(Mismatch.NO_WEBSOCKET) from exc
+        except UpstreamUnavailable as exc:
+            raise NoLease(Mismatch.NO_WEBSOCKET) from exc
+        self._connections.opened += 1
+        self._connections.open += 1
+        return connection
+
+    def _gone(self, partition: Partition, key: int) -> None:
+        """Take note that a socket closed, whoever closed it. Also called for one whose upgrade failed."""
+        slot = partition.slots.get(key)
+        if slot is None or slot.connection is None:
+            return
+        if slot.free:
+            del partition.slots[key]
+            self._remember(partition, slot.connection.baseline, Mismatch.CONNECTION_LOST)
+        self._count_gone(slot)
+
+    def _count_gone(self, slot: _Slot) -> None:
+        if slot.closing is None:
+            slot.closing = Mismatch.CONNECTION_LOST
+            self._connections.open -= 1
+            self._connections.lost += 1
+
+    def _give_back(self, partition: Partition, key: int, slot: _Slot) -> None:
+        connection = slot.connection
+        if connection is not None and connection.is_open and connection.baseline is not None:
+            slot.free, slot.claimed, slot.last_used = True, None, self._clock()
+            return
+        partition.slots.pop(key, None)
+        if connection is None:
+            return
+        lost = slot.closing is not None
+        self._remember(partition, slot.claimed, Mismatch.CONNECTION_LOST if lost else Mismatch.AFTER_ERROR)
+        self._retire(slot, Mismatch.AFTER_ERROR, abort=True)
+
+    def _remember(self, partition: Partition, baseline: Baseline | None, reason: Mismatch) -> None:
+        if baseline is not None:
+            partition.formers.appendleft(Former(baseline, reason))
+
+    def _retire(
+        self, slot: _Slot, reason: Mismatch, partition: Partition | None = None, *, abort: bool = False
+    ) -> None:
+        """Close a connection of ours and remember why its baseline is gone."""
+        connection = slot.connection
+        if connection is None or slot.closing is not None:
+            return
+        slot.closing = reason
+        self._connections.open -= 1
+        if partition is not None:
+            self._remember(partition, connection.baseline, reason)
+        if abort:
+            connection.abort()
+        else:
+            self._background.start(connection.close(), "close a connection")
+
+    def _sweep(self, partition: Partition, now: float) -> None:
+        """Retire what is too old or was idle for too long; a connection at work is never touched."""
+        for key, slot in list(partition.slots.items()):
+            if not slot.free or slot.connection is None:
+                continue
+            if not slot.connection.is_open:
+                del partition.slots[key]
+                self._remember(partition, slot.connection.baseline, Mismatch.CONNECTION_LOST)
+                self._count_gone(slot)
+            elif (
+                now - slot.connection.opened_at >= self._limits.max_age_seconds
+                or now - slot.last_used >= self._limits.idle_seconds
+            ):
+                del partition.slots[key]
+                self._retire(slot, Mismatch.RETIRED, partition)
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = self._clock()
+            for partition in self._partitions.values():
+                self._sweep(partition, now)
