@@ -217,7 +217,7 @@ class AgentRequest:
             session=turn.request.session if turn is not None else "",
             model=self._model,
             upload="http" if upload is None else "delta" if isinstance(upload, Delta) else "full",
-            reason=reason,
+            reason=reason.value if reason is not None else None,
             items_total=total,
             items_sent=len(upload.items) if isinstance(upload, Delta) else total,
             bytes_from_agent=self._bytes_from_agent,
