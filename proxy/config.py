@@ -1,15 +1,32 @@
 """Every setting, its default and its meaning: the one place where a limit or a default is written."""
 
+import difflib
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from ipaddress import ip_address
+from pathlib import Path
+from textwrap import wrap
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import orjson
+import platformdirs
+
+from proxy.errors import BadConfiguration
 
 OPENAI = "https://api.openai.com/v1"
 SIMULATED = "simulated"
+ENVIRONMENT = "PACKLIGHT_"
+LARGEST = 1e15  # of any number: it keeps infinity out
 
 
-def setting(default: Any, doc: str) -> Any:
-    """Return a dataclass field whose *doc* line is shown by ``packlight config`` and the example file."""
-    return field(default=default, metadata={"doc": doc})
+def setting(default: Any, doc: str, *, least: float | None = None, most: float = LARGEST) -> Any:
+    """Return a dataclass field whose *doc* line is shown by ``packlight config`` and the example file.
+
+    A number lies between *least* and *most*; without *least* it is positive.
+    """
+    return field(default=default, metadata={"doc": doc, "least": least, "most": most})
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +34,13 @@ class Config:
     """The effective settings of one proxy. Times are in seconds, sizes in bytes."""
 
     host: str = setting("127.0.0.1", "Address to listen on.")
-    port: int = setting(8484, "Port to listen on; 0 takes a free one.")
+    port: int = setting(8484, "Port to listen on; 0 takes a free one.", least=0, most=65535)
     upstream: str = setting(
         OPENAI, 'API base of the provider, such as "https://api.openai.com/v1"; "simulated" needs no key.'
     )
     log_format: Literal["console", "json"] = setting("console", "console or json; logs go to standard error.")
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least severe level to log.")
-    drain_seconds: float = setting(10.0, "On shutdown, how long turns in flight may take to finish.")
+    drain_seconds: float = setting(10.0, "On shutdown, how long turns in flight may take to finish.", least=0)
 
     websocket: Literal["auto", "off"] = setting(
         "auto", "auto: deltas over a WebSocket where upstream has one. off: everything over plain HTTP."
@@ -33,7 +50,9 @@ class Config:
         "Which of the model's output an agent may leave out of its history and still send a delta: none; its "
         "reasoning; or any, its messages too. Tool calls never.",
     )
-    max_connections: int = setting(16, "WebSockets kept per upstream and credentials; each holds one conversation.")
+    max_connections: int = setting(
+        16, "WebSockets kept per upstream and credentials; each holds one conversation."
+    )
     max_age_seconds: float = setting(
         3300.0, "Retire a WebSocket at this age, between turns. OpenAI and Azure close at 3600, xAI at 1500."
     )
@@ -55,7 +74,8 @@ class Config:
     )
     max_event_bytes: int = setting(64 * 1024 * 1024, "Largest single event accepted from upstream.")
     max_body_bytes: int = setting(
-        64 * 1024 * 1024, "Larger request bodies, as sent or once decoded, stream through over HTTP, undiffed."
+        64 * 1024 * 1024,
+        "Larger request bodies, as sent or once decoded, stream through over HTTP, undiffed.",
     )
 
     allow_remote: bool = setting(False, "Permit listening on an address other machines can reach.")  # noqa: FBT003
@@ -68,7 +88,278 @@ class Config:
     volatile_headers: tuple[str, ...] = setting(
         (), "Further request headers that change from request to request and do not tell credentials apart."
     )
-    turns_kept: int = setting(1000, "How many recent turns /_packlight/turns remembers (figures only).")
+    turns_kept: int = setting(1000, "How many recent turns /_packlight/turns remembers (figures only).", least=0)
 
 
 DOCS: dict[str, str] = {each.name: each.metadata["doc"] for each in fields(Config)}
+DEFAULTS: dict[str, Any] = {each.name: each.default for each in fields(Config)}
+
+TYPES: dict[str, Any] = get_type_hints(Config)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration, and where each of its values came from.
+
+    A source reads "default", "file PATH", "environment PACKLIGHT_X" or "flag --x".
+    """
+
+    config: Config
+    sources: dict[str, str]
+
+
+def load(*, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+    """Merge defaults < file < environment < flags; BadConfiguration names the key, its place and the fix.
+
+    Without *file* the one in the platform's configuration directory is read, if there is one. A flag that is
+    None was not given.
+    """
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(DOCS, "default")
+    for name, value, source in (*_in_file(file), *_in_environment(environ), *_in_flags(flags)):
+        if name not in DOCS:
+            raise BadConfiguration(f"{_spelled(name, source)} is not a setting{_nearest(name)}")
+        values[name] = _checked(name, value, source)
+        sources[name] = source
+    config = Config(**values)
+    _check_together(config, sources)
+    return Loaded(config, sources)
+
+
+def default_file() -> Path:
+    """Return where this platform keeps packlight's configuration file, whether or not it exists."""
+    return platformdirs.user_config_path("packlight", appauthor=False) / "config.toml"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach *host*; a name other than localhost counts as remote."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def example() -> str:
+    """Return the text of ``config.example.toml``: every setting at its default, commented out."""
+    paragraphs = [
+        "# packlight's settings, each with its meaning and its default. Remove a # to change one.",
+        "# `packlight config` prints what is in effect and where it came from, and where this file goes.",
+        "",
+    ]
+    for name, doc in DOCS.items():
+        paragraphs += [f"# {line}" for line in wrap(doc, 106)]
+        paragraphs += [f"#{name} = {toml(DEFAULTS[name])}", ""]
+    return "\n".join(paragraphs)
+
+
+def toml(value: Any) -> str:
+    """Return *value* as TOML spells it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:_}" if value >= 100_000 else str(value)
+        case tuple():
+            return f"[{', '.join(map(toml, value))}]"
+        case str():
+            return orjson.dumps(value).decode()
+        case _:
+            return str(value)
+
+
+# Where values come from: (name, value, source), in the order in which they are applied.
+
+Found = Iterator[tuple[str, Any, str]]
+
+
+def _in_file(file: Path | None) -> Found:
+    path = file or default_file()
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
+        values = tomllib.loads(text)
+    except FileNotFoundError:
+        if file is None:
+            return
+        raise BadConfiguration(f"config: there is no file {path}; create it or drop --config") from None
+    except OSError as exc:
+        raise BadConfiguration(f"config: cannot read {path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise BadConfiguration(f"config: {path} is not valid TOML: {exc}") from exc
+    for name, value in values.items():
+        yield name, value, f"file {path}"
+
+
+def _in_environment(environ: Mapping[str, str]) -> Found:
+    for variable, text in sorted(environ.items()):
+        if variable.startswith(ENVIRONMENT):
+            name = variable.removeprefix(ENVIRONMENT).lower()
+            yield name, _from_text(TYPES.get(name), text), f"environment {variable}"
+
+
+def _in_flags(flags: Mapping[str, Any]) -> Found:
+    for name, value in flags.items():
+        if value is not None:
+            yield name, value, f"flag --{name.replace('_', '-')}"
+
+
+def _from_text(kind: Any, text: str) -> Any:
+    """Return the value of type *kind* that *text* spells, or else *text* itself, for the check to refuse."""
+    if get_origin(kind) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+# What values may be.
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    """Return *value* as the setting's type has it."""
+    where = f"{name} ({source})"
+    kind = TYPES[name]
+    if get_origin(kind) is Literal:
+        return _choice(where, value, get_args(kind))
+    value = {int: _number, float: _number, bool: _truth, str: _text}.get(kind, _texts)(where, value, name)
+    return MORE[name](where, value) if name in MORE else value
+
+
+def _choice(where: str, value: Any, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise BadConfiguration(f"{where} must be {' or '.join(choices)}, not {_shown(value)}")
+    return str(value)
+
+
+def _number(where: str, value: Any, name: str) -> float:
+    whole = TYPES[name] is int
+    least, most = LIMITS[name]
+    allowed = (int,) if whole else (int, float)
+    in_range = (
+        type(value) in allowed  # a bool is an int to isinstance
+        and (value > 0 if least is None else value >= least)  # false for nan
+        and value <= most
+    )
+    if not in_range:
+        kind = "a whole number" if whole else "a number"
+        lower = "above 0" if least is None else f"of at least {least:g}"
+        upper = "" if most == LARGEST else f" and at most {most:g}"
+        raise BadConfiguration(f"{where} must be {kind} {lower}{upper}, not {_shown(value)}")
+    return value if whole else float(value)
+
+
+def _truth(where: str, value: Any, _name: str) -> bool:
+    if not isinstance(value, bool):
+        raise BadConfiguration(f"{where} must be true or false, not {_shown(value)}")
+    return value
+
+
+def _text(where: str, value: Any, _name: str) -> str:
+    if not isinstance(value, str):
+        raise BadConfiguration(f"{where} must be text in quotes, not {_shown(value)}")
+    if not value or not value.isprintable() or " " in value:
+        raise BadConfiguration(f"{where} must not be empty or contain spaces or control characters")
+    return value
+
+
+def _texts(where: str, value: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise BadConfiguration(f'{where} must be a list such as ["a", "b"], not {_shown(value)}')
+    return tuple(_text(where, each, name) for each in value)
+
+
+def _host(where: str, value: str) -> str:
+    host = value.removeprefix("[").removesuffix("]")
+    if "/" in host or (":" in host and not _is_address(host)):
+        raise BadConfiguration(f'{where} must be an address alone, such as "127.0.0.1"; the port goes to "port"')
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _upstream(where: str, value: str) -> str:
+    """Return the API base without a trailing slash; messages never repeat it, for it may hold a password."""
+    if value == SIMULATED:
+        return value
+    base = value.rstrip("/")
+    must = f'{where} must be "{SIMULATED}" or a URL such as "{OPENAI}"'
+    try:
+        url = urlsplit(base)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise BadConfiguration(f"{must}, with http:// or https:// and a host")
+    if "@" in url.netloc:
+        raise BadConfiguration(f"{must}, without a user name or password: the agent's own key is passed on")
+    if "?" in base or "#" in base:
+        raise BadConfiguration(f"{must}, without a query (?) or fragment (#)")
+    for path in ("/responses", "/chat/completions"):
+        if base.endswith(path):
+            raise BadConfiguration(f"{must}: the API base, without {path}")
+    return base
+
+
+def _hosts(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    if any("/" in each for each in value):
+        raise BadConfiguration(f'{where} must be host names alone, such as "host.docker.internal"')
+    return value
+
+
+def _origins(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    if any("://" not in each or each.endswith("/") for each in value):
+        raise BadConfiguration(f'{where} must be origins such as "https://example.org", without a path')
+    return value
+
+
+LIMITS: dict[str, tuple[float | None, float]] = {
+    each.name: (each.metadata["least"], each.metadata["most"]) for each in fields(Config)
+}
+MORE: dict[str, Callable[[str, Any], Any]] = {
+    "host": _host,
+    "upstream": _upstream,
+    "allowed_hosts": _hosts,
+    "allowed_origins": _origins,
+}
+
+
+def _check_together(config: Config, sources: Mapping[str, str]) -> None:
+    if not config.allow_remote and not is_loopback(config.host):
+        raise BadConfiguration(
+            f"host ({sources['host']}) is {_shown(config.host)}, which other machines can reach: "
+            "use 127.0.0.1, or set allow_remote (--allow-remote) if they shall"
+        )
+    if config.upstream != SIMULATED:
+        url = urlsplit(config.upstream)
+        if is_loopback(url.hostname or "") and is_loopback(config.host) and url.port == config.port:
+            raise BadConfiguration(
+                f"upstream ({sources['upstream']}) is packlight's own address: "
+                f"give the provider's, such as {OPENAI}"
+            )
+
+
+# How messages put it.
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _spelled(name: str, source: str) -> str:
+    return source if source.startswith(("environment", "flag")) else f"{_shown(name)} ({source})"
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, DOCS, n=1)
+    return f"; did you mean {near[0]}?" if near else "; `packlight config` lists them all"

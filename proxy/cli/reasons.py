@@ -1,0 +1,25 @@
+"""Reasons: why a turn was not sent as a delta, in a sentence for the person who sees the figures."""
+
+EXPLANATIONS: dict[str, str] = {
+    "first_turn": "A conversation that upstream has not seen yet: its beginning has to be sent once.",
+    "history_changed": "The agent edited, rewound or compacted its history, so upstream's copy no longer fits.",
+    "settings_changed": "A setting changed that decides what upstream stores, and where.",
+    "model_changed": "Another model was asked; what upstream holds belongs to the one before.",
+    "call_unanswered": "The model had called a tool whose result is missing from the agent's history.",
+    "connection_lost": "The connection to upstream broke, and what it held went with it.",
+    "retired": "The connection had been idle for long, or was close to upstream's age limit, and was replaced.",
+    "upstream_forgot": "Upstream no longer knew the earlier response.",
+    "after_error": "The turn before ended in an error, after which nothing is taken for granted.",
+    "after_restart": "packlight was restarted; it keeps no history of its own.",
+    "busy": "The conversation's connection was busy with another turn.",
+    "too_large": "The message is larger than upstream takes over a WebSocket.",
+    "unsupported_field": "The request has a field that keeps upstream's state in the agent's own hands.",
+    "not_diffable": "The request could not be read as a history, so it was passed on as it came.",
+    "no_websocket": "Upstream has no WebSocket endpoint, or refused it for now.",
+    "disabled": "Deltas are switched off for this kind of request, or in the settings.",
+}
+
+
+def explain(reason: str) -> str:
+    """Return the sentence for *reason*; a newer proxy may give one that this version does not know."""
+    return EXPLANATIONS.get(reason, "A reason that this version of packlight does not know.")

@@ -1,0 +1,76 @@
+"""``packlight serve``: the proxy itself, from its ready line to its last turn."""
+
+import asyncio
+import errno
+import os
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from proxy import __version__, log
+from proxy.cli.settings import config_option, load_settings, setting_option
+from proxy.cli.stop import Stop
+from proxy.config import SIMULATED, Config
+from proxy.server import Server
+from proxy.simulator import Simulator, SimulatorSettings, agent_script
+
+
+@click.command()
+@setting_option("host")
+@setting_option("port", type=int)
+@setting_option("upstream", metavar="URL")
+@config_option
+@setting_option("log_format", metavar="console|json")
+@setting_option("log_level", metavar="LEVEL")
+@setting_option("allow_remote", is_flag=True)
+def serve(config_file: Path | None, **flags: Any) -> None:
+    """Run the proxy until SIGTERM or SIGINT (Ctrl-C).
+
+    Point an agent at it with OPENAI_BASE_URL, or with whatever the agent calls its base URL. A first signal
+    lets turns in flight finish, a second one doesn't wait for them.
+    """
+    config = load_settings(config_file, **flags).config
+    log.configure(config.log_format, config.log_level)
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    shown = config.upstream
+    with Stop() as stop:
+        async with AsyncExitStack() as stack:
+            if config.upstream == SIMULATED:
+                lenient = SimulatorSettings(require_key=False, strict_fields=False)
+                simulator = await stack.enter_async_context(Simulator(lenient, script=agent_script()))
+                config = replace(config, upstream=simulator.base_url)
+            try:
+                server = await stack.enter_async_context(Server(config))
+            except OSError as exc:
+                raise cannot_listen(config.host, config.port, exc) from exc
+            click.echo(f"packlight {__version__} listening on {server.url}/v1 -> {shown}")
+            await stop.wait()
+            log.get("serve").info("draining", drain_seconds=config.drain_seconds)
+            await stop.patiently(server.drain())
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> click.ClickException:
+    """Return the message for an address that could not be had: what is wrong with it, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return click.ClickException(
+            f"port {port} on {host} is taken: is packlight running already? "
+            "Stop what uses it, or choose another port with --port (0 takes a free one)."
+        )
+    if error.errno == errno.EACCES:
+        return click.ClickException(f"no permission to listen on port {port}: choose one above 1023 with --port.")
+    return click.ClickException(
+        f"cannot listen on {host}, port {port}: {_said(error)}. Is {host} an address of this machine? See --host."
+    )
+
+
+def _said(error: OSError) -> str:
+    """Return the system's words; asyncio puts its own around them."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error.strerror)

@@ -1,0 +1,136 @@
+"""Agent script: plays the model for a real coding agent, with harmless calls of the agent's own tools."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from proxy.simulator.model import (
+    CustomToolCall,
+    FunctionCall,
+    Item,
+    ModelCall,
+    Output,
+    Part,
+    Reasoning,
+    Script,
+    Text,
+    says,
+)
+
+PATCH = "*** Begin Patch\n*** Add File: simulated.txt\n+hello\n*** End Patch"
+KNOWN_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "exec_command": {"cmd": "ls"},
+    "shell": {"command": ["ls"]},
+    "shell_command": {"command": "ls"},
+    "bash": {"command": "ls", "description": "List the files"},
+    "Bash": {"command": "ls", "description": "List the files"},
+    "run_shell_command": {"command": "ls", "is_background": False, "description": "List the files"},
+    "run_commands": {"commands": ["ls"]},
+    "execute_command": {"command": "ls", "requires_approval": False},
+    "list_files": {"path": "."},
+    "list_directory": {"path": "."},
+    "List": {"dirpath": "."},
+    "ls": {"path": "."},
+    "list": {"path": "."},
+    "glob": {"pattern": "*"},
+    "view": {"path": "."},
+    "read": {"path": "README.md", "filePath": "README.md"},
+    "Read": {"filepath": "README.md"},
+    "read_file": {"path": "README.md", "absolute_path": "README.md"},
+    "read_files": {"paths": ["README.md"]},
+}
+"""Harmless arguments for the tools of well-known agents; the first of these tools that an agent has is used."""
+BENIGN: dict[str, Any] = {"string": ".", "integer": 1, "number": 1, "boolean": False, "array": [], "object": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that can be called: *schema* is None for custom tools."""
+
+    name: str
+    schema: dict[str, Any] | None
+
+
+def agent_script(*, tool_turns: int = 3, reasoning: bool = True, answer: str = "Done: all is well.") -> Script:
+    """Return a script that calls a tool *tool_turns* times after each user message, then answers.
+
+    Requests without tools (for a title, a summary) get a short text.
+    """
+
+    def script(call: ModelCall) -> Output:
+        tool = choose_tool(call.request, call.context)
+        if tool is None:
+            return says("A simulated conversation")
+        done = outputs_since_user(call.context)
+        thought: tuple[Part, ...] = (Reasoning(("**Looking around**",)),) if reasoning else ()
+        if done >= tool_turns:
+            return Output((*thought, Text(answer, "final_answer")))
+        return Output((*thought, call_of(tool)))
+
+    return script
+
+
+def outputs_since_user(context: tuple[Item, ...]) -> int:
+    """Count the tool outputs after the last user message."""
+    count = 0
+    for item in reversed(context):
+        if item.get("role") == "user":
+            return count
+        count += str(item.get("type")).endswith("_output")
+    return count
+
+
+def choose_tool(request: dict[str, Any], context: tuple[Item, ...]) -> Tool | None:
+    """Return the tool to call: a known one if there is any, else the first."""
+    tools = list(_tools(request.get("tools") or ()))
+    for item in context:
+        if item.get("type") == "additional_tools":
+            tools += _tools(item["tools"])
+    named = {tool.name: tool for tool in reversed(tools)}
+    known = next((named[name] for name in KNOWN_ARGUMENTS if name in named), None)
+    functions = (tool for tool in tools if tool.schema is not None)
+    return known or next(functions, tools[0] if tools else None)
+
+
+def call_of(tool: Tool) -> Part:
+    """Return a harmless call of *tool*."""
+    if tool.schema is None:
+        return CustomToolCall(tool.name, PATCH if "patch" in tool.name else "ls")
+    properties = tool.schema.get("properties") or {}
+    known = KNOWN_ARGUMENTS.get(tool.name, {})
+    arguments = {name: value for name, value in known.items() if name in properties}
+    for name in tool.schema.get("required") or ():
+        if name not in arguments:
+            arguments[name] = _benign(properties.get(name) or {})
+    return FunctionCall(tool.name, orjson.dumps(arguments).decode())
+
+
+def _tools(tools: Any) -> Iterator[Tool]:
+    for tool in tools:
+        kind = tool.get("type")
+        described = tool.get(kind) if isinstance(tool.get(kind), dict) else tool
+        if kind == "function":
+            yield Tool(described["name"], described.get("parameters") or {})
+        elif kind == "custom":
+            yield Tool(described["name"], None)
+
+
+def _benign(schema: dict[str, Any]) -> Any:
+    if schema.get("enum"):
+        return schema["enum"][0]
+    if "default" in schema:
+        return schema["default"]
+    for choice in ("anyOf", "oneOf"):
+        if schema.get(choice):
+            return _benign(schema[choice][0])
+    kind = schema.get("type", "string")
+    if isinstance(kind, list):
+        kind = kind[0]
+    if kind == "object":
+        properties = schema.get("properties") or {}
+        return {name: _benign(properties.get(name) or {}) for name in schema.get("required") or ()}
+    if kind == "array" and schema.get("minItems"):
+        return [_benign(schema.get("items") or {})]
+    return BENIGN.get(kind)

@@ -1,0 +1,253 @@
+"""Agents: the real programs, which version of each, and how a user points it at packlight."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+Api = Literal["responses", "chat"]
+
+MODEL = "gpt-5.5"
+KEY = "sk-simulated"
+PROMPT = "Look around in this folder with your tools, then tell me how things are."
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an agent runs: a *home* of its own, the project in *work*, and packlight at *base_url*."""
+
+    home: Path
+    work: Path
+    base_url: str
+    api: Api
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """The *arguments* that let an agent work headless, and what it needs in its environment.
+
+    *before* holds the arguments of calls that configure the agent.
+    """
+
+    arguments: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    before: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Npm:
+    """An npm *package* whose *program* runs on Node.js *node* or newer."""
+
+    package: str
+    program: str
+    node: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An agent: *prepare* writes its configuration and returns how it is called."""
+
+    name: str
+    version: str
+    source: Npm | Path
+    prepare: Callable[[Place], Command]
+    apis: tuple[Api, ...] = ("responses", "chat")
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def codex(place: Place) -> Command:
+    """Give Codex a provider of its own."""
+    _write(
+        place.home / ".codex/config.toml",
+        f"""\
+model = "{MODEL}"
+model_provider = "packlight"
+[model_providers.packlight]
+name = "packlight"
+base_url = "{place.base_url}"
+env_key = "OPENAI_API_KEY"
+wire_api = "responses"
+supports_websockets = false
+[analytics]
+enabled = false
+""",
+    )
+    return Command(("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", PROMPT))
+
+
+def opencode(place: Place) -> Command:
+    """Give OpenCode's OpenAI provider another base URL; another provider speaks Chat Completions."""
+    options = {"baseURL": place.base_url, "apiKey": KEY}
+    chat = {"npm": "@ai-sdk/openai-compatible", "name": "packlight", "models": {MODEL: {"name": MODEL}}}
+    provider = "openai" if place.api == "responses" else "packlight"
+    settings = {
+        "model": f"{provider}/{MODEL}",
+        "small_model": f"{provider}/{MODEL}",
+        "provider": {provider: {"options": options} | ({} if place.api == "responses" else chat)},
+        "permission": "allow",
+        "autoupdate": False,
+        "share": "disabled",
+    }
+    _write_json(place.home / ".config/opencode/opencode.json", settings)
+    env = {
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    }
+    return Command(("run", "--auto", PROMPT), env)
+
+
+def pi(place: Place) -> Command:
+    """Give pi a provider of its own."""
+    model = {
+        "id": MODEL,
+        "name": MODEL,
+        "reasoning": True,
+        "input": ["text"],
+        "contextWindow": 400_000,
+        "maxTokens": 16_000,
+        "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
+    }
+    provider = {
+        "baseUrl": place.base_url,
+        "apiKey": KEY,
+        "api": "openai-responses" if place.api == "responses" else "openai-completions",
+        "models": [model],
+    }
+    _write_json(place.home / ".pi/agent/models.json", {"providers": {"packlight": provider}})
+    env = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
+    return Command(("--provider", "packlight", "--model", MODEL, "-p", PROMPT), env)
+
+
+def copilot(place: Place) -> Command:
+    """Tell Copilot CLI to bring its own key."""
+    env = {
+        "COPILOT_MODEL": MODEL,
+        "COPILOT_OFFLINE": "true",
+        "COPILOT_PROVIDER_API_KEY": KEY,
+        "COPILOT_PROVIDER_BASE_URL": place.base_url,
+        "COPILOT_PROVIDER_TRANSPORT": "http",
+        "COPILOT_PROVIDER_TYPE": "openai",
+        "COPILOT_PROVIDER_WIRE_API": "responses" if place.api == "responses" else "completions",
+    }
+    return Command(
+        ("--allow-all-tools", "--disable-builtin-mcps", "--no-auto-update", "--no-color", "-p", PROMPT), env
+    )
+
+
+def cline(place: Place) -> Command:
+    """Tell Cline the base URL with its own `auth` command, and keep it from leaving a daemon behind."""
+    _write_json(
+        place.home / ".cline/data/settings/global-settings.json",
+        {"telemetryOptOut": True, "autoUpdateEnabled": False},
+    )
+    provider = "openai-native" if place.api == "responses" else "openai"
+    auth = ("auth", "-p", provider, "-k", KEY, "-m", MODEL, "-b", place.base_url)
+    return Command((PROMPT,), {"CLINE_SESSION_BACKEND_MODE": "local"}, before=(auth,))
+
+
+def qwen(place: Place) -> Command:
+    """Tell Qwen Code the base URL on its command line."""
+    _write_json(
+        place.home / ".qwen/settings.json",
+        {"general": {"enableAutoUpdate": False}, "privacy": {"usageStatisticsEnabled": False}},
+    )
+    auth_type = "openai-responses" if place.api == "responses" else "openai"
+    provider = ("--auth-type", auth_type, "--openai-base-url", place.base_url, "--openai-api-key", KEY)
+    return Command(("--yolo", *provider, "-m", MODEL, PROMPT), {"QWEN_CODE_SUPPRESS_YOLO_WARNING": "1"})
+
+
+def continue_(place: Place) -> Command:
+    """Give Continue a model; it asks the Responses API for those of the GPT-5 family."""
+    model = {
+        "name": "packlight",
+        "provider": "openai",
+        "model": MODEL if place.api == "responses" else "gpt-4.1",
+        "apiBase": place.base_url,
+        "apiKey": KEY,
+        "roles": ["chat"],
+    }
+    settings = {"name": "packlight", "version": "0.0.1", "schema": "v1", "models": [model]}
+    config = place.home / ".continue/config.yaml"
+    _write_json(config, settings)  # JSON is YAML too
+    env = {"CONTINUE_CLI_ENABLE_TELEMETRY": "0", "CONTINUE_METRICS_ENABLED": "0"}
+    return Command(("--auto", "--config", str(config), "-p", PROMPT), env)
+
+
+def openai_sdk(*options: str) -> Callable[[Place], Command]:
+    """Return how our own loop on the openai package is called."""
+
+    def prepare(place: Place) -> Command:
+        return Command(("--api", place.api, *options, MODEL, PROMPT), {"OPENAI_BASE_URL": place.base_url})
+
+    return prepare
+
+
+SDK_LOOP = Path(__file__).with_name("sdk_loop.py")
+
+AGENTS: dict[str, Agent] = {
+    agent.name: agent
+    for agent in (
+        Agent(
+            name="codex",
+            version="0.169.0",
+            source=Npm(package="@openai/codex", program="codex"),
+            prepare=codex,
+            apis=("responses",),
+        ),
+        Agent(
+            name="opencode",
+            version="1.18.33",
+            source=Npm(package="opencode-ai", program="opencode"),
+            prepare=opencode,
+        ),
+        Agent(
+            name="pi",
+            version="0.87.1",
+            source=Npm(package="@earendil-works/pi-coding-agent", program="pi", node=22),
+            prepare=pi,
+        ),
+        Agent(
+            name="copilot",
+            version="1.0.102",
+            source=Npm(package="@github/copilot", program="copilot"),
+            prepare=copilot,
+        ),
+        Agent(name="cline", version="3.0.65", source=Npm(package="cline", program="cline"), prepare=cline),
+        Agent(
+            name="qwen",
+            version="0.24.4",
+            source=Npm(package="@qwen-code/qwen-code", program="qwen", node=22),
+            prepare=qwen,
+        ),
+        Agent(
+            name="continue",
+            version="1.5.47",
+            source=Npm(package="@continuedev/cli", program="cn"),
+            prepare=continue_,
+        ),
+        Agent(name="openai-python", version=version("openai"), source=SDK_LOOP, prepare=openai_sdk()),
+        Agent(
+            name="openai-python-stream",
+            version=version("openai"),
+            source=SDK_LOOP,
+            prepare=openai_sdk("--stream"),
+        ),
+    )
+}
+"""Every agent, with the version that is known to work; the name is what ``--only`` takes."""
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _write(path, orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,53 @@
+"""The model: it has the agent read one source file of its project after another, with the agent's own shell."""
+
+import sysconfig
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import orjson
+
+from proxy.simulator import FunctionCall, ModelCall, Output, Script, agent_script
+
+FILES = 40
+FILE_CHARACTERS = 4000
+SHELL_ARGUMENTS = frozenset({"cmd", "command", "commands"})
+
+
+def reading_script(*, tool_turns: int, answer: str) -> Script:
+    """Return a script that reads *tool_turns* files and then says *answer*.
+
+    No two commands are the same, for some agents stop a model that repeats itself.
+    """
+    talk, steps = agent_script(tool_turns=tool_turns, answer=answer), count(1)
+
+    def script(call: ModelCall) -> Output:
+        output = talk(call)
+        parts = (_reading(part, next(steps)) if isinstance(part, FunctionCall) else part for part in output.parts)
+        return replace(output, parts=tuple(parts))
+
+    return script
+
+
+def make_project(work: Path) -> None:
+    """Fill the folder *work* with real source code: the beginnings of modules of Python itself."""
+    (work / "README.md").write_text("# A project\n\nIt is small.\n")
+    library = sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*.py"))
+    texts = (path.read_text(encoding="utf-8") for path in library)
+    long = (text[:FILE_CHARACTERS] for text in texts if len(text) >= FILE_CHARACTERS)
+    for number, text in zip(range(FILES), long, strict=False):
+        _file(work, number).write_text(text, encoding="utf-8")
+
+
+def _reading(call: FunctionCall, step: int) -> FunctionCall:
+    """Return *call* with another shell command, if it has one."""
+    command = f"echo step {step} && cat {_file(Path(), step % FILES)}"
+    arguments = {
+        name: value if name not in SHELL_ARGUMENTS else [command] if isinstance(value, list) else command
+        for name, value in orjson.loads(call.arguments).items()
+    }
+    return replace(call, arguments=orjson.dumps(arguments).decode())
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"module_{number:02}.py"

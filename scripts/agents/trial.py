@@ -1,0 +1,162 @@
+"""One trial: a real agent works through packlight on a simulated upstream, in a home of its own."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import context
+from catalog import KEY, PROMPT, Agent, Api, Place
+from figures import DELTAS_WANTED, Figures
+from install import install
+from model import make_project, reading_script
+from packlight import Packlight
+
+from proxy.simulator import Simulator, SimulatorSettings
+
+ANSWER = "All is well in this folder."
+START_SECONDS = 90
+TURN_SECONDS = 3
+NOWHERE = "http://127.0.0.1:9"  # nobody listens: an agent that calls home gets its answer at once
+BYTES_TOLERANCE = 0.02
+LOG_TAIL = 40  # lines
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How one agent fared. *problems* is empty if all went well; *log* has what the agent printed."""
+
+    agent: Agent
+    figures: Figures
+    problems: tuple[str, ...]
+    exit_code: int | None
+    seconds: float
+    log: Path
+
+    @property
+    def log_tail(self) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
+
+
+async def attempt(agent: Agent, *, api: Api, turns: int, cache: Path) -> Trial:
+    """Let *agent* make *turns* tool calls and answer; install it below *cache* first.
+
+    Raises NotInstalled, or DidNotStart if packlight itself does not come up.
+    """
+    program = await asyncio.to_thread(install, agent, cache)
+    log = _empty_log(cache / "logs" / f"{agent.name}-{api}.log")
+    script = reading_script(tool_turns=turns, answer=ANSWER)
+    with tempfile.TemporaryDirectory(prefix="packlight-agent-", ignore_cleanup_errors=True) as scratch:
+        home, work = _make_place(Path(scratch))
+        async with (
+            Simulator(SimulatorSettings(strict_fields=False), script=script) as upstream,
+            Packlight(upstream.base_url, home=home, log=log.with_suffix(".packlight.log")) as packlight,
+        ):
+            place = Place(home, work, packlight.base_url, api)
+            started = time.monotonic()
+            exit_code = await _run(agent, program, place, log, seconds=START_SECONDS + TURN_SECONDS * turns)
+            seconds = time.monotonic() - started
+            figures = Figures.of(await packlight.turns(attempts=len(upstream.turns)))
+            faults = [
+                *context.wrong(upstream.turns, prompt=PROMPT, tool_turns=turns),
+                *_miscounted(figures.bytes_to_upstream, upstream.bytes_in),
+            ]
+    problems = (*_problems(figures, exit_code, log), *faults)
+    return Trial(agent, figures, problems, exit_code, seconds, log)
+
+
+def _problems(figures: Figures, exit_code: int | None, log: Path) -> list[str]:
+    problems = []
+    if exit_code is None:
+        problems.append("took too long")
+    elif exit_code:
+        problems.append(f"exit code {exit_code}")
+    if ANSWER not in log.read_text(errors="replace"):
+        problems.append("the answer did not reach the agent's output")
+    if figures.share < DELTAS_WANTED:
+        problems.append(f"only {figures.share:.0%} of the later turns were deltas: {figures.reasons}")
+    return problems
+
+
+def _miscounted(bytes_to_upstream: int, bytes_received: int) -> list[str]:
+    if abs(bytes_to_upstream - bytes_received) <= BYTES_TOLERANCE * bytes_received:
+        return []
+    return [f"packlight counted {bytes_to_upstream} bytes to upstream, which received {bytes_received}"]
+
+
+def _empty_log(log: Path) -> Path:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    return log
+
+
+def _make_place(scratch: Path) -> tuple[Path, Path]:
+    """Make an empty home, and a small project to work on: a Git repository, if there is Git."""
+    home, work = scratch / "home", scratch / "work"
+    home.mkdir()
+    work.mkdir()
+    make_project(work)
+    if shutil.which("git"):
+        git = ("git", "-C", str(work), "-c", "user.name=a", "-c", "user.email=a@example.org")
+        for arguments in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "Begin")):
+            subprocess.run((*git, *arguments), check=True, stdin=subprocess.DEVNULL)
+    return home, work
+
+
+async def _run(agent: Agent, program: Sequence[str], place: Place, log: Path, *, seconds: float) -> int | None:
+    """Run *agent*, and return its exit code, or None if it had to be killed after *seconds*."""
+    command = agent.prepare(place)
+    env = _env(place) | dict(command.env)
+    try:
+        async with asyncio.timeout(seconds):
+            for arguments in command.before:
+                if code := await _call((*program, *arguments), place.work, env, log):
+                    return code
+            return await _call((*program, *command.arguments), place.work, env, log)
+    except TimeoutError:
+        return None
+
+
+async def _call(argv: Sequence[str], work: Path, env: Mapping[str, str], log: Path) -> int:
+    """Run *argv* to its end, or until we are cancelled; nothing that it started in its group survives."""
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=work,
+            env=env,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        return await process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
+def _env(place: Place) -> dict[str, str]:
+    """Return an environment that has nothing of the user's: neither keys nor settings."""
+    env = {
+        "CI": "1",
+        "DO_NOT_TRACK": "1",
+        "HOME": str(place.home),
+        "LANG": "C.UTF-8",
+        "NO_COLOR": "1",
+        "OPENAI_API_KEY": KEY,
+        "PATH": os.environ["PATH"],
+        "TERM": "dumb",
+    }
+    for name, value in (("HTTP_PROXY", NOWHERE), ("HTTPS_PROXY", NOWHERE), ("NO_PROXY", "127.0.0.1,localhost")):
+        env |= {name: value, name.lower(): value}
+    return env
