@@ -7,7 +7,7 @@ from typing import TypeAlias
 from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
-from proxy.errors import ConnectionLost, UpstreamUnavailable
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.pool import Lease, NoLease, Partition, Pool
 
@@ -67,6 +67,8 @@ class Exchange:
         anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
         """
         turn = self.turn
+        if turn.request.has_nulls and not self._partition.takes_nulls:
+            raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)
         fresh: Mismatch | None = None
         while not turn.finished:
             try:
@@ -111,6 +113,11 @@ class Exchange:
                 shown = turn.receive(event)
             except GarbledEvent as exc:
                 raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
+            except UpstreamError as exc:
+                if exc.status == 400 and turn.request.has_nulls:
+                    self._partition.takes_nulls = False
+                    raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD) from exc
+                raise
             if shown:
                 await deliver(shown)
         connection.baseline = turn.baseline

@@ -26,7 +26,8 @@ SECRETS = (
         re.compile(r"\b(authorization|api[-_]key|cookie)(['\"]?\s*[:=]\s*)[^\r\n]+", re.IGNORECASE),
         rf"\1\2{MASK}",
     ),
-    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"\b(bearer)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {MASK}"),
+    (re.compile(r"\b(Basic)\s+[\w+/=-]{8,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(?:sk|pk|rk|xai|gsk)-[\w-]{6,}"), MASK),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), MASK),  # a JSON web token, such as a ChatGPT login's
     (re.compile(r"://[^\s/@]+@"), f"://{MASK}@"),

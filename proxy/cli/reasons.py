@@ -17,6 +17,7 @@ EXPLANATIONS: dict[str, str] = {
     "not_diffable": "The request could not be read as a history, so it was passed on as it came.",
     "no_websocket": "Upstream has no WebSocket endpoint, or refused it for now.",
     "disabled": "Deltas are switched off for this kind of request, or in the settings.",
+    "defect": "packlight itself failed on this turn and sent it on as it came; please report what the log says.",
 }
 
 

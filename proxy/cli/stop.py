@@ -35,7 +35,7 @@ class Stop:
 
     def request(self) -> None:
         """Ask for the end; asking again cuts the drain short."""
-        if self._requested.is_set() and self._drain is not None:
+        if self._drain is not None and not self._drain.expired():
             self._drain.reschedule(self._loop.time())
         self._requested.set()
 
@@ -45,9 +45,12 @@ class Stop:
 
     async def patiently(self, drain: Awaitable[None]) -> None:
         """Await *drain*, or as much of it as the person who stops us has patience for."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None) as self._drain:
-                await drain
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as self._drain:
+                    await drain
+        finally:
+            self._drain = None
 
     def _from_any_thread(self, *_signal: object) -> None:
         self._loop.call_soon_threadsafe(self.request)

@@ -46,7 +46,7 @@ class Terminal:
         """Return a bar that is *part* (0 to 1) of *width* long, or nothing where it can't be drawn."""
         if not self.drawn:
             return ""
-        halves = max(1, round(part * width * 2))
+        halves = max(1, round(min(part, 1) * width * 2))
         return "█" * (halves // 2) + "▌" * (halves % 2)
 
 
@@ -54,11 +54,11 @@ def size(count: int) -> str:
     """Return *count* bytes as people read them: 812 B, 22.4 kB, 1.23 MB."""
     if count < 1000:
         return f"{count} B"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
-        scaled = count / scale
-        if scaled < 999.5 or unit == "GB":
-            return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {unit}"
-    raise AssertionError
+    scaled, unit = count / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if scaled >= 999.5:
+            scaled, unit = scaled / 1000, larger
+    return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f} {unit}"
 
 
 def saving(before: int, after: int) -> str:

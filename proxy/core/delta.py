@@ -144,6 +144,11 @@ class TurnRequest:
         return self.marks[-1]
 
     @property
+    def has_nulls(self) -> bool:
+        """Whether a field is explicitly null, which some services take over HTTP but not over a WebSocket."""
+        return any(value is None for value in self.fields.values())
+
+    @property
     def has_model_output(self) -> bool:
         """Whether the history shows that there were turns before this one."""
         return any(item.from_model for item in self.items)

@@ -9,6 +9,7 @@ import orjson
 
 from proxy.core.delta import Delta, TurnRequest
 from proxy.core.items import Raw
+from proxy.errors import UpstreamError
 
 TERMINAL = frozenset(
     {
@@ -141,6 +142,10 @@ class Fault:
         """The error's message."""
         message = self.error.get("message")
         return message if isinstance(message, str) else ""
+
+    def as_error(self) -> UpstreamError:
+        """Return it as the HTTP answer that it would have been, in upstream's own words."""
+        return UpstreamError(self.status, orjson.dumps({"error": dict(self.error)}), self.headers)
 
     @property
     def is_miss(self) -> bool:

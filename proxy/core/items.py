@@ -12,7 +12,7 @@ Nothing here keeps text: fingerprints and ids only.
 
 import json  # noqa: TID251  (orjson turns integers beyond 64 bits into floats and hides duplicate keys)
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
@@ -114,7 +114,7 @@ def _identity(raw: Raw) -> Raw:
     if kind not in _AUTHORED:
         return without_nulls(raw)
     same: dict[str, Any] = {
-        key: value for key, value in raw.items() if value is not None and key not in {"id", "status", "phase"}
+        key: value for key, value in raw.items() if value is not None and key not in {"id", "status"}
     }
     same["type"] = kind
     for key in ("content", "output"):
@@ -153,12 +153,13 @@ class Output:
     meaning: Fingerprint
     seals: frozenset[Fingerprint] = frozenset()
     call_id: str | None = None
+    phase: str | None = None
 
     @classmethod
     def of(cls, raw: Raw) -> "Output":
         """Read an item of `response.output_item.done`."""
         kind = item_type(raw)
-        item_id, call_id = raw.get("id"), raw.get("call_id")
+        item_id, call_id, phase = raw.get("id"), raw.get("call_id"), raw.get("phase")
         return cls(
             kind=_KINDS.get(kind, Kind.OTHER),
             type=kind,
@@ -166,6 +167,7 @@ class Output:
             meaning=_meaning(raw),
             seals=_seals(raw),
             call_id=call_id if kind in _ANSWERED_BY and isinstance(call_id, str) else None,
+            phase=phase if isinstance(phase, str) else None,
         )
 
     def is_item(self, raw: Raw) -> bool:
@@ -180,7 +182,7 @@ class Output:
         The encrypted content of one item can differ between `output_item.done` and `response.completed`, and an
         agent may have kept either.
         """
-        return Output(self.kind, self.type, self.id, self.meaning, self.seals | _seals(raw), self.call_id)
+        return replace(self, seals=self.seals | _seals(raw))
 
     def may_be_dropped(self, dropped: Dropped) -> bool:
         """Whether an agent may leave this out of its history under the policy *dropped*."""
@@ -200,6 +202,8 @@ class Output:
             return 0
         if kind in {"reasoning", "compaction"}:
             return self._same_reasoning(items)
+        if first.get("phase") not in (None, self.phase):
+            return 0
         return int(_meaning(first) == self.meaning)
 
     def _same_reasoning(self, items: Sequence[Item]) -> int:
@@ -207,12 +211,13 @@ class Output:
         run: list[Raw] = []
         for item in items:
             if item.type != self.type or not self._identified_by(item.raw):
-                break
+                return 0
             run.append(item.raw)
-        if not run:
-            return 0
-        told = _told(run)
-        return len(run) if told in (None, self.meaning) else 0
+            if _told(run) in (None, self.meaning):
+                return len(run)
+            if _told([item.raw]) is None:
+                return 0  # no part of the summary: the item a second time
+        return 0
 
     def _identified_by(self, raw: Raw) -> bool:
         """Whether *raw* carries a ciphertext upstream gave, or none and the right id."""
@@ -312,11 +317,12 @@ def arguments(text: Any) -> Any:
 
     Agents parse and rewrite them: spaces, escapes and `1.0` for `1` change. What does not survive every
     parser unharmed (duplicate keys, integers beyond a double's precision, no JSON at all) is compared as text.
+    No text at all is a call without arguments, which agents write as `{}`.
     """
     if not isinstance(text, str):
         return ["value", text]
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(text or "{}", object_pairs_hook=_unique, parse_constant=_refuse)
         return ["json", orjson.dumps(_whole(value), option=orjson.OPT_SORT_KEYS).decode()]
     except (ValueError, TypeError, RecursionError):
         return ["text", text]

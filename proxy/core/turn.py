@@ -11,12 +11,10 @@ sent again once the agent has seen an event; a second attempt owes nothing to th
 from dataclasses import dataclass
 from enum import Enum
 
-import orjson
-
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ERRORS, Fault, GarbledEvent, ServerEvent, response_create
 from proxy.core.items import Output, Raw
-from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
 
 class State(Enum):
@@ -174,7 +172,7 @@ class Turn:
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
         self.state = State.FAILED
-        raise UpstreamError(fault.status, orjson.dumps({"error": dict(fault.error)}), fault.headers)
+        raise fault.as_error()
 
     def _note_output(self, event: Raw) -> None:
         item, index = event.get("item"), event.get("output_index")

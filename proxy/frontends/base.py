@@ -28,7 +28,7 @@ class Answer(Protocol):
         ...
 
     def finish(self) -> bytes:
-        """Return the bytes that end the answer, once the turn has ended."""
+        """Return the bytes that end the answer. Raises UpstreamError where an error is all there is to show."""
         ...
 
 

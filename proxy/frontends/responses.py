@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from proxy.core.delta import Mismatch, Reuse, TurnRequest, reuse
-from proxy.core.events import ServerEvent
+from proxy.core.events import Fault, ServerEvent
 from proxy.core.items import Item
 from proxy.frontends import sse
 from proxy.frontends.base import Answer, Opaque
@@ -88,10 +88,14 @@ class WholeAnswer:
         return b""
 
     def finish(self) -> bytes:
-        """Return the response; the items that were streamed count more than the terminal event's list."""
-        response = self._last.json().get("response") if self._last is not None else None
+        """Return the response; the items that were streamed count more than the terminal event's list.
+
+        Raises UpstreamError where the turn ended with an error instead of a response.
+        """
+        last = self._last.json() if self._last is not None else {}
+        response = last.get("response")
         if not isinstance(response, dict):
-            return b""
+            raise Fault.of(last).as_error()
         if self._items:
             response["output"] = [self._items[index] for index in sorted(self._items)]
         return orjson.dumps(response)

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.simulator.model import (
+    Compaction,
     CustomToolCall,
     FunctionCall,
     Item,
@@ -19,7 +20,10 @@ from proxy.simulator.model import (
     says,
 )
 
-PATCH = "*** Begin Patch\n*** Add File: simulated.txt\n+hello\n*** End Patch"
+PATCH = "*** Begin Patch\n*** End Patch"
+"""Patches nothing."""
+RISKY = ("delete", "remove", "write", "edit", "create", "move", "replace", "patch", "kill", "send", "submit")
+"""Words in the names of tools that are not called with made-up arguments."""
 KNOWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "exec_command": {"cmd": "ls"},
     "shell": {"command": ["ls"]},
@@ -60,6 +64,8 @@ def agent_script(*, tool_turns: int = 3, reasoning: bool = True, answer: str = "
     """
 
     def script(call: ModelCall) -> Output:
+        if call.context and call.context[-1].get("type") == "compaction_trigger":
+            return Output((Compaction(),))
         tool = choose_tool(call.request, call.context)
         if tool is None:
             return says("A simulated conversation")
@@ -83,15 +89,16 @@ def outputs_since_user(context: tuple[Item, ...]) -> int:
 
 
 def choose_tool(request: dict[str, Any], context: tuple[Item, ...]) -> Tool | None:
-    """Return the tool to call: a known one if there is any, else the first."""
+    """Return the tool to call: a known one if there is any, else one that sounds harmless, else none."""
     tools = list(_tools(request.get("tools") or ()))
     for item in context:
         if item.get("type") == "additional_tools":
             tools += _tools(item["tools"])
     named = {tool.name: tool for tool in reversed(tools)}
     known = next((named[name] for name in KNOWN_ARGUMENTS if name in named), None)
-    functions = (tool for tool in tools if tool.schema is not None)
-    return known or next(functions, tools[0] if tools else None)
+    harmless = [tool for tool in tools if tool.schema is None or not any(word in tool.name for word in RISKY)]
+    harmless.sort(key=lambda tool: tool.schema is None)
+    return known or next(iter(harmless), None)
 
 
 def call_of(tool: Tool) -> Part:

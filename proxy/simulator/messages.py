@@ -16,7 +16,12 @@ def items_of_messages(messages: Any) -> list[Item]:
             "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
         )
     _check_tools(messages)
-    return [item for message in messages for item in _items(message)]
+    items = [item for message in messages for item in _items(message)]
+    custom = {item["call_id"] for item in items if item["type"] == "custom_tool_call"}
+    for item in items:
+        if item["type"] == "function_call_output" and item["call_id"] in custom:
+            item["type"] = "custom_tool_call_output"
+    return items
 
 
 def _check_tools(messages: list[Any]) -> None:

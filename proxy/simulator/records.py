@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from proxy.simulator.apierror import ApiError
 from proxy.simulator.model import Body, Item
@@ -78,7 +78,11 @@ class SimulatedTurn:
 
 @dataclass(slots=True, eq=False)
 class ConnectionRecord:
-    """One WebSocket; *bytes_in* and *bytes_out* count its socket's bytes, the upgrade included."""
+    """One WebSocket; *bytes_in* and *bytes_out* count its socket's bytes, the upgrade included.
+
+    *close_code* and *close_reason* are those received, else those sent, else 1006. *silent* says that it was
+    made to say and hear nothing more.
+    """
 
     id: int
     path: str
@@ -91,6 +95,7 @@ class ConnectionRecord:
     frames_in: int = 0
     frames_out: int = 0
     closed: bool = False
+    silent: bool = False
     close_code: int | None = None
     close_reason: str | None = None
 
@@ -135,13 +140,39 @@ class Traffic:
 
 
 class Journal:
-    """All records, in order of arrival, and a way to wait for them."""
+    """All records, in order of arrival, at most *limit* of each kind, and a way to wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Callable[[], int | None] = lambda: None) -> None:
         self.turns: list[SimulatedTurn] = []
         self.connections: list[ConnectionRecord] = []
         self.requests: list[RequestRecord] = []
+        self.turns_ever = 0
+        self.connections_ever = 0
+        self._limit = limit
         self._waiters: set[asyncio.Future[None]] = set()
+
+    def add_turn(self, turn: SimulatedTurn) -> None:
+        """Record a turn."""
+        self.turns_ever += 1
+        self.turns.append(turn)
+        self._trim(self.turns)
+
+    def add_connection(self, connection: ConnectionRecord) -> None:
+        """Record a WebSocket."""
+        self.connections_ever += 1
+        self.connections.append(connection)
+        self._trim(self.connections)
+
+    def add_request(self, request: RequestRecord) -> None:
+        """Record an HTTP request."""
+        self.requests.append(request)
+        self._trim(self.requests)
+
+    def _trim(self, records: list[Any]) -> None:
+        limit = self._limit()
+        if limit is not None:
+            del records[:-limit]
+        self.note()
 
     def note(self) -> None:
         """Wake those who wait: something changed."""

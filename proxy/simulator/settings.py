@@ -27,6 +27,9 @@ class SimulatorSettings:
     citizen: CitizenName = "openai"
     """Which server to imitate."""
 
+    keep_records: int | None = None
+    """How many turns, connections and requests are kept to be looked at, the latest; None: all, for tests."""
+
     # Who may ask, and what for
     require_key: bool = True
     """Answer 401 to requests without ``Authorization: Bearer``."""
@@ -65,6 +68,8 @@ class SimulatorSettings:
     ping_interval: float | None = 20
     ping_timeout: float | None = 20
     """Close 1011 when a pong is later than this."""
+    close_timeout: float = 10
+    """How long the other side's close frame is waited for."""
     max_message_bytes: int | None = 16 * MEBIBYTE
     """Close 1009 above it."""
     age_limit_seconds: float | None = None

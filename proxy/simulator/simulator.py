@@ -54,7 +54,7 @@ class Simulator:
         now: Callable[[], float] = lambda: datetime.now(tz=UTC).timestamp(),
     ) -> None:
         self.settings = settings or SimulatorSettings()
-        self.journal = Journal()
+        self.journal = Journal(lambda: self.settings.keep_records)
         self.traffic = Traffic()
         self.service = Service(self.settings, script or agent_script(), self.journal, now)
         self._host = host
@@ -191,6 +191,8 @@ class Simulator:
         """Let every TCP connection die without a word: nothing is sent or heard on it any more."""
         for wire in self._wires:
             wire.silence()
+        for session in self._sessions.values():
+            session.silence()
 
     # The port
 
@@ -214,7 +216,7 @@ class Simulator:
         raw_size: int,
     ) -> SimulatedTurn:
         turn = SimulatedTurn(
-            number=len(self.turns),
+            number=self.journal.turns_ever,
             transport=transport,
             endpoint=endpoint,
             connection_id=connection_id,
@@ -224,8 +226,7 @@ class Simulator:
         )
         parent = request.get("previous_response_id")
         turn.previous_response_id = parent if isinstance(parent, str) else None
-        self.turns.append(turn)
-        self.journal.note()
+        self.journal.add_turn(turn)
         return turn
 
     # WebSockets
@@ -246,6 +247,7 @@ class Simulator:
             protocol,
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
+            close_timeout=settings.close_timeout,
             max_queue=None,
         )
         wire = wire_of(request)
@@ -255,7 +257,7 @@ class Simulator:
         connection.start_keepalive()
         record.status = 101
         connected = ConnectionRecord(
-            id=len(self.connections),
+            id=self.journal.connections_ever,
             path=request.raw_path,
             headers=record.headers,
             identity=identity,
@@ -263,8 +265,7 @@ class Simulator:
             traffic=wire.traffic,
             opened_at=self._time(),
         )
-        self.connections.append(connected)
-        self.journal.note()
+        self.journal.add_connection(connected)
         session = Session(self.service, connection, wire, connected, self._new_websocket_turn, self._time)
         self._sessions[connected.id] = session
         try:

@@ -44,8 +44,7 @@ class Web:
             headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers],
             tcp_id=wire.number,
         )
-        self._service.journal.requests.append(record)
-        self._service.journal.note()
+        self._service.journal.add_request(record)
         self._count += 1
         try:
             answer = await self._route(request, record)
@@ -99,22 +98,26 @@ class Web:
         turn = self._new_turn("http", endpoint, number, identity, data, len(body))
         dialect: Dialect = ChatDialect(data) if endpoint == "chat" else ResponsesDialect()
         link = HttpLink(request, dialect, self._headers(), stream=bool(data.get("stream")))
-        fault = service.faults.take_for_turn("http", data)
+        fault = None
         try:
-            delivery = Delivery(service, service.read(turn, None), link, None, fault)
+            prompt = service.read(turn, None)
+            fault = service.faults.take_for_turn("http", data)
+            delivery = Delivery(service, prompt, link, None, fault)
             await delivery.run()
             await delivery.trail()
         except ApiError as error:
             service.reject(turn, error, None)
-            return link.finish() if link.begun else self._refused(error, fault)
+            link.refusal = error
         except LinkGone:
-            return link.finish()
+            pass
         finally:
             turn.cancel()
             service.journal.note()
+        if link.refusal is not None and not link.begun:
+            return self._refused(link.refusal, fault)
         if fault is not None and fault.when == "idle":
             asyncio.get_running_loop().call_later(fault.seconds, wire_of(request).reset)
-        return self.refusal(link.refusal) if link.refusal else link.finish()
+        return link.finish()
 
     def _refused(self, error: ApiError, fault: Fault | None) -> Response:
         if fault is None or fault.body is None or fault.what != "error":

@@ -53,7 +53,7 @@ class WebSocketLink:
 
     def silence(self) -> None:
         """Say and hear nothing more."""
-        self._session.wire.silence()
+        self._session.silence()
 
     def garble(self) -> None:
         """Send bytes that are no frame."""
@@ -93,7 +93,7 @@ class Session:
         except* LinkGone:
             pass
         finally:
-            await self._mourn()
+            self._mourn()
 
     async def send(self, event: Event, style: Style = "plain") -> int:
         """Send *event* in one frame; return its size."""
@@ -110,12 +110,19 @@ class Session:
         """Close with a frame."""
         await self._connection.close(code, reason)
 
-    async def _mourn(self) -> None:
+    def silence(self) -> None:
+        """Say and hear nothing more."""
+        self.wire.silence()
+        self._record.silent = True
+        self.service.journal.note()
+
+    def _mourn(self) -> None:
         for turn in self._unfinished:
             turn.cancel()
         self._record.closed = True
-        self._record.close_code = self._connection.close_code
-        self._record.close_reason = self._connection.close_reason
+        closing = self._connection.protocol.close_rcvd or self._connection.protocol.close_sent
+        self._record.close_code = closing.code if closing else 1006
+        self._record.close_reason = closing.reason if closing else ""
         self.service.journal.note()
         if not self.wire.closing:
             self.wire.abort()
@@ -220,13 +227,13 @@ class Session:
 
     async def _answer(self, turn: SimulatedTurn) -> None:
         link = WebSocketLink(self, turn)
-        fault = self.service.faults.take_for_turn("ws", turn.request)
         try:
             prompt = self.service.read(turn, self._cache)
         except ApiError as error:
             self.service.reject(turn, error, self._cache)
             await link.refuse(error, None)
             return
+        fault = self.service.faults.take_for_turn("ws", turn.request)
         delivery = Delivery(self.service, prompt, link, self._cache, fault)
         try:
             await delivery.run()
@@ -254,7 +261,7 @@ class Session:
                 async with asyncio.timeout(limit):
                     await self._heard.wait()
             except TimeoutError:
-                self.wire.silence()
+                self.silence()
                 return
 
 

@@ -60,11 +60,13 @@ class Agent:
         return f"{self.name} {self.version}"
 
 
-def codex(place: Place) -> Command:
-    """Give Codex a provider of its own."""
-    _write(
-        place.home / ".codex/config.toml",
-        f"""\
+def codex(*, websockets: bool = False) -> Callable[[Place], Command]:
+    """Return how Codex gets a provider of its own; with *websockets* it first asks for one, and is refused."""
+
+    def prepare(place: Place) -> Command:
+        _write(
+            place.home / ".codex/config.toml",
+            f"""\
 model = "{MODEL}"
 model_provider = "packlight"
 [model_providers.packlight]
@@ -72,35 +74,52 @@ name = "packlight"
 base_url = "{place.base_url}"
 env_key = "OPENAI_API_KEY"
 wire_api = "responses"
-supports_websockets = false
+supports_websockets = {str(websockets).lower()}
 [analytics]
 enabled = false
 """,
-    )
-    return Command(("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", PROMPT))
+        )
+        return Command(("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", PROMPT))
+
+    return prepare
 
 
 def opencode(place: Place) -> Command:
     """Give OpenCode's OpenAI provider another base URL; another provider speaks Chat Completions."""
-    options = {"baseURL": place.base_url, "apiKey": KEY}
-    chat = {"npm": "@ai-sdk/openai-compatible", "name": "packlight", "models": {MODEL: {"name": MODEL}}}
-    provider = "openai" if place.api == "responses" else "packlight"
-    settings = {
-        "model": f"{provider}/{MODEL}",
-        "small_model": f"{provider}/{MODEL}",
-        "provider": {provider: {"options": options} | ({} if place.api == "responses" else chat)},
+    _write_json(place.home / ".config/opencode/opencode.json", _opencode_settings(place))
+    return Command(("run", "--auto", PROMPT), {f"OPENCODE_{name}": "1" for name in OPENCODE_QUIET})
+
+
+def kilo(place: Place) -> Command:
+    """Do the same for Kilo, a descendant of OpenCode."""
+    config = place.home / "kilo.json"
+    _write_json(config, _opencode_settings(place))
+    env = {f"KILO_{name}": "1" for name in OPENCODE_QUIET} | {"KILO_CONFIG": str(config)}
+    return Command(("run", "--auto", PROMPT), env)
+
+
+OPENCODE_QUIET = (
+    "DISABLE_AUTOUPDATE",
+    "DISABLE_DEFAULT_PLUGINS",
+    "DISABLE_LSP_DOWNLOAD",
+    "DISABLE_MODELS_FETCH",
+)
+
+
+def _opencode_settings(place: Place) -> dict[str, Any]:
+    provider: dict[str, Any] = {"options": {"baseURL": place.base_url, "apiKey": KEY}}
+    name = "openai"
+    if place.api == "chat":
+        name = "packlight"
+        provider |= {"npm": "@ai-sdk/openai-compatible", "name": name, "models": {MODEL: {"name": MODEL}}}
+    return {
+        "model": f"{name}/{MODEL}",
+        "small_model": f"{name}/{MODEL}",
+        "provider": {name: provider},
         "permission": "allow",
         "autoupdate": False,
         "share": "disabled",
     }
-    _write_json(place.home / ".config/opencode/opencode.json", settings)
-    env = {
-        "OPENCODE_DISABLE_AUTOUPDATE": "1",
-        "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
-        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-        "OPENCODE_DISABLE_MODELS_FETCH": "1",
-    }
-    return Command(("run", "--auto", PROMPT), env)
 
 
 def pi(place: Place) -> Command:
@@ -198,7 +217,14 @@ AGENTS: dict[str, Agent] = {
             name="codex",
             version="0.169.0",
             source=Npm(package="@openai/codex", program="codex"),
-            prepare=codex,
+            prepare=codex(),
+            apis=("responses",),
+        ),
+        Agent(
+            name="codex-websockets",
+            version="0.169.0",
+            source=Npm(package="@openai/codex", program="codex"),
+            prepare=codex(websockets=True),
             apis=("responses",),
         ),
         Agent(
@@ -207,6 +233,7 @@ AGENTS: dict[str, Agent] = {
             source=Npm(package="opencode-ai", program="opencode"),
             prepare=opencode,
         ),
+        Agent(name="kilo", version="7.7.7", source=Npm(package="@kilocode/cli", program="kilo"), prepare=kilo),
         Agent(
             name="pi",
             version="0.87.1",

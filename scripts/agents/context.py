@@ -31,8 +31,8 @@ def _wrong_pairs(turn: SimulatedTurn) -> Iterator[str]:
         return
     for call, output in zip(calls, outputs, strict=True):
         asked = STEP.search(str(call.get("arguments")))
-        if asked and asked[1] not in str(output["output"]):
-            yield f"turn {turn.number} has another output than that of {asked[1]}"
+        if asked is None or asked[1] not in str(output["output"]):
+            yield f"turn {turn.number} has an output that is not that of its call"
 
 
 def _outputs(turn: SimulatedTurn) -> list[dict[str, object]]:

@@ -61,13 +61,25 @@ class Packlight:
 
     async def turns(self, *, attempts: int) -> list[dict[str, Any]]:
         """Return the records of all turns, oldest first, as soon as they tell of *attempts* attempts."""
-        async with aiohttp.ClientSession(raise_for_status=True) as session, asyncio.timeout(LEDGER_SECONDS):
+        async with asyncio.timeout(LEDGER_SECONDS):
             while True:
-                async with session.get(f"{self.url}/_packlight/turns", params={"limit": 10_000}) as response:
-                    turns: list[dict[str, Any]] = (await response.json())["turns"]
+                turns: list[dict[str, Any]] = (await self._get("turns", limit=10_000))["turns"]
                 if sum(turn["attempts"] for turn in turns) >= attempts:
                     return turns[::-1]
                 await asyncio.sleep(0.05)
+
+    async def bytes_to_upstream(self) -> int:
+        """Return how many bytes went upstream since the start."""
+        total: int = (await self._get("stats"))["bytes"]["to_upstream"]
+        return total
+
+    async def _get(self, what: str, **query: int) -> dict[str, Any]:
+        async with (
+            aiohttp.ClientSession(raise_for_status=True) as session,
+            session.get(f"{self.url}/_packlight/{what}", params=query) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+            return answer
 
     async def _ready(self) -> str:
         said = ""
@@ -78,6 +90,7 @@ class Packlight:
                     said += line.decode()
                     if found := READY.search(said):
                         return found[1]
+                await self._process.wait()
         except TimeoutError:
             pass
         raise DidNotStart(f"packlight did not start: {said}{self._log.read_text(errors='replace')}")

@@ -24,7 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/try-agents", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=AGENTS, help=f"of {', '.join(AGENTS)}")
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="tool calls of each agent (10)")
-    parser.add_argument("--chat", action="store_true", help="let agents speak Chat Completions, if they can")
+    parser.add_argument(
+        "--chat", action="store_true", help="let agents speak Chat Completions, which pass through"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="FOLDER", help="for the agents")
     given = parser.parse_args()
@@ -37,6 +39,8 @@ def main() -> int:
     except (NotInstalled, DidNotStart) as exc:
         print(f"scripts/try-agents: {exc}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     if given.json:
         given.json.write_bytes(orjson.dumps(report.as_json(trials), option=orjson.OPT_INDENT_2))
     print(report.table(trials))

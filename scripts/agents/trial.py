@@ -67,13 +67,13 @@ async def attempt(agent: Agent, *, api: Api, turns: int, cache: Path) -> Trial:
             figures = Figures.of(await packlight.turns(attempts=len(upstream.turns)))
             faults = [
                 *context.wrong(upstream.turns, prompt=PROMPT, tool_turns=turns),
-                *_miscounted(figures.bytes_to_upstream, upstream.bytes_in),
+                *_miscounted(await packlight.bytes_to_upstream(), upstream.bytes_in),
             ]
-    problems = (*_problems(figures, exit_code, log), *faults)
+    problems = (*_problems(figures, exit_code, log, api), *faults)
     return Trial(agent, figures, problems, exit_code, seconds, log)
 
 
-def _problems(figures: Figures, exit_code: int | None, log: Path) -> list[str]:
+def _problems(figures: Figures, exit_code: int | None, log: Path, api: Api) -> list[str]:
     problems = []
     if exit_code is None:
         problems.append("took too long")
@@ -81,7 +81,7 @@ def _problems(figures: Figures, exit_code: int | None, log: Path) -> list[str]:
         problems.append(f"exit code {exit_code}")
     if ANSWER not in log.read_text(errors="replace"):
         problems.append("the answer did not reach the agent's output")
-    if figures.share < DELTAS_WANTED:
+    if figures.share < DELTAS_WANTED[api]:
         problems.append(f"only {figures.share:.0%} of the later turns were deltas: {figures.reasons}")
     return problems
 

@@ -13,7 +13,7 @@ from proxy.simulator import Script, Simulator, SimulatorSettings, echo_script
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
-    """What ends with the test."""
+    """Hold what ends with the test."""
     async with AsyncExitStack() as stack:
         yield stack
 

@@ -32,9 +32,12 @@ def texts(events: list[Event]) -> str:
 class Dialogue:
     """Sends creates and collects events."""
 
-    def __init__(self, simulator: Simulator, headers: dict[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, simulator: Simulator, headers: dict[str, str] | None = None, url: str | None = None, **options: Any
+    ) -> None:
+        url = url or simulator.websocket_url
         self._connect = connect(
-            simulator.websocket_url, additional_headers={**AUTHORIZATION, **(headers or {})}, max_size=None, **options
+            url, additional_headers={**AUTHORIZATION, **(headers or {})}, max_size=None, **options
         )
         self.socket: ClientConnection
 

@@ -7,7 +7,9 @@ from proxy.simulator.chain import STORED_RESPONSES, ConnectionCache, Memory, Sto
 from proxy.simulator.records import Identity
 
 
-async def test_a_continuation_reads_the_parent_its_output_and_the_new_input(simulate: Simulate, talk: Talk) -> None:
+async def test_a_continuation_reads_the_parent_its_output_and_the_new_input(
+    simulate: Simulate, talk: Talk
+) -> None:
     """The context of the third turn is everything said before, in order."""
     simulator = await simulate(scripted(["one", "two", "three"]))
     dialogue = await talk(simulator)
@@ -121,7 +123,11 @@ async def test_a_warm_up_says_nothing_and_can_be_continued(simulate: Simulate, t
     dialogue = await talk(simulator)
     call = {"type": "function_call", "call_id": "call_1", "name": "ls", "arguments": "{}"}
     events = await dialogue.create([user("a"), call], generate=False)
-    assert [event["type"] for event in events] == ["response.created", "response.in_progress", "response.completed"]
+    assert [event["type"] for event in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.completed",
+    ]
     warm = events[-1]["response"]
     assert (warm["status"], warm["output"]) == ("completed", [])
     await dialogue.complete([tool_output("call_1")], previous_response_id=warm["id"])
@@ -162,9 +168,7 @@ async def test_cached_tokens_follow_the_prompt(simulate: Simulate, talk: Talk) -
     assert second["usage"]["input_tokens"] >= first["usage"]["input_tokens"] + spoken
     third = await dialogue.complete(previous_response_id=second["id"], tools=[tool])
     assert third["usage"]["input_tokens_details"]["cached_tokens"] == 0
-    fourth = await dialogue.complete(
-        previous_response_id=third["id"], tools=[tool], reasoning={"effort": "high"}
-    )
+    fourth = await dialogue.complete(previous_response_id=third["id"], tools=[tool], reasoning={"effort": "high"})
     assert fourth["usage"]["input_tokens_details"]["cached_tokens"] == 0
     other = await (await talk(simulator)).complete("word " * 500)
     assert other["usage"]["input_tokens_details"]["cached_tokens"] == 0

@@ -63,9 +63,13 @@ async def test_a_connection_can_be_closed(simulate: Simulate, talk: Talk, when: 
     simulator = await simulate()
     simulator.inject(Fault(when, "close", close_code=1012, reason="restart"))
     dialogue = await talk(simulator)
-    with pytest.raises(ConnectionClosed) as caught:
+
+    async def listen() -> None:
         await dialogue.create()
         await dialogue.receive()
+
+    with pytest.raises(ConnectionClosed) as caught:
+        await listen()
     assert caught.value.rcvd is not None
     assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1012, "restart")
     await simulator.until(lambda: not simulator.open_connections)
@@ -90,10 +94,14 @@ async def test_a_connection_can_fall_silent(simulate: Simulate, talk: Talk, when
     simulator = await simulate()
     simulator.inject(Fault(when, "silence"))
     dialogue = await talk(simulator, close_timeout=0.05)
+
+    async def listen() -> None:
+        await dialogue.create()
+        await simulator.until(lambda: simulator.connections[0].silent)
+        await (await dialogue.socket.ping())
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await dialogue.create()
-            await (await dialogue.socket.ping())
+        await asyncio.wait_for(listen(), 0.2)
     await dialogue.socket.close()
     await simulator.until(lambda: not simulator.open_connections)
 
@@ -112,12 +120,15 @@ async def test_frames_can_be_odd(simulate: Simulate, talk: Talk) -> None:
     simulator = await simulate()
     dialogue = await talk(simulator)
     for what in ("binary", "pretty"):
-        simulator.inject(Fault("after_created", what))  # type: ignore[arg-type]
+        simulator.inject(Fault("after_created", what))
         await dialogue.begin()
         frames = [await dialogue.socket.recv() for _ in range(9)]
         assert isinstance(frames[0], str)
         assert all(isinstance(frame, bytes) is (what == "binary") for frame in frames[1:])
-        assert all((b"\n" in frame if isinstance(frame, bytes) else "\n" in frame) is (what == "pretty") for frame in frames[1:])
+        assert all(
+            (b"\n" in frame if isinstance(frame, bytes) else "\n" in frame) is (what == "pretty")
+            for frame in frames[1:]
+        )
         assert orjson.loads(frames[-1])["type"] in ("response.completed", "response.output_item.done")
         while orjson.loads(frames[-1])["type"] != "response.completed":
             frames.append(await dialogue.socket.recv())
@@ -211,7 +222,7 @@ async def test_a_body_can_end_early(simulate: Simulate, http: aiohttp.ClientSess
     _, _, body = await post(simulator, http, stream=True)
     assert body.count(b"event: ") == 1
     for what in ("abort", "garbage"):
-        simulator.inject(Fault("after_created", what))  # type: ignore[arg-type]
+        simulator.inject(Fault("after_created", what))
         with pytest.raises(aiohttp.ClientError):
             await post(simulator, http, stream=True)
     assert [turn.status for turn in simulator.turns] == ["cancelled"] * 3
@@ -244,8 +255,12 @@ async def test_a_kept_alive_connection_can_be_lost(simulate: Simulate, http: aio
 
 async def test_a_script_that_fails_is_heard(talk: Talk, http: aiohttp.ClientSession) -> None:
     """The asker gets a 500, and the test the exception."""
-    with pytest.raises(ScriptEnded, match="no output is left for request 0"):
+
+    async def session() -> None:
         async with Simulator(script=scripted([])) as simulator:
             error = await (await talk(simulator)).fail()
             assert error["message"].startswith("The script failed: ScriptEnded")
             assert (await post(simulator, http))[0] == 500
+
+    with pytest.raises(ScriptEnded, match="no output is left for request 0"):
+        await session()

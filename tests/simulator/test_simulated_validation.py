@@ -41,7 +41,7 @@ async def test_a_conversation_excludes_a_parent(simulate: Simulate, talk: Talk) 
 
 
 async def test_what_agents_send_is_tolerated(simulate: Simulate, talk: Talk) -> None:
-    """stream and client_metadata are no mistake, nor is background:false or a null."""
+    """Stream and client_metadata are no mistake, nor is background:false or a null."""
     dialogue = await talk(await simulate())
     await dialogue.complete(stream=True, client_metadata={"x": "y"}, background=False, user=None)
 
@@ -74,7 +74,10 @@ async def test_nulls_can_be_refused(simulate: Simulate, talk: Talk) -> None:
         ),
         ([{"type": "reasoning", "id": "rs_1"}], "Missing required parameter: 'input[0].summary'."),
         ([tool_output("call_9")], "No tool call found for function call output with call_id call_9."),
-        ([{**tool_output("call_9"), "type": "custom_tool_call_output"}], "No tool call found for custom tool call"),
+        (
+            [{**tool_output("call_9"), "type": "custom_tool_call_output"}],
+            "No tool call found for custom tool call",
+        ),
         ([tool_output("call_1"), CALL], "No tool call found for function call output with call_id call_1."),
         ([CALL], "No tool output found for function call call_1."),
         ([CALL, CUSTOM, tool_output("call_1")], "No tool output found for custom tool call call_2."),
@@ -97,7 +100,9 @@ async def test_good_input(simulate: Simulate, talk: Talk) -> None:
     assistant = {"role": "assistant", "content": [{"type": "output_text", "text": "x"}]}
     search = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
     await dialogue.complete([{"role": "user", "content": "a"}, assistant, search, CALL, tool_output("call_1")])
-    await dialogue.complete([CALL, CUSTOM, {**tool_output("call_2"), "type": "custom_tool_call_output"}, tool_output("call_1")])
+    await dialogue.complete(
+        [CALL, CUSTOM, {**tool_output("call_2"), "type": "custom_tool_call_output"}, tool_output("call_1")]
+    )
     await dialogue.complete(None)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import click
@@ -39,7 +39,12 @@ def demo(*, turns: int, as_json: bool) -> None:
     Exits 1 if upstream ever understood anything but the agent's own history.
     """
     log.configure("console", "warning")
-    summary = asyncio.run(_session(turns, Report(Terminal.here()), _silent if as_json else click.echo))
+    show = _silent if as_json else click.echo
+    finish(asyncio.run(_session(turns, Report(Terminal.here()), show)), as_json=as_json)
+
+
+def finish(summary: Summary, *, as_json: bool) -> NoReturn:
+    """Print what is still to be printed, and exit: 0 if all is well, 1 if upstream was misled."""
     if as_json:
         click.echo(orjson.dumps(summary.as_json(), option=orjson.OPT_INDENT_2))
     sys.exit(0 if summary.verified else 1)
@@ -75,7 +80,7 @@ async def _session(turns: int, report: Report, show: Callable[[str], None]) -> S
         for step in islice(story(), turns):
             model.step = step
             sent = await agent.turn(step)
-            record = await _record_of(len(rows) + 1, http)
+            record = await record_of(len(rows) + 1, http)
             rows.append(_row(len(rows) + 1, sent, record, simulator))
             show(report.line(rows[-1]))
         summary = Summary(rows, await _figures(http, "stats"))
@@ -98,7 +103,7 @@ def _row(number: int, sent: Sent, record: dict[str, Any], simulator: Simulator) 
     )
 
 
-async def _record_of(number: int, http: aiohttp.ClientSession) -> dict[str, Any]:
+async def record_of(number: int, http: aiohttp.ClientSession) -> dict[str, Any]:
     """Return the figures of the turn that was the *number*-th; they appear a moment after its last byte."""
     async with asyncio.timeout(FIGURES_SECONDS):
         while True:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, cycle
+from itertools import cycle
 from typing import Any
 
 import orjson
@@ -234,9 +234,8 @@ STORY = (*REPAIR, *REPORT, *REWOUND)
 def story() -> Iterator[Step]:
     """Yield the steps of `STORY`, and then further rounds for as long as somebody wants more."""
     yield from STORY
-    files = cycle(["shop/catalog.py", "shop/basket.py", "shop/pricing.py", "shop/report.py"])
-    for number in count(1):
-        path = next(files)
+    files = ("shop/catalog.py", "shop/basket.py", "shop/pricing.py", "shop/report.py")
+    for number, path in enumerate(cycle(files), 1):  # pragma: no branch  it never ends
         yield Step(
             acts("", read(path), call("search_text", pattern="raise ", path=path, ignore_case=None)),
             prompt=f"Review round {number}: please read {path} once more. Is every error message clear?",

@@ -127,5 +127,5 @@ def _files(directory: Traversable, prefix: str) -> Iterator[tuple[str, str]]:
     for each in directory.iterdir():
         if each.is_dir():
             yield from _files(each, f"{prefix}{each.name}/")
-        elif each.name.endswith(SUFFIX):
+        else:
             yield f"{prefix}{each.name}", each.read_text(encoding="utf-8")

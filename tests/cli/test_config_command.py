@@ -1,0 +1,56 @@
+"""``packlight config``: what is in effect, and where it came from."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.config import DOCS, Config, example
+
+
+def test_every_setting_is_printed_with_value_source_and_meaning(
+    packlight: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block for each, as TOML, after the name of the file."""
+    file = tmp_path / "mine.toml"
+    file.write_text("port = 1\n", encoding="utf-8")
+    monkeypatch.setenv("PACKLIGHT_ALLOWED_HOSTS", "a,b")
+    result = packlight.call("config", "--config", str(file))
+    assert result.exit_code == 0
+    assert result.output.startswith(f"configuration file: {file}\n")
+    assert f"\nport = 1  (file {file})\n    Port to listen on; 0 takes a free one.\n" in result.output
+    assert '\nallowed_hosts = ["a", "b"]  (environment PACKLIGHT_ALLOWED_HOSTS)\n' in result.output
+    assert '\nhost = "127.0.0.1"  (default)\n' in result.output
+    assert all(f"\n{name} = " in result.output for name in DOCS)
+
+
+def test_json_has_the_same(packlight: Any) -> None:
+    """Programs get value, default, source and meaning of each setting."""
+    shown = orjson.loads(packlight.call("config", "--json").output)
+    assert shown["file"].endswith("config.toml")
+    assert set(shown["settings"]) == set(DOCS)
+    assert shown["settings"]["port"] == {
+        "value": Config().port,
+        "default": Config().port,
+        "source": "default",
+        "doc": DOCS["port"],
+    }
+
+
+def test_a_missing_default_file_is_said_to_be_missing(packlight: Any) -> None:
+    """The first line says where the file would go."""
+    assert "(not there; `packlight config --example` prints" in packlight.call("config").output.splitlines()[0]
+
+
+def test_the_example_file_is_printed(packlight: Any) -> None:
+    """--example prints a file to begin with."""
+    assert packlight.call("config", "--example").output == example()
+
+
+def test_a_bad_configuration_is_exit_2(packlight: Any, tmp_path: Path) -> None:
+    """What is wrong is named here too."""
+    (tmp_path / "bad.toml").write_text("prot = 1\n", encoding="utf-8")
+    result = packlight.call("config", "--config", str(tmp_path / "bad.toml"))
+    assert result.exit_code == 2
+    assert "did you mean port?" in result.stderr

@@ -1,0 +1,47 @@
+"""The project's scripts and pins: what can be checked without running the whole suite in itself."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = [ROOT / name for name in ("scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run")]
+PINS = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+
+
+def normal(name: str) -> str:
+    """Return a distribution's name in its one spelling."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_a_script_is_bash_that_stops_at_the_first_failure(script: Path) -> None:
+    """It parses, can be executed, says what it is for, and does not go on after an error."""
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert lines[1].startswith("# ")
+    assert "set -euo pipefail" in lines
+    assert script.stat().st_mode & 0o111
+    if bash := shutil.which("bash"):
+        subprocess.run([bash, "-n", str(script)], check=True)  # noqa: S603  our own script
+
+
+def test_constraints_are_exact_versions_and_nothing_else() -> None:
+    """No address of a registry, no range, no name twice, in order."""
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in PINS)
+    names = [pin.partition("==")[0] for pin in PINS]
+    assert sorted(set(names)) == names
+
+
+def test_everything_the_project_names_is_pinned() -> None:
+    """Runtime, test and lint dependencies have a version that was tested."""
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = project["dependency-groups"]
+    wanted = [*project["project"]["dependencies"], *groups["test"], *groups["lint"]]
+    names = {normal(re.split(r"[<>=~!\[; ]", each)[0]) for each in wanted}
+    assert names <= {pin.partition("==")[0] for pin in PINS}

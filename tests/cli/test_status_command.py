@@ -1,0 +1,165 @@
+"""``packlight status``: a running proxy's figures, and what is said when there is none."""
+
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.cli.status import summary
+from proxy.cli.terminal import Terminal
+
+FIGURES: dict[str, Any] = {
+    "url": "http://127.0.0.1:8484",
+    "health": {"status": "ok", "version": "0.1.0", "upstream": "https://api.openai.com/v1"},
+    "stats": {
+        "turns": {"total": 20, "delta": 17, "full": 2, "http": 1, "failed": 1},
+        "full_reasons": {"history_changed": 1, "first_turn": 2, "brand_new": 1},
+        "bytes": {"from_agents": 1_000_000, "to_upstream": 50_000, "from_upstream": 1500, "to_agents": 2500},
+        "connections": {"open": 1, "opened": 2, "lost": 0},
+        "since": "2026-11-21T04:48:19+00:00",
+    },
+    "turns": [
+        {
+            "started_at": "2026-11-21T04:48:20.566+00:00",
+            "model": None,
+            "upload": "http",
+            "reason": "no_websocket",
+            "bytes_from_agent": 87,
+            "bytes_to_upstream": 333,
+            "duration_ms": 8.9,
+            "status": "failed",
+        },
+        {
+            "started_at": "2026-11-21T04:48:19.566+00:00",
+            "model": "gpt-5.5",
+            "upload": "delta",
+            "reason": None,
+            "bytes_from_agent": 45_000,
+            "bytes_to_upstream": 300,
+            "duration_ms": 1234.5,
+            "status": "completed",
+        },
+    ],
+}
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[[bytes], str]]:
+    """Return what starts a server that gives the same bytes to everybody, and its URL."""
+    with ExitStack() as stack:
+
+        def start(answer: bytes) -> str:
+            class Handler(socketserver.StreamRequestHandler):
+                def handle(self) -> None:
+                    while self.rfile.readline().strip():
+                        pass
+                    self.wfile.write(answer)
+
+            server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_address[1]}"
+
+        yield start
+
+
+def page(body: bytes, status: str = "200 OK") -> bytes:
+    """Return an HTTP answer."""
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (status.encode(), len(body), body)
+
+
+def test_a_running_proxy_is_summed_up(packlight: Any) -> None:
+    """Turns, bytes, connections, reasons and recent turns are shown, whatever proxy the environment names."""
+    process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
+    body = orjson.dumps({"model": "gpt-5.5", "input": "hi"})
+    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as connection:
+        connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
+        connection.getresponse().read()
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    done = packlight.run("status", "--port", str(process.port), environ=nowhere)
+    assert done.returncode == 0
+    assert done.stdout.startswith("packlight ")
+    assert "turns        1: 0 deltas (0 %), 1 in full, 0 over HTTP; 0 failed" in done.stdout
+    assert "first_turn" in done.stdout
+    shown = orjson.loads(packlight.call("status", "--url", f"{process.url}/v1", "--json").stdout)
+    assert shown["url"] == process.url
+    assert shown["health"]["status"] == "ok"
+    assert shown["stats"]["turns"]["total"] == 1
+    assert [turn["reason"] for turn in shown["turns"]] == ["first_turn"]
+
+
+def test_the_summary_is_readable() -> None:
+    """Figures have units, reasons a sentence, and failed turns a mark."""
+    text = "\n".join(summary(FIGURES, Terminal()))
+    assert "packlight 0.1.0 at http://127.0.0.1:8484/v1 -> https://api.openai.com/v1" in text
+    assert "turns        20: 17 deltas (85 %), 2 in full, 1 over HTTP; 1 failed" in text
+    assert "uploads      1.00 MB from agents, 50.0 kB to upstream (saved: 95 %)" in text
+    assert "downloads    1.50 kB from upstream, 2.50 kB to agents" in text
+    assert "connections  1 open, 2 opened, 0 lost" in text
+    assert "     2  first_turn        A conversation that upstream has not seen yet" in text
+    assert "A reason that this version of packlight does not know." in text
+    assert (
+        "04:48:20.566  -                           87 B        333 B        9  http: no_websocket (failed)" in text
+    )
+    assert text.endswith("delta")
+
+
+def test_a_fresh_proxy_has_nothing_to_list() -> None:
+    """Without turns there are neither reasons nor recent turns."""
+    stats = FIGURES["stats"] | {
+        "turns": dict.fromkeys(FIGURES["stats"]["turns"], 0),
+        "bytes": dict.fromkeys(FIGURES["stats"]["bytes"], 0),
+        "full_reasons": {},
+    }
+    lines = summary(FIGURES | {"stats": stats, "turns": []}, Terminal())
+    assert lines[-1].startswith("connections")
+    assert lines[3] == "turns        0: 0 deltas, 0 in full, 0 over HTTP; 0 failed"
+    assert "(saved: -)" in lines[4]
+
+
+def test_nobody_there_is_exit_1(packlight: Any) -> None:
+    """When nothing answers, the message says where it looked and what to do."""
+    result = packlight.call("status", "--port", "1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: no packlight answers at http://127.0.0.1:1. Start it with")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        page(b"not here", "404 Not Found"),
+        page(b"<html>"),
+        page(b"[]"),
+        page(b'{"turns": 1}'),
+        page(b'{"turns": [], "version": "0", "upstream": "x"}'),
+        b"SSH-2.0-OpenSSH\r\n",
+    ],
+)
+def test_a_stranger_on_the_port_is_exit_1(packlight: Any, stranger: Callable[[bytes], str], answer: bytes) -> None:
+    """Something else that answers there is told from a proxy."""
+    result = packlight.call("status", "--url", stranger(answer))
+    assert result.exit_code == 1
+    assert "but it is not this version of packlight" in result.stderr
+
+
+def test_the_address_comes_from_the_settings(packlight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --url or --port it is looked for where it would listen; a wildcard is asked on loopback."""
+    monkeypatch.setenv("PACKLIGHT_PORT", "2")
+    assert "at http://127.0.0.1:2." in packlight.call("status").stderr
+    monkeypatch.setenv("PACKLIGHT_HOST", "::")
+    monkeypatch.setenv("PACKLIGHT_ALLOW_REMOTE", "true")
+    assert "at http://[::1]:2." in packlight.call("status").stderr
+
+
+def test_a_url_is_a_url(packlight: Any) -> None:
+    """A bare host is a usage error."""
+    result = packlight.call("status", "--url", "127.0.0.1:8484")
+    assert result.exit_code == 2
+    assert "--url must begin with http://" in result.stderr

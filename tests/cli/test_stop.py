@@ -1,0 +1,69 @@
+"""Stop: signals ask for the end, once politely."""
+
+import asyncio
+import signal
+from typing import Any
+
+import pytest
+
+from proxy.cli.stop import SIGNALS, Stop
+
+
+class LoopWithoutSignals(asyncio.SelectorEventLoop):
+    """A loop as on Windows, where it can't listen for signals itself."""
+
+    def add_signal_handler(self, *_what: Any) -> None:  # type: ignore[override]
+        """Refuse."""
+        raise NotImplementedError
+
+
+async def never() -> None:
+    """Wait for ever."""
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_a_signal_asks_for_the_end(number: signal.Signals) -> None:
+    """Whoever waits goes on."""
+    with Stop() as stop:
+        signal.raise_signal(number)
+        await stop.wait()
+
+
+def test_it_works_where_the_loop_cannot_listen() -> None:
+    """Plain handlers are used, and the former ones come back."""
+    former = [signal.getsignal(number) for number in SIGNALS]
+
+    async def wait() -> None:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            await stop.wait()
+
+    with asyncio.Runner(loop_factory=LoopWithoutSignals) as runner:
+        runner.run(wait())
+    assert [signal.getsignal(number) for number in SIGNALS] == former
+
+
+async def test_draining_ends_when_it_is_done() -> None:
+    """Without a second signal it takes as long as it takes."""
+    done = asyncio.Event()
+
+    async def drain() -> None:
+        await asyncio.sleep(0)
+        done.set()
+
+    with Stop() as stop:
+        stop.request()
+        await stop.patiently(drain())
+    assert done.is_set()
+
+
+async def test_asking_again_cuts_the_drain_short() -> None:
+    """The second signal is for those who can't wait; more of them change nothing."""
+    with Stop() as stop:
+        stop.request()
+        stop.request()
+        asyncio.get_running_loop().call_soon(stop.request)
+        asyncio.get_running_loop().call_soon(stop.request)
+        await stop.patiently(never())
+        stop.request()

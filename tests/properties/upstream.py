@@ -1,0 +1,285 @@
+"""A model upstream in memory: a connection holds the meaning of its context, and continues its latest response.
+
+`MemoryPool` is the proxy's own pool on top of it: only the opening of a socket is replaced. Whatever would wait
+yields once, so that a test can let other turns run in between; no event loop is needed.
+"""
+
+from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import orjson
+from meaning import Held, Raw, Token
+
+from proxy.core.delta import Mismatch
+from proxy.core.events import ServerEvent
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout
+from proxy.ledger import Connections, Traffic
+from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.meter import Meter
+from proxy.upstream.pool import Limits, NoLease, Partition, Pool
+
+Pick = Callable[[int], int]
+"""Choose a number below its argument; 0 is the plainest choice."""
+
+
+class Pause:
+    """Lets other turns run."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        """Yield once."""
+        yield
+
+
+@dataclass(slots=True)
+class Answer:
+    """One response: the context that the model really read, and what it said."""
+
+    connection: "ModelConnection"
+    settings: Raw
+    context: list[Held]
+    outputs: list[Raw]
+    parent: str | None
+
+
+@dataclass
+class ModelUpstream:
+    """What all connections share: every response there was, and what each item's bytes say."""
+
+    pick: Pick
+    say: Callable[[list[Held]], list[tuple[Raw, Token]]]
+    faults: int = 12
+    tokens: dict[bytes, Token] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    connections: list["ModelConnection"] = field(default_factory=list)
+    unexpected_misses: int = 0
+    deltas: int = 0
+
+    def learn(self, raw: Raw, token: Token) -> bytes:
+        """Remember that *raw* says *token*; return its bytes."""
+        written = orjson.dumps(raw)
+        known = self.tokens.setdefault(written, token)
+        assert known == token, f"the generator gave {written!r} two meanings"
+        return written
+
+    def read(self, given: Any) -> list[Held]:
+        """Return what the `input` of a message says, item by item."""
+        if isinstance(given, str):
+            return [(("message", "user", (given,)), False)]
+        tokens = self.tokens
+        return [(tokens[orjson.dumps(item)], False) for item in given or ()]
+
+    async def pause(self) -> None:
+        """Wait, sometimes."""
+        if self.pick(6) == 5:
+            await Pause()
+
+
+class ModelConnection:
+    """One connection as the pool sees it, and upstream's end of it."""
+
+    def __init__(self, upstream: ModelUpstream, headers: tuple[tuple[str, str], ...], opened_at: float) -> None:
+        self.meter = Meter(Traffic())
+        self.baseline: Any = None
+        self.turns = 0
+        self.opened_at = opened_at
+        self.headers = headers
+        self.is_open = True
+        self.gone: Callable[[], None] = lambda: None
+        self._upstream = upstream
+        self._latest: str | None = None
+        self._events: list[Any] = []
+        self._unread = False
+
+    async def send(self, message: bytes) -> None:
+        """Take a `response.create` and decide on the events that answer it."""
+        upstream = self._upstream
+        await upstream.pause()
+        if not self.is_open:
+            raise ConnectionLost("it was closed while nobody looked")
+        assert not self._unread, "a response was still being read"
+        self._unread = True
+        self._events = self._respond(orjson.loads(message))
+
+    async def receive(self, _limit: float, _name: str) -> ServerEvent:
+        """Return the next event, or fail as decided."""
+        await self._upstream.pause()
+        event = self._events.pop(0)
+        if isinstance(event, Exception):
+            if not isinstance(event, UpstreamTimeout):
+                self.lose()
+            raise event
+        if not self._events:
+            self._unread = False
+        return ServerEvent.parse(orjson.dumps(event))
+
+    async def close(self) -> None:
+        """Close."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.lose()
+
+    def lose(self) -> None:
+        """Go away, and say so."""
+        if self.is_open:
+            self.is_open = False
+            self.gone()
+
+    # The model's side
+
+    def _respond(self, message: Raw) -> list[Any]:
+        upstream, pick = self._upstream, self._upstream.pick
+        message.pop("type")
+        given, asked = message.pop("input", None), message.pop("previous_response_id", None)
+        latest, self._latest = self._latest, None
+        fault = pick(100)
+        trouble = 99 - fault if fault >= 100 - upstream.faults else None
+        upstream.deltas += asked is not None
+        if asked is not None and (asked != latest or trouble == 0):
+            upstream.unexpected_misses += asked != latest
+            return [_MISSES[pick(len(_MISSES))]]
+        context: list[Held] = []
+        if asked is not None and trouble != 1:
+            parent = upstream.answers[asked]
+            context = parent.context + [(upstream.tokens[orjson.dumps(raw)], True) for raw in parent.outputs]
+        context = context + upstream.read(given)
+        said = upstream.say(context)
+        outputs = [raw for raw, _ in said]
+        for raw, token in said:
+            upstream.learn(raw, token)
+        response_id = f"resp_{len(upstream.answers)}"
+        answer = Answer(self, message, context, outputs, asked)
+        upstream.answers[response_id] = answer
+        events = self._events_of(response_id, answer, told=None if trouble == 1 else asked)
+        match trouble:
+            case 2 | 3:
+                return [*self._early(), _ERRORS[pick(len(_ERRORS))]]
+            case 4:
+                return [*self._early(), ConnectionLost("lost")]
+            case 5:
+                return [UpstreamTimeout("silence")]
+            case 6:
+                return [*events[: 1 + pick(len(events) - 1)], ConnectionLost("lost in the middle")]
+            case 7 | 8:
+                events[-1] = {"type": "response.incomplete", "response": {"id": response_id, "output": outputs}}
+            case 9:
+                events[-1] = {"type": "response.failed", "response": {"id": response_id, "error": {"code": "x"}}}
+            case 10:
+                return [*events[: 1 + pick(len(events) - 1)], {"type": "error", "error": {"code": "server_error"}}]
+            case _:
+                self._latest = response_id
+        return [*self._early(), *events]
+
+    def _events_of(self, response_id: str, answer: Answer, told: str | None) -> list[Any]:
+        pick = self._upstream.pick
+        begun: Raw = {"id": response_id, "status": "in_progress", "output": []}
+        if told is not None or answer.parent is not None or pick(2):
+            begun["previous_response_id"] = told
+        final: Raw = {"id": response_id, "status": "completed", "output": answer.outputs}
+        streamed = list(enumerate(answer.outputs))
+        match pick(12):
+            case 6:
+                final["output"] = []
+            case 7:
+                del final["output"]
+            case 8:
+                final["output"] = answer.outputs[:-1]
+            case 9:
+                final["output"] = [self._resealed(raw) for raw in answer.outputs]
+            case 10:
+                streamed = []
+            case 11:
+                streamed = streamed[: len(streamed) - 1]
+        return [
+            {"type": "response.created", "response": begun},
+            *({"type": "response.output_item.done", "output_index": n, "item": raw} for n, raw in streamed),
+            *([{"type": "response.novelty"}] if pick(8) == 7 else []),
+            {"type": "response.completed", "response": final},
+        ]
+
+    def _resealed(self, raw: Raw) -> Raw:
+        sealed = raw.get("encrypted_content")
+        if not sealed:
+            return raw
+        other = {**raw, "encrypted_content": "t" + sealed[1:]}
+        self._upstream.learn(other, self._upstream.tokens[orjson.dumps(raw)])
+        return other
+
+    def _early(self) -> list[Raw]:
+        return [{"type": "keepalive"}] if self._upstream.pick(8) == 7 else []
+
+
+def _error(status: int, code: str | None, message: str = "no") -> Raw:
+    return {"type": "error", "status": status, "error": {"code": code, "message": message}}
+
+
+_MISSES: list[Raw] = [
+    _error(400, "previous_response_not_found"),
+    {"type": "error", "code": "previous_response_not_found", "message": "not found", "param": None},
+    {"type": "error", "error": {"message": "Invalid `previous_response_id`."}},
+    {"type": "response.failed", "response": {"id": None, "error": {"code": "previous_response_not_found"}}},
+]
+_ERRORS: list[Raw] = [
+    _error(500, "server_error"),
+    _error(429, "rate_limit_exceeded"),
+    _error(400, "invalid_request_error"),
+    _error(400, "invalid_request_error", "Duplicate item found with id msg_1."),
+    _error(400, "websocket_connection_limit_reached"),
+    {"type": "response.error", "error": {"code": "context_length_exceeded", "message": "long"}},
+]
+
+
+class _AtOnce:
+    """Runs at once what the pool would leave to the background."""
+
+    def start(self, work: Coroutine[Any, Any, None], _name: str) -> None:
+        """Run *work*, which never waits."""
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        raise AssertionError("closing waited")
+
+
+class MemoryPool(Pool):
+    """The proxy's pool; a connection that it opens leads to *upstream*."""
+
+    def __init__(self, upstream: ModelUpstream, limits: Limits, clock: Callable[[], float]) -> None:
+        super().__init__(
+            Endpoint("http://upstream.test/v1"),
+            limits,
+            Timing(1, 1, 1, 1, 1),
+            traffic=Traffic(),
+            connections=Connections(),
+            clock=clock,
+        )
+        self._upstream = upstream
+        self._background = cast("Any", _AtOnce())
+
+    async def _open(self, partition: Partition, key: int) -> Connection:
+        upstream = self._upstream
+        await upstream.pause()
+        match upstream.pick(100):
+            case 99:
+                raise NoLease(Mismatch.NO_WEBSOCKET)
+            case 98:
+                raise UpstreamError(429, b"{}", {})
+        connection = ModelConnection(upstream, partition.headers, self._clock())
+        connection.gone = lambda: self._gone(partition, key)
+        upstream.connections.append(connection)
+        self._connections.opened += 1
+        self._connections.open += 1
+        return cast("Connection", connection)
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """Every partition."""
+        return list(self._partitions.values())
+
+    @property
+    def counted_open(self) -> int:
+        """How many connections the figures say are open."""
+        return self._connections.open

@@ -1,0 +1,254 @@
+"""Agents' request bodies: every encoding understood or forwarded as it came, within limits."""
+
+import asyncio
+import gzip
+import hashlib
+import subprocess
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import brotli
+import orjson
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.server.body import Undecodable, decode
+
+KEY = ("Authorization", "Bearer key")
+MEBIBYTE = 1024 * 1024
+BODY = orjson.dumps({"model": "m", "store": False, "input": "what is packed light? " * 50})
+
+
+def bare_deflate(data: bytes) -> bytes:
+    """Compress without zlib's frame, as some clients do."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()
+
+
+def zstd_without_size(data: bytes) -> bytes:
+    """Compress as a stream does that does not know its length beforehand."""
+    packer = zstandard.ZstdCompressor().compressobj()
+    return packer.compress(data) + packer.flush()
+
+
+def in_two(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Compress the two halves by themselves: members and frames may follow one another."""
+    return lambda data: pack(data[: len(data) // 2]) + pack(data[len(data) // 2 :])
+
+
+PACKED = {
+    "identity": ("identity", bytes),
+    "gzip": ("gzip", gzip.compress),
+    "gzip in two members": ("gzip", in_two(gzip.compress)),
+    "x-gzip": ("x-gzip", gzip.compress),
+    "in capitals": ("GZip", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "deflate without frame": ("deflate", bare_deflate),
+    "br": ("br", brotli.compress),
+    "zstd": ("zstd", zstandard.compress),
+    "zstd of unknown size": ("zstd", zstd_without_size),
+    "zstd in two frames": ("zstd", in_two(zstandard.compress)),
+    "gzip, then zstd": ("gzip, zstd", lambda data: zstandard.compress(gzip.compress(data))),
+    "br, then identity, then deflate": ("br,identity,deflate", lambda data: zlib.compress(brotli.compress(data))),
+    "gzip thrice": ("gzip, gzip, gzip", lambda data: gzip.compress(gzip.compress(gzip.compress(data)))),
+    "a spare comma": (" gzip , ", gzip.compress),
+}
+
+SPOILED = {
+    "unknown": ("snappy", BODY),
+    "unknown after known": ("gzip, snappy", gzip.compress(BODY)),
+    "not gzip": ("gzip", BODY),
+    "not deflate": ("deflate", BODY),
+    "not br": ("br", BODY),
+    "not zstd": ("zstd", BODY),
+    "truncated gzip": ("gzip", gzip.compress(BODY)[:-12]),
+    "gzip without its checksum": ("gzip", gzip.compress(BODY)[:-8]),
+    "gzip with a wrong checksum": ("gzip", gzip.compress(BODY)[:-8] + bytes(8)),
+    "gzip with a tail": ("gzip", gzip.compress(BODY) + b"tail"),
+    "truncated deflate": ("deflate", zlib.compress(BODY)[:-6]),
+    "truncated bare deflate": ("deflate", bare_deflate(BODY)[:-3]),
+    "truncated br": ("br", brotli.compress(BODY)[:-3]),
+    "br with a tail": ("br", brotli.compress(BODY) + b"tail"),
+    "truncated zstd": ("zstd", zstandard.compress(BODY)[:-3]),
+    "zstd of unknown size, truncated": ("zstd", zstd_without_size(BODY)[:-3]),
+    "zstd with a tail": ("zstd", zstandard.compress(BODY) + b"tail"),
+    "the other order": ("zstd, gzip", zstandard.compress(gzip.compress(BODY))),
+    "nothing in gzip": ("gzip", b""),
+    "nothing in br": ("br", b""),
+}
+
+
+@pytest.mark.parametrize(("encoding", "pack"), PACKED.values(), ids=PACKED.keys())
+def test_decodes(encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    """Every encoding in use comes back to the byte, also when it fills the limit exactly."""
+    assert decode(pack(BODY), encoding, limit=len(BODY)) == BODY
+
+
+@pytest.mark.parametrize(("encoding", "pack"), list(PACKED.values())[1:], ids=list(PACKED)[1:])
+def test_decodes_nothing_beyond_the_limit(encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    """One byte more than the limit is too much."""
+    with pytest.raises(Undecodable):
+        decode(pack(BODY), encoding, limit=len(BODY) - 1)
+
+
+@pytest.mark.parametrize(("encoding", "body"), SPOILED.values(), ids=SPOILED.keys())
+def test_refuses_what_is_not_whole(encoding: str, body: bytes) -> None:
+    """What is corrupt, cut off or of an unknown encoding is never half understood."""
+    with pytest.raises(Undecodable):
+        decode(body, encoding, limit=MEBIBYTE)
+
+
+@given(body=st.binary(max_size=200), encoding=st.sampled_from(["gzip", "deflate", "br", "zstd", "gzip, br"]))
+def test_any_bytes_at_all(body: bytes, encoding: str) -> None:
+    """Whatever the bytes are, the answer is a body within the limit, or Undecodable."""
+    try:
+        assert len(decode(body, encoding, limit=1000)) <= 1000
+    except Undecodable:
+        return
+
+
+@given(body=st.binary(max_size=2000), cut=st.integers(1, 2000), packed=st.sampled_from(sorted(PACKED)[3:]))
+def test_no_beginning_passes_for_the_whole(body: bytes, cut: int, packed: str) -> None:
+    """Of what is cut off anywhere, nothing but the whole of it is ever returned."""
+    encoding, pack = PACKED[packed]
+    whole = pack(body)
+    try:
+        decoded = decode(whole[: max(0, len(whole) - cut)], encoding, limit=4000)
+    except Undecodable:
+        return
+    assert decoded in {b"", body} or "two" in packed
+
+
+@pytest.mark.parametrize(("encoding", "pack"), PACKED.values(), ids=PACKED.keys())
+async def test_an_encoded_turn_is_understood(proxied: Any, encoding: str, pack: Callable[[bytes], bytes]) -> None:
+    """An agent that compresses its requests is answered over a WebSocket like any other."""
+    run = await proxied()
+    assert (await run.post(pack(BODY), ("Content-Encoding", encoding))).status == 200
+    (turn,) = run.simulator.turns
+    assert turn.transport == "ws"
+    assert turn.context[0]["content"] == orjson.loads(BODY)["input"]
+
+
+async def test_encodings_in_two_headers_are_one_list(proxied: Any) -> None:
+    """A list of encodings may be spread over headers."""
+    run = await proxied()
+    body = zstandard.compress(gzip.compress(BODY))
+    assert (await run.post(body, ("Content-Encoding", "gzip"), ("Content-Encoding", "zstd"))).status == 200
+    assert [turn.transport for turn in run.simulator.turns] == ["ws"]
+
+
+@pytest.mark.parametrize(("encoding", "body"), SPOILED.values(), ids=SPOILED.keys())
+async def test_what_is_not_understood_is_forwarded_as_it_came(proxied: Any, encoding: str, body: bytes) -> None:
+    """Upstream gets the same bytes with the same Content-Encoding, and its verdict is the agent's."""
+    run = await proxied()
+    answer = await run.post(body, ("Content-Encoding", encoding))
+    (seen,) = run.simulator.requests
+    assert seen.header("Content-Encoding") == encoding
+    assert seen.body_sha256 == hashlib.sha256(body).hexdigest()
+    assert seen.status == answer.status
+    (record,) = run.server.ledger.turns(1)
+    assert (record.upload, record.reason) == ("http", "not_diffable")
+    assert record.bytes_from_agent == len(body)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "zstd with a long window"])
+def test_a_bomb_takes_no_more_than_the_limit(encoding: str) -> None:
+    """A megabyte that unpacks to 1 GiB costs the proxy at most max_body_bytes + 64 MiB, and goes upstream packed."""
+    script = Path(__file__).with_name("bomb.py")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, str(script), encoding], capture_output=True, text=True, check=True, timeout=50
+    )
+    outcome = orjson.loads(done.stdout)
+    assert outcome["unpacked"] == 1024 * MEBIBYTE
+    assert outcome["forwarded"] == outcome["packed"]
+    assert outcome["grown"] < outcome["limit"] + 64 * MEBIBYTE
+
+
+async def test_64_mib_are_a_body_like_any_other(proxied: Any) -> None:
+    """A history of the largest size is read and, being too large for a WebSocket, sent over HTTP."""
+    run = await proxied()
+    frame = len(orjson.dumps({"model": "m", "store": False, "input": ""}))
+    body = orjson.dumps({"model": "m", "store": False, "input": "x" * (64 * MEBIBYTE - frame)})
+    assert (await run.post(body)).status == 200
+    (turn,) = run.simulator.turns
+    assert (turn.transport, turn.raw_size) == ("http", 64 * MEBIBYTE)
+    assert run.simulator.requests[-1].body_sha256 == hashlib.sha256(body).hexdigest()
+    (record,) = run.server.ledger.turns(1)
+    assert (record.reason, record.bytes_from_agent) == ("too_large", 64 * MEBIBYTE)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_beyond_the_limit_streams_through(proxied: Any, raw_upstream: Any, *, chunked: bool) -> None:
+    """Upstream has the beginning of a body that is too long to hold, before the agent sends the end."""
+    begun, got = asyncio.Event(), hashlib.sha256()
+
+    async def serve(peer: Any) -> None:
+        head = await peer.head()
+        async for piece in peer.pieces(head) if chunked else counted(peer, head):
+            got.update(piece)
+            begun.set()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, max_body_bytes=MEBIBYTE)
+    agent = await run.dial()
+    parts = [bytes([n]) * MEBIBYTE for n in range(4)]
+    framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(4 * MEBIBYTE))
+    await agent.begin("POST", "/v1/responses", KEY, framing)
+    for part in parts[:3]:
+        await agent.send(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+    await begun.wait()
+    await agent.send((b"%x\r\n%b\r\n0\r\n\r\n" % (MEBIBYTE, parts[3])) if chunked else parts[3])
+    assert (await agent.message()).body == b"{}"
+    assert got.digest() == hashlib.sha256(b"".join(parts)).digest()
+    (record,) = run.server.ledger.turns(1)
+    assert (record.upload, record.reason, record.bytes_from_agent) == ("http", "too_large", 4 * MEBIBYTE)
+
+
+async def counted(peer: Any, head: Any) -> AsyncIterator[bytes]:
+    """Yield a body of known length in the pieces in which it arrives."""
+    left = int(head.get("Content-Length"))
+    while left:
+        piece = await peer.reader.read(min(left, 65536))
+        left -= len(piece)
+        yield piece
+
+
+@pytest.mark.parametrize("target", ["/v1/responses", "/v1/chat/completions", "/v1/files"])
+@pytest.mark.parametrize("framing", [("Content-Length", "100"), ("Transfer-Encoding", "chunked")])
+async def test_a_stalled_body_is_given_up(proxied: Any, target: str, framing: tuple[str, str]) -> None:
+    """An agent that stops in the middle of its body gets a 408 after body_timeout."""
+    run = await proxied(body_timeout=0.1)
+    agent = await run.dial()
+    await agent.begin("POST", target, KEY, framing)
+    await agent.send(b"5\r\n{")
+    answer = await agent.message()
+    assert answer.status == 408
+    assert answer.json()["error"]["code"] == "request_timeout"
+
+
+async def test_a_slow_body_is_waited_for(proxied: Any) -> None:
+    """Only standing still is too slow: each piece that arrives starts the wait anew."""
+    run = await proxied(body_timeout=0.5)
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(BODY))))
+    for at in range(0, len(BODY), 100):
+        await agent.send(BODY[at : at + 100])
+    assert (await agent.message()).status == 200
+
+
+async def test_an_agent_that_leaves_mid_body_is_forgotten(proxied: Any) -> None:
+    """Half a request starts no turn, and is recorded as aborted."""
+    run = await proxied()
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(BODY))))
+    await agent.send(BODY[:100])
+    agent.close()
+    await run.recorded(1)
+    assert [record.status for record in run.server.ledger.turns(9)] == ["aborted"]
+    assert run.simulator.turns == []

@@ -1,0 +1,109 @@
+"""Servers that differ from OpenAI's documents."""
+
+from typing import Any
+
+from dialogue import Dialogue, Simulate, Talk, texts, tool_output, user
+
+from proxy.simulator import (
+    FunctionCall,
+    Output,
+    Reasoning,
+    Simulator,
+    SimulatorSettings,
+    Text,
+    echo_script,
+    says,
+    scripted,
+)
+
+
+async def test_localai_replays_only_the_last_turn(simulate: Simulate, talk: Talk) -> None:
+    """A chain of three silently loses the first turn."""
+    simulator = await simulate(citizen="localai")
+    dialogue = await talk(simulator)
+    first = await dialogue.complete([user("a")], store=True)
+    second = await dialogue.complete([user("b")], store=True, previous_response_id=first["id"])
+    await dialogue.complete([user("c")], store=True, previous_response_id=second["id"])
+    assert simulator.turns[1].context == [user("a"), *first["output"], user("b")]
+    assert simulator.turns[2].context == [user("b"), *second["output"], user("c")]
+
+
+async def test_localai_forgets_what_is_not_stored(simulate: Simulate, talk: Talk) -> None:
+    """store:false is deleted on completion; errors have no status; generate:false is ignored."""
+    dialogue = await talk(await simulate(citizen="localai"))
+    events = await dialogue.create(generate=False, novelty=1)
+    assert texts(events)
+    events = await dialogue.create(previous_response_id=events[-1]["response"]["id"])
+    assert "status" not in events[0]
+    assert events[0]["error"]["code"] == "previous_response_not_found"
+
+
+async def test_localai_runs_one_response_at_a_time(simulate: Simulate, talk: Talk) -> None:
+    """A second create is an error, and the first goes on."""
+    output = Output((Text("slow"),), event_seconds=0.02)
+    dialogue = await talk(await simulate(scripted([output]), citizen="localai"))
+    await dialogue.begin()
+    await dialogue.begin()
+    events = await dialogue.finish()
+    error = {"type": "invalid_request", "message": "a response is already in progress on this connection"}
+    assert error.items() <= events[-1]["error"].items()
+    assert (await dialogue.finish())[-1]["type"] == "response.completed"
+
+
+async def test_litellm_loses_the_warm_up(simulate: Simulate, talk: Talk) -> None:
+    """It is acknowledged, and a continuation reads nothing of it."""
+    simulator = await simulate(citizen="litellm")
+    dialogue = await talk(simulator)
+    warm = await dialogue.complete([user("a")], generate=False)
+    await dialogue.complete([user("b")], previous_response_id=warm["id"])
+    assert simulator.turns[1].context == [user("b")]
+
+
+async def test_litellm_drops_reasoning(simulate: Simulate, talk: Talk) -> None:
+    """Messages and function calls are carried on, reasoning isn't."""
+    outputs: list[Any] = [says(Reasoning(), "x", FunctionCall("ls", "{}", "call_1")), "y"]
+    simulator = await simulate(scripted(outputs), citizen="litellm")
+    dialogue = await talk(simulator)
+    first = await dialogue.complete()
+    await dialogue.complete([tool_output("call_1")], previous_response_id=first["id"])
+    kinds = [item["type"] for item in simulator.turns[1].context]
+    assert kinds == ["message", "message", "function_call", "function_call_output"]
+
+
+async def test_litellm_takes_nested_creates_and_ignores_the_unknown(simulate: Simulate, talk: Talk) -> None:
+    """The Realtime form works; other frames have no answer."""
+    simulator = await simulate(citizen="litellm")
+    dialogue = await talk(simulator)
+    await dialogue.send({"type": "response.cancel"})
+    await dialogue.send({"type": "response.create", "response": {"model": "m", "input": [user("a")]}})
+    assert (await dialogue.finish())[-1]["type"] == "response.completed"
+    assert simulator.turns[0].context == [user("a")]
+
+
+async def test_xai_is_strict(simulate: Simulate, talk: Talk) -> None:
+    """Instructions can't be repeated on a chain, and there are no lanes."""
+    dialogue = await talk(await simulate(citizen="xai"))
+    first = await dialogue.complete(instructions="x")
+    error = await dialogue.fail(instructions="x", previous_response_id=first["id"])
+    assert error["param"] == "instructions"
+    assert (await dialogue.fail(stream_id="a"))["code"] == "unknown_parameter"
+
+
+async def test_xai_ends_after_25_minutes(stack: Any) -> None:
+    """Its limit is shorter, and its message says so."""
+    now = 0.0
+    settings = SimulatorSettings(citizen="xai")
+    simulator = await stack.enter_async_context(Simulator(settings, script=echo_script, clock=lambda: now))
+    dialogue = await stack.enter_async_context(Dialogue(simulator))
+    now = 1500
+    assert "(25 minutes)" in (await dialogue.fail())["message"]
+
+
+async def test_azure_has_no_lanes(simulate: Simulate, talk: Talk) -> None:
+    """stream_id is an unknown parameter, and only the latest response is kept."""
+    dialogue = await talk(await simulate(citizen="azure"))
+    events = await dialogue.create(stream_id="a")
+    assert (events[0]["status"], events[0]["error"]["message"]) == (400, "Unknown parameter: 'stream_id'.")
+    first = await dialogue.complete()
+    await dialogue.complete()
+    await dialogue.fail(previous_response_id=first["id"])
