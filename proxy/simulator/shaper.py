@@ -17,7 +17,7 @@ class Shaper:
         self._waiting = bytearray()
         self._last = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self.on_empty: Callable[[], None] | None = None
+        self.on_progress: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -51,5 +51,5 @@ class Shaper:
             self._deliver(data)
         if self._waiting:
             self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
-        elif self.on_empty is not None:
-            self.on_empty()
+        if self.on_progress is not None:
+            self.on_progress()

@@ -14,6 +14,8 @@ from proxy.simulator.records import Traffic
 from proxy.simulator.settings import SimulatorSettings
 from proxy.simulator.shaper import Buffer, Shaper
 
+HIGH_WATER, LOW_WATER = 32 * 1024, 8 * 1024
+"""How many held-back bytes stop the speaker, and how few let it go on."""
 SMALL_BUFFER = 16 * 1024
 """Socket buffers of slowed-down connections, so that waiting bytes wait where a slow link would keep them."""
 
@@ -39,10 +41,11 @@ class Wire(asyncio.Protocol):
         self._silent = False
         self._up = Shaper(lambda: settings.uplink_bytes_per_second, self._receive)
         self._down = Shaper(lambda: settings.downlink_bytes_per_second, self._transmit)
-        self._up.on_empty = self._resume
-        self._down.on_empty = self._drained
+        self._up.on_progress = self._resume
+        self._down.on_progress = self._drained
         self._paused_by_speaker = False
         self._closing = False
+        self._congested = False
         self._paused_writing = False
         self.transport: asyncio.Transport
         self.outside: OutsideTransport
@@ -62,6 +65,8 @@ class Wire(asyncio.Protocol):
         self._silent = True
         self._up.clear()
         self._down.clear()
+        if not self.transport.is_closing():
+            self.transport.resume_reading()  # to notice when the other side gives up
 
     def reset(self) -> None:
         """End with a TCP reset."""
@@ -101,15 +106,8 @@ class Wire(asyncio.Protocol):
             self.transport.pause_reading()
 
     def eof_received(self) -> bool | None:
-        """Pass it on, unless bytes are still waiting: then the connection ends after them."""
-        if len(self._up):
-            self._up.on_empty = self._end_of_input
-            return True
+        """Pass it on; nothing waits before it, since reading is paused while bytes do."""
         return self._speakers[0].eof_received()
-
-    def _end_of_input(self) -> None:
-        if not self._speakers[0].eof_received():
-            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everyone."""
@@ -122,11 +120,13 @@ class Wire(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Pass on the pressure."""
-        self._press(on=True)
+        self._congested = True
+        self._press()
 
     def resume_writing(self) -> None:
         """Pass on the relief."""
-        self._press(on=len(self._down) > 0)
+        self._congested = False
+        self._press()
 
     # The speaker's side
 
@@ -135,8 +135,7 @@ class Wire(asyncio.Protocol):
         if self._silent or self._closing:
             return
         self._down.put(data)
-        if len(self._down):
-            self._press(on=True)
+        self._press()
 
     def close(self) -> None:
         """End after what waits."""
@@ -182,11 +181,13 @@ class Wire(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _drained(self) -> None:
-        self._press(on=False)
-        if self._closing:
+        self._press()
+        if self._closing and not len(self._down):
             self.transport.close()
 
-    def _press(self, *, on: bool) -> None:
+    def _press(self) -> None:
+        limit = LOW_WATER if self._paused_writing else HIGH_WATER
+        on = self._congested or len(self._down) > limit
         if on is self._paused_writing:
             return
         self._paused_writing = on

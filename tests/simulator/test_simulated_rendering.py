@@ -1,5 +1,7 @@
 """What the model reads."""
 
+from typing import Any
+
 import pytest
 from dialogue import user
 
@@ -36,7 +38,7 @@ def test_spelling_does_not_matter(one: dict[str, object], other: dict[str, objec
 
 def test_odd_items_render_as_they_are() -> None:
     """Arguments that are no JSON, outputs that are no text, parts that are no objects."""
-    odd = [
+    odd: list[dict[str, Any]] = [
         {"type": "function_call", "arguments": "{"},
         {"type": "computer_call_output", "output": {"type": "x"}},
         {"type": "function_call_output", "output": ["x", {"type": "input_image"}]},

@@ -99,6 +99,18 @@ async def test_the_downlink_can_be_slow(simulate: Simulate, talk: Talk) -> None:
     assert clock() - started >= (simulator.bytes_out - before) / 400_000 * 0.8
 
 
+async def test_many_small_events_use_the_whole_downlink(simulate: Simulate, talk: Talk) -> None:
+    """A rate limits bytes, not events."""
+    simulator = await simulate(scripted([Output((Text("x" * 3000),), delta_size=2)]), deflate="off")
+    dialogue = await talk(simulator)
+    simulator.settings.downlink_bytes_per_second = 1_000_000
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    events = await dialogue.create()
+    assert len(events) > 1500
+    assert 0.2 < clock() - started < 3
+
+
 async def test_a_slow_link_ends_after_its_bytes(simulate: Simulate) -> None:
     """Closing, half-closing and http bodies wait for what is on its way."""
     simulator = await simulate(downlink_bytes_per_second=50_000, uplink_bytes_per_second=50_000)
