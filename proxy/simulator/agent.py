@@ -26,7 +26,7 @@ RISKY = ("delete", "remove", "write", "edit", "create", "move", "replace", "patc
 """Words in the names of tools that are not called with made-up arguments."""
 KNOWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "exec_command": {"cmd": "ls"},
-    "shell": {"command": ["ls"]},
+    "shell": {"command": ["bash", "-lc", "ls"]},
     "shell_command": {"command": "ls"},
     "bash": {"command": "ls", "description": "List the files"},
     "Bash": {"command": "ls", "description": "List the files"},
@@ -45,7 +45,11 @@ KNOWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "read_file": {"path": "README.md", "absolute_path": "README.md"},
     "read_files": {"paths": ["README.md"]},
 }
-"""Harmless arguments for the tools of well-known agents; the first of these tools that an agent has is used."""
+"""Harmless arguments for the tools of well-known agents; the first of these tools that an agent has is used.
+
+``ls`` stands for a shell command that differs from call to call: several agents (Qwen Code, Cline) stop a model
+that repeats itself.
+"""
 BENIGN: dict[str, Any] = {"string": ".", "integer": 1, "number": 1, "boolean": False, "array": [], "object": {}}
 
 
@@ -73,7 +77,7 @@ def agent_script(*, tool_turns: int = 3, reasoning: bool = True, answer: str = "
         thought: tuple[Part, ...] = (Reasoning(("**Looking around**",)),) if reasoning else ()
         if done >= tool_turns:
             return Output((*thought, Text(answer, "final_answer")))
-        return Output((*thought, call_of(tool)))
+        return Output((*thought, call_of(tool, step=done + 1)))
 
     return script
 
@@ -101,13 +105,13 @@ def choose_tool(request: dict[str, Any], context: tuple[Item, ...]) -> Tool | No
     return known or next(iter(harmless), None)
 
 
-def call_of(tool: Tool) -> Part:
-    """Return a harmless call of *tool*."""
+def call_of(tool: Tool, *, step: int = 1) -> Part:
+    """Return a harmless call of *tool*; a shell command names its *step*, and so does its output."""
     if tool.schema is None:
         return CustomToolCall(tool.name, PATCH if "patch" in tool.name else "ls")
     properties = tool.schema.get("properties") or {}
     known = KNOWN_ARGUMENTS.get(tool.name, {})
-    arguments = {name: value for name, value in known.items() if name in properties}
+    arguments = {name: _at(step, value) for name, value in known.items() if name in properties}
     for name in tool.schema.get("required") or ():
         if name not in arguments:
             arguments[name] = _benign(properties.get(name) or {})
@@ -122,6 +126,12 @@ def _tools(tools: Any) -> Iterator[Tool]:
             yield Tool(described["name"], described.get("parameters") or {})
         elif kind == "custom":
             yield Tool(described["name"], None)
+
+
+def _at(step: int, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_at(step, each) for each in value]
+    return f"echo step {step} && ls" if value == "ls" else value
 
 
 def _benign(schema: dict[str, Any]) -> Any:

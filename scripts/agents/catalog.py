@@ -94,7 +94,8 @@ def kilo(place: Place) -> Command:
     """Do the same for Kilo, a descendant of OpenCode."""
     config = place.home / "kilo.json"
     _write_json(config, _opencode_settings(place))
-    env = {f"KILO_{name}": "1" for name in OPENCODE_QUIET} | {"KILO_CONFIG": str(config)}
+    quiet = (*OPENCODE_QUIET, "DISABLE_CODEBASE_INDEXING", "DISABLE_PRESENCE", "DISABLE_SESSION_INGEST")
+    env = {f"KILO_{name}": "1" for name in quiet} | {"KILO_CONFIG": str(config), "KILO_TELEMETRY_LEVEL": "off"}
     return Command(("run", "--auto", PROMPT), env)
 
 
