@@ -63,11 +63,14 @@ def test_the_echo_shows_a_wrong_context() -> None:
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
-        (function("exec_command", {"cmd": {}, "yield_time_ms": {}}, ["cmd"]), {"cmd": "ls"}),
-        (function("shell", {"command": {"type": "array"}}, ["command"]), {"command": ["ls"]}),
+        (function("exec_command", {"cmd": {}, "yield_time_ms": {}}, ["cmd"]), {"cmd": "echo step 1 && ls"}),
+        (
+            function("shell", {"command": {"type": "array"}}, ["command"]),
+            {"command": ["bash", "-lc", "echo step 1 && ls"]},
+        ),
         (
             function("bash", {"command": {}, "description": {}}, ["command", "description"]),
-            {"command": "ls", "description": "List the files"},
+            {"command": "echo step 1 && ls", "description": "List the files"},
         ),
         (function("read", {"filePath": {}}, ["filePath"]), {"filePath": "README.md"}),
         (function("list_directory", {"path": {}}, ["path"]), {"path": "."}),
