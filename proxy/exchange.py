@@ -67,7 +67,7 @@ class Exchange:
         anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
         """
         turn = self.turn
-        if turn.request.has_nulls and not self._partition.takes_nulls:
+        if turn.request.has_nulls and self._clock() < self._partition.nulls_refused_until:
             raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)
         fresh: Mismatch | None = None
         while not turn.finished:
@@ -100,6 +100,7 @@ class Exchange:
         turn, connection = self.turn, lease.connection
         message = turn.start(upload, reused=connection.turns > 0)
         if len(message) > self._waits.max_message_bytes:
+            turn.attempts -= 1  # it was not sent
             raise PlainHTTP(Mismatch.TOO_LARGE)
         connection.baseline = None
         connection.turns += 1
@@ -115,7 +116,7 @@ class Exchange:
                 raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
             except UpstreamError as exc:
                 if exc.status == 400 and turn.request.has_nulls:
-                    self._partition.takes_nulls = False
+                    self._partition.nulls_refused_until = self._clock() + self._waits.chaining_retry_seconds
                     raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD) from exc
                 raise
             if shown:

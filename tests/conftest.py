@@ -1,15 +1,20 @@
 """The running proxy for each test: an upstream behind it, and an agent that sends and sees exact bytes."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import aiohttp
 import orjson
 import pytest
+from conversation import Agent
+from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.config import Config
+from proxy.ledger import TurnRecord
 from proxy.server import Server
 from proxy.simulator import Script, Simulator, SimulatorSettings, echo_script
 
@@ -145,6 +150,17 @@ class Proxied:
     server: Server
     simulator: Simulator
     peers: list[Peer] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        ledger = self.server.ledger
+        log = ledger.observe
+
+        def observe(record: TurnRecord) -> None:
+            log(record)
+            self.changed.set()
+
+        ledger.observe = observe
 
     @property
     def port(self) -> int:
@@ -172,6 +188,12 @@ class Proxied:
             "POST", "/v1/responses", KEY, ("Content-Type", "application/json"), *headers, body=data
         )
 
+    async def recorded(self, turns: int) -> None:
+        """Wait until *turns* turns have ended."""
+        while self.server.ledger.uploads.total() < turns:
+            await self.changed.wait()
+            self.changed.clear()
+
     async def figures(self, path: str = "stats") -> Any:
         """Return what `/_packlight/` shows under *path*."""
         return (await self.ask("GET", f"/_packlight/{path}")).json()
@@ -186,16 +208,24 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 @pytest.fixture
 def proxied(stack: AsyncExitStack) -> Callable[..., Awaitable[Proxied]]:
-    """Start the proxy: keyword arguments are its settings, *simulated* those of the upstream behind it."""
+    """Start the proxy: keyword arguments are its settings, *simulated* those of the upstream behind it.
+
+    *clock* is the proxy's, *upstream_clock* the simulator's.
+    """
 
     async def start(
-        script: Script = echo_script, *, simulated: dict[str, Any] | None = None, **settings: Any
+        script: Script = echo_script,
+        *,
+        simulated: dict[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        upstream_clock: Callable[[], float] | None = None,
+        **settings: Any,
     ) -> Proxied:
-        simulator = Simulator(SimulatorSettings(**(simulated or {})), script=script)
+        simulator = Simulator(SimulatorSettings(**(simulated or {})), script=script, clock=upstream_clock)
         if "upstream" not in settings:
             settings["upstream"] = (await stack.enter_async_context(simulator)).base_url
         config = Config(**{"port": 0, "drain_seconds": 0.2, **settings})
-        proxied = Proxied(await stack.enter_async_context(Server(config)), simulator)
+        proxied = Proxied(await stack.enter_async_context(Server(config, clock=clock)), simulator)
         stack.callback(lambda: [peer.close() for peer in proxied.peers])
         return proxied
 
@@ -208,5 +238,39 @@ def raw_upstream(stack: AsyncExitStack) -> Callable[..., Awaitable[RawUpstream]]
 
     async def start(serve: Callable[[Peer], Awaitable[None]], **options: Any) -> RawUpstream:
         return await stack.enter_async_context(RawUpstream(serve, **options))
+
+    return start
+
+
+@pytest.fixture
+def agents(stack: AsyncExitStack) -> Callable[..., Awaitable[Agent]]:
+    """Start an agent that speaks to the proxy at a URL; keyword arguments are fields of its requests."""
+
+    async def start(url: str, **options: Any) -> Agent:
+        connector = aiohttp.TCPConnector(limit=0)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, read_bufsize=2**24))
+        return Agent(session, url, **options)
+
+    return start
+
+
+@pytest.fixture
+def speaking(stack: AsyncExitStack) -> Callable[..., Awaitable[str]]:
+    """Start an upstream that answers each WebSocket message with *frames*, word for word; return its API base.
+
+    A frame is JSON to be written as text, or text or bytes as they are; a function in place of the frames is
+    given the message and returns them.
+    """
+
+    async def start(*frames: Any, **options: Any) -> str:
+        async def speak(connection: ServerConnection) -> None:
+            async for message in connection:
+                asked = callable(frames[0])
+                for frame in frames[0](orjson.loads(message)) if asked else frames:
+                    is_raw = isinstance(frame, bytes | str)
+                    await connection.send(frame if is_raw else orjson.dumps(frame).decode())
+
+        server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0, **options))
+        return "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
 
     return start

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import Message, Proxied
+from conftest import Message, Peer, Proxied
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import ServerEvent
@@ -100,13 +100,18 @@ class Agent:
         self.history += [event["item"] for event in events if event["type"] == "response.output_item.done"]
         return answer
 
-    async def leave(self, *new: Item | str, events: int) -> None:
-        """Send the history with *new* items, read some *events* of the answer and hang up."""
+    async def begin(self, *new: Item | str) -> Peer:
+        """Send the history with *new* items; the answer is still to come."""
         self.history += [user(each) if isinstance(each, str) else each for each in new]
         self.sent = orjson.dumps({"input": self.history, **self.fields})
         peer = await self._proxied.dial()
         await peer.begin("POST", "/v1/responses", *self._heads(), ("Content-Length", str(len(self.sent))))
         await peer.send(self.sent)
+        return peer
+
+    async def leave(self, *new: Item | str, events: int) -> None:
+        """Send the history with *new* items, read some *events* of the answer and hang up."""
+        peer = await self.begin(*new)
         pieces = peer.pieces(await peer.head())
         seen = b""
         while seen.count(b"\n\n") < events:
@@ -160,7 +165,7 @@ async def test_pitfall_01_stale_connection_after_abort(proxied: Start, turns_bef
     agent = Agent(world)
     for _ in range(turns_before):
         await agent.turn("zero")
-    world.simulator.inject(Fault("after_events", "slow", events=8, seconds=0.05))
+    world.simulator.inject(Fault("after_events", "slow", events=8, seconds=0.2))
     await agent.leave("one", events=6)
     abandoned = world.simulator.turns[-1]
     await world.simulator.until(lambda: abandoned.finished)
@@ -170,6 +175,19 @@ async def test_pitfall_01_stale_connection_after_abort(proxied: Start, turns_bef
     assert_in_full(world, agent.history[:-1])
     assert world.simulator.turns[-1].connection_id != abandoned.connection_id
     assert newest(world).attempts == 1
+
+
+async def test_pitfall_01_an_agent_that_leaves_in_silence(proxied: Start) -> None:
+    """An agent that hangs up before the first event ends its turn at once, not when upstream speaks again."""
+    world = await proxied(scripted([Output((Text("too late"),), first_event_seconds=60), "the new answer"]))
+    agent = Agent(world)
+    peer = await agent.begin("one")
+    await world.simulator.until(lambda: len(world.simulator.turns) == 1)
+    peer.close()
+    await world.simulator.until(lambda: world.simulator.turns[0].finished, seconds=3)
+    assert world.simulator.turns[0].cancelled
+    assert text_of(await agent.turn("two")) == "the new answer"
+    assert_in_full(world, agent.history[:-1])
 
 
 def test_pitfall_01_words_before_the_response_began() -> None:
@@ -275,8 +293,10 @@ async def test_pitfall_05_sub_agents_with_one_session_id(proxied: Start) -> None
     world = await proxied(lambda call: says(f"answer {call.number}"))
     session = (("Session-Id", "s1"), ("X-Session-Affinity", "s1"))
     agents = [Agent(world, *session, prompt_cache_key="s1") for _ in range(4)]
-    for round_number in range(3):
-        last = [agent.last.get("id") for agent in agents]
+    for n, agent in enumerate(agents):  # one by one, so that each begins while the others' connections are free
+        await agent.turn(f"task {n}.0")
+    for round_number in (1, 2):
+        last = [agent.last["id"] for agent in agents]
         await asyncio.gather(*(agent.turn(f"task {n}.{round_number}") for n, agent in enumerate(agents)))
         by_id = {turn.response_id: turn for turn in world.simulator.turns}
         for n, (agent, before) in enumerate(zip(agents, last, strict=True)):
@@ -306,7 +326,7 @@ async def test_pitfall_06_a_late_turn_publishes_its_state(proxied: Start) -> Non
 
     def script(call: ModelCall) -> Output:
         said = rendered(call.context)[-1]["content"][0]["text"]
-        return Output((Text(f"to {said}"),), event_seconds=0.03 if said == "slow" else 0)
+        return Output((Text(f"to {said}"),), event_seconds=0.1 if said == "slow" else 0)
 
     world = await proxied(script)
     slow, quick = Agent(world), Agent(world)
@@ -351,7 +371,7 @@ async def test_pitfall_07_unanswered_call(proxied: Start, second: FunctionCall |
 
 @pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty"])
 async def test_pitfall_08_every_spelling_of_a_miss(proxied: Start, shape: str) -> None:
-    """However upstream words that it forgot a response, the turn is sent again in full and the agent sees nothing."""
+    """However upstream words that it forgot a response, the turn is sent again in full, unseen by the agent."""
     world = await proxied(scripted(["alpha", "beta"]), simulated={"error_shape": shape})
     agent = Agent(world)
     await agent.turn("one")
@@ -433,6 +453,16 @@ def test_pitfall_09_terminal_event_disagrees() -> None:
     assert isinstance(diff(request(user("one"), message("repeated"), user("two")), turn.baseline), Full)
 
 
+async def test_pitfall_09_an_answer_without_items(proxied: Start) -> None:
+    """Where upstream never told the items of its answer, the agent's account of them is nothing new to it."""
+    world = await proxied(scripted([says(), "beta"]), simulated={"terminal_output": "empty"})
+    agent = Agent(world)
+    await agent.turn("one")
+    agent.history.append({"type": "message", "role": "assistant", "content": "as the deltas had it"})
+    await agent.turn("two")
+    assert_in_full(world, agent.history[:-1])
+
+
 # 10. The full history meets its own items on a connection that still holds them.
 
 DUPLICATE = Fault(
@@ -445,7 +475,7 @@ DUPLICATE = Fault(
 
 
 @pytest.mark.parametrize("missed", [True, False])
-async def test_pitfall_10_duplicate_item(proxied: Start, missed: bool) -> None:
+async def test_pitfall_10_duplicate_item(proxied: Start, *, missed: bool) -> None:
     """Where upstream calls items duplicates, after a miss or at once, the turn moves to a fresh connection."""
     world = await proxied(scripted(["alpha", "beta"]))
     agent = Agent(world)
@@ -462,13 +492,14 @@ async def test_pitfall_10_duplicate_item(proxied: Start, missed: bool) -> None:
 # 11. Items count as the same because their ids are.
 
 
-async def test_pitfall_11_same_id_another_call(proxied: Start) -> None:
+@pytest.mark.parametrize("change", [{"call_id": "call_2"}, {"name": "cat"}, {"arguments": '{"all": true}'}])
+async def test_pitfall_11_same_id_another_call(proxied: Start, change: Item) -> None:
     """A call that has an earlier call's id but is another one is sent, and so its output has a call."""
     world = await proxied(scripted([says(FunctionCall("ls", "{}", "call_1")), "beta"]))
     agent = Agent(world)
     await agent.turn("one")
-    agent.history[-1] = {**agent.history[-1], "call_id": "call_2"}
-    await agent.turn(tool_output("call_2"))
+    agent.history[-1] |= change
+    await agent.turn(tool_output(agent.history[-1]["call_id"]))
     assert_in_full(world, agent.history[:-1])
 
 
@@ -501,23 +532,26 @@ async def test_pitfall_12_compacted_history(proxied: Start, compact: Callable[[H
 
 async def test_pitfall_12_summary_in_place_of_reasoning(proxied: Start) -> None:
     """Reasoning may be left out, but what an agent puts into its place makes another history."""
-    world = await proxied(scripted([says(Reasoning()), "beta"]))
+    world = await proxied(scripted([says("alpha", Reasoning()), "beta"]))
     agent = Agent(world)
     await agent.turn("one")
-    agent.history = [agent.history[0], SEALED]
+    agent.history[-1] = SEALED
     await agent.turn("two")
     assert_in_full(world, agent.history[:-1])
 
 
 async def test_pitfall_12_the_providers_own_compaction(proxied: Start) -> None:
-    """What upstream compacted itself goes on as a chain, until the agent drops what stood before it."""
-    world = await proxied(scripted([says(Compaction(), "alpha"), "beta", "gamma"]))
+    """What upstream compacted itself goes on as a chain, until the agent puts something else before it."""
+    world = await proxied(scripted([says(Compaction(), "alpha"), "beta", "gamma", "delta"]))
     agent = Agent(world)
     await agent.turn("one")
     await agent.turn("two")
     assert_continued(world, user("two"))
-    agent.history = agent.history[1:]
+    agent.history = [user("What this is about"), *agent.history[1:]]
     await agent.turn("three")
+    assert_in_full(world, agent.history[:-1])
+    agent.history = agent.history[1:]
+    await agent.turn("four")
     assert_in_full(world, agent.history[:-1])
 
 
@@ -556,7 +590,7 @@ async def test_pitfall_13_delta_over_http(proxied: Start) -> None:
 async def test_pitfall_14_silence_is_not_retried(proxied: Start) -> None:
     """A request that upstream may be working on in silence is not sent a second time."""
     world = await proxied(scripted(["alpha"]), first_event_timeout=0.2)
-    world.simulator.inject(Fault("before_created", "silence", times=None))
+    world.simulator.inject(Fault("before_created", "silence", times=None, transport="ws"))
     answer = await Agent(world).ask("one")
     assert answer.status == 504
     assert len(world.simulator.turns) == 1
@@ -964,28 +998,60 @@ async def test_pitfall_23_settings_are_sent_each_time(proxied: Start) -> None:
         assert turn.settings == {"model": "m", "store": False, **settings}
 
 
-async def test_pitfall_23_upstream_that_refuses_instructions(proxied: Start) -> None:
-    """An upstream that takes no instructions with a chain gets the whole history instead."""
-    world = await proxied(scripted(["alpha", "beta"]), simulated={"citizen": "xai"})
+@pytest.mark.parametrize("citizen", ["openai", "xai"])
+async def test_pitfall_23_upstream_that_refuses_instructions(proxied: Start, citizen: str) -> None:
+    """An upstream that takes no instructions with a chain, in its own words or xAI's, gets the whole history."""
+    world = await proxied(scripted(["alpha", "beta"]), simulated={"citizen": citizen})
     agent = Agent(world, instructions="Be brief.")
     await agent.turn("one")
+    if citizen == "openai":
+        refusal = Fault(
+            "before_created", "error", status=400, code="invalid_value", message="Instructions, again?"
+        )
+        world.simulator.inject(refusal)
     assert text_of(await agent.turn("two")) == "beta"
     assert_in_full(world, agent.history[:-1])
-    assert world.simulator.turns[-1].transport == "ws"
+    assert [turn.transport for turn in world.simulator.turns] == ["ws", "ws", "ws"]
 
 
 # 24. What HTTP puts up with is refused over a WebSocket, and the other way round.
 
 
-async def test_pitfall_24_nulls_and_transport_fields(proxied: Start) -> None:
-    """Nulls and what belongs to HTTP stay out of the message; everything else is as the agent wrote it."""
-    world = await proxied(scripted(["alpha", "beta"]), simulated={"reject_nulls": True})
-    agent = Agent(world, temperature=None, conversation=None, background=False, top_p=0.5, tools=[])
+async def test_pitfall_24_transport_fields(proxied: Start) -> None:
+    """What belongs to HTTP, or has no value, stays out of the message; the rest is as the agent wrote it."""
+    world = await proxied(scripted(["alpha", "beta"]))
+    agent = Agent(world, conversation=None, background=False, top_p=0.5, temperature=None, tools=[])
     await agent.turn("one")
     await agent.turn("two", previous_response_id=None)
     assert_continued(world, user("two"))
     for turn in world.simulator.turns:
-        assert turn.settings == {"model": "m", "store": False, "top_p": 0.5, "tools": []}
+        assert turn.settings == {"model": "m", "store": False, "top_p": 0.5, "temperature": None, "tools": []}
+
+
+async def test_pitfall_24_nulls_refused_over_a_websocket(proxied: Start) -> None:
+    """A service that refuses nulls over a WebSocket alone gets such requests over HTTP, and asks again later."""
+    now = 1000.0
+    world = await proxied(scripted(["alpha", "beta", "gamma", "delta"]), clock=lambda: now)
+    world.simulator.inject(
+        Fault(
+            "before_created",
+            "error",
+            status=400,
+            times=None,
+            transport="ws",
+            match=lambda each: None in each.values(),
+        )
+    )
+    agent = Agent(world, temperature=None)
+    assert text_of(await agent.turn("one")) == "alpha"
+    assert world.simulator.requests[-1].body_sha256 == hashlib.sha256(agent.sent).hexdigest()
+    await agent.turn("two")
+    assert [turn.transport for turn in world.simulator.turns] == ["ws", "http", "http"]
+    world.simulator.faults.clear()
+    await Agent(world).turn("without")
+    now += 301
+    await agent.turn("three")
+    assert [turn.transport for turn in world.simulator.turns[3:]] == ["ws", "ws"]
 
 
 async def test_pitfall_24_websocket_fields_over_http(proxied: Start) -> None:

@@ -244,14 +244,18 @@ def _beyond_echo(
     items: tuple[Item, ...], outputs: tuple[Output, ...], dropped: Dropped
 ) -> tuple[Item, ...] | None:
     """Return what follows the agent's echo of *outputs* in *items*; None where it is not an echo."""
-    complete = True
+    left_out: list[Output] = []
     for output in outputs:
         echoed = output.echoed_by(items)
         if not echoed:
             if not output.may_be_dropped(dropped):
                 return None
-            complete = False
+            left_out.append(output)
         items = items[echoed:]
-    if not complete and items and items[0].from_model:
-        return None  # not left out but rewritten: what stands in its place is the agent's own version
+    if outputs and len(left_out) == len(outputs):
+        return None  # nothing of the response came back: the agent may have rewound to before it
+    if (left_out or not outputs) and items and items[0].from_model:
+        return None  # not left out but rewritten, or an answer whose items upstream never told: held already
+    if any(output.echoed_by(items[n:]) for output in left_out for n in range(len(items))):
+        return None  # not left out but moved: upstream would hold it twice
     return items

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import blake2b
+from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 import orjson
@@ -102,11 +103,13 @@ def digest(value: Any) -> Fingerprint:
 
 
 def item_type(raw: Raw) -> str:
-    """Return the type of *raw*; messages may leave it out (the API's EasyInputMessage)."""
+    """Return the type of *raw*; messages (the API's EasyInputMessage) and references may leave it out."""
     kind = raw.get("type")
     if isinstance(kind, str):
         return kind
-    return "message" if kind is None and "role" in raw else ""
+    if kind is None and "role" in raw:
+        return "message"
+    return "item_reference" if without_nulls(raw).keys() == {"id"} else ""
 
 
 def _identity(raw: Raw) -> Raw:
@@ -196,7 +199,7 @@ class Output:
             return 0
         first = items[0].raw
         kind = item_type(first)
-        if kind == "item_reference" or (kind == "" and set(first) == {"id"}):
+        if kind == "item_reference":
             return int(self.id is not None and first.get("id") == self.id)
         if kind != self.type:
             return 0
@@ -345,6 +348,8 @@ def _refuse(constant: str) -> None:
 def _whole(value: Any) -> Any:
     """Write floats without a fraction as integers, as JavaScript does; refuse what a double cannot hold."""
     if isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError("a number beyond a double's range")
         return int(value) if value.is_integer() and abs(value) < _SAFE_INTEGER else value
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value

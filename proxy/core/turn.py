@@ -151,8 +151,9 @@ class Turn:
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
 
     def _is_miss(self, event: ServerEvent) -> bool:
-        if isinstance(self.upload, Delta) and Fault.of(event.json()).is_miss:
-            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=False)
+        continued = isinstance(self.upload, Delta)
+        if (continued or self._reused) and Fault.of(event.json()).is_miss:
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=not continued)
             return True
         return False
 
@@ -168,7 +169,8 @@ class Turn:
         if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=fault.is_duplicate)
             return ()
-        if fault.is_duplicate and self._reused:
+        if self._reused and (fault.is_duplicate or fault.is_miss):
+            # An earlier turn's items, or the last word on an earlier attempt: neither is known elsewhere.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
         self.state = State.FAILED
@@ -204,6 +206,8 @@ class Turn:
         items = [item for item in final if isinstance(item, dict)] if isinstance(final, list) else []
         if not streamed:
             return tuple(Output.of(item) for item in items)
+        if len(items) > len(streamed):
+            return None
         for item in items:
             index = next((n for n, output in enumerate(streamed) if output.is_item(item)), None)
             if index is None:

@@ -24,7 +24,7 @@ def parse(body: bytes) -> Any:
             json.loads(
                 body, object_pairs_hook=_unique, parse_int=_held, parse_float=_exact, parse_constant=_refuse
             )
-    except (ValueError, TypeError, RecursionError) as exc:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
         raise UnfaithfulError(str(exc)) from exc
     return value
 

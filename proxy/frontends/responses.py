@@ -41,8 +41,10 @@ class Responses:
 
 
 def _taken(name: str, value: Any) -> bool:
-    """Whether the agent uses a field that we need, or that a WebSocket cannot carry; false says it does not."""
-    return reuse(name) is Reuse.NOT_OURS and value is not None and value is not False
+    """Whether the agent uses a field that we need, or that a WebSocket cannot carry."""
+    if name == "background" and value is False:
+        return False  # the default, spelt out; for `generate` false is what asks for something
+    return reuse(name) is Reuse.NOT_OURS and value is not None
 
 
 def _items(given: Any) -> tuple[Item, ...] | None:
@@ -88,7 +90,7 @@ class WholeAnswer:
         return b""
 
     def finish(self) -> bytes:
-        """Return the response; the items that were streamed count more than the terminal event's list.
+        """Return the response; the streamed items count more than the terminal event's, unless it has others too.
 
         Raises UpstreamError where the turn ended with an error instead of a response.
         """
@@ -96,6 +98,6 @@ class WholeAnswer:
         response = last.get("response")
         if not isinstance(response, dict):
             raise Fault.of(last).as_error()
-        if self._items:
+        if self._items and len(self._items) >= len(response.get("output") or ()):
             response["output"] = [self._items[index] for index in sorted(self._items)]
         return orjson.dumps(response)

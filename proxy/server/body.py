@@ -1,14 +1,20 @@
 """An agent's request body: read within limits, and decoded from its Content-Encoding."""
 
 import asyncio
-import io
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import brotli
 import zstandard
 from aiohttp import web
+
+_SLICE = 512
+"""Bytes that unpack to 16 MiB at most: zstd has blocks of 128 KiB in 4 bytes, deflate 1032 bytes in one."""
+
+_PIECE = 1024 * 1024
 
 
 class Undecodable(ValueError):
@@ -76,53 +82,63 @@ def decode(body: bytes, encodings: str, *, limit: int) -> bytes:
             body = decoder(body, limit)
         except (zlib.error, brotli.error, zstandard.ZstdError) as exc:
             raise Undecodable(f"the body is not {encoding}") from exc
-        if len(body) > limit:
-            raise Undecodable("the decoded body is too large")
     return body
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:
-    return _inflate(body, limit, zlib.MAX_WBITS | 16)
+    return _within(limit, _members(body, partial(zlib.decompressobj, zlib.MAX_WBITS | 16)))
 
 
 def _deflate(body: bytes, limit: int) -> bytes:
     """Decode `deflate`, which is zlib's format (RFC 9110, section 8.4.1.2); some send it without the frame."""
     try:
-        return _inflate(body, limit, zlib.MAX_WBITS)
-    except zlib.error:
-        return _inflate(body, limit, -zlib.MAX_WBITS)
-
-
-def _inflate(body: bytes, limit: int, window: int) -> bytes:
-    decoded = b""
-    while True:
-        inflater = zlib.decompressobj(window)
-        decoded += inflater.decompress(body, limit + 1 - len(decoded))
-        if len(decoded) > limit:
-            return decoded
-        if not inflater.eof:
-            raise zlib.error("truncated")
-        body = inflater.unused_data
-        if not body:
-            return decoded
+        return _within(limit, _members(body, zlib.decompressobj))
+    except (zlib.error, Undecodable):
+        return _within(limit, _members(body, partial(zlib.decompressobj, -zlib.MAX_WBITS)))
 
 
 def _unbrotli(body: bytes, limit: int) -> bytes:
-    decompressor = brotli.Decompressor()
-    decoded: bytes = decompressor.process(body, output_buffer_limit=limit + 1)
-    while len(decoded) <= limit and not decompressor.is_finished():
-        more = decompressor.process(b"", output_buffer_limit=limit + 1 - len(decoded))
-        if not more:
-            raise brotli.error("truncated")
-        decoded += more
-    return decoded
+    return _within(limit, _brotli_pieces(body))
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
-    with zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(
-        io.BytesIO(body), read_across_frames=True
-    ) as reader:
-        return reader.read(limit + 1)
+    return _within(limit, _members(body, zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj))
+
+
+def _within(limit: int, pieces: Iterator[bytes]) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise Undecodable("the decoded body is too large")
+        parts.append(piece)
+    return b"".join(parts)
+
+
+def _members(body: bytes, decoder: Callable[[], Any]) -> Iterator[bytes]:
+    """Decode a slice at a time, as none of them unpacks to much; gzip members and zstd frames may be several."""
+    member = decoder()
+    for start in range(0, len(body), _SLICE):
+        rest = body[start : start + _SLICE]
+        while rest:
+            if member.eof:
+                member = decoder()
+            yield member.decompress(rest)
+            rest = member.unused_data
+    if not member.eof:
+        raise Undecodable("the body is cut off")
+
+
+def _brotli_pieces(body: bytes) -> Iterator[bytes]:
+    decompressor = brotli.Decompressor()
+    piece: bytes = decompressor.process(body, output_buffer_limit=_PIECE)
+    yield piece
+    while not decompressor.is_finished():
+        piece = decompressor.process(b"", output_buffer_limit=_PIECE)
+        if not piece:
+            raise Undecodable("the body is cut off")
+        yield piece
 
 
 _DECODERS = {

@@ -20,7 +20,7 @@ from proxy.frontends.base import FrontEnd, Opaque
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, Reply
-from proxy.upstream.headers import end_to_end, of_answer, of_identity, to_http
+from proxy.upstream.headers import end_to_end, of_answer, of_identity, of_wire, to_http
 from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
 
@@ -164,12 +164,14 @@ class AgentRequest:
             async with self._services.http.request(
                 request.method,
                 request.raw_path.removeprefix("/v1"),
-                to_http(request.headers.items()),
+                to_http(of_wire(request.raw_headers)),
                 body if request.body_exists else None,
                 self._traffic,
             ) as response:
                 return await self._relay(response)
         except UpstreamUnavailable as exc:
+            if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
+                raise exc.__cause__ from exc
             log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             if self._reply.begun:
                 return self._reply.abort()
@@ -181,8 +183,7 @@ class AgentRequest:
             yield chunk
 
     async def _relay(self, response: ClientResponse) -> web.StreamResponse:
-        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
-        headers = CIMultiDict(end_to_end(pairs))
+        headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
         await self._reply.begin(
             web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
         )

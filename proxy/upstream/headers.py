@@ -85,6 +85,11 @@ _ANSWERED_PREFIXES = ("x-ratelimit-", "openai-")
 """What an error event's headers may tell the agent."""
 
 
+def of_wire(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Read headers as they came, in their own case. The library writes UTF-8 alone: other bytes are replaced."""
+    return tuple((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in raw)
+
+
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
     """Return *headers* without those of the hop they came over, named by the standard or by Connection."""
     kept = tuple(headers)
@@ -96,8 +101,16 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:
 
 
 def to_http(headers: Iterable[tuple[str, str]]) -> Headers:
-    """Return the agent's *headers* as they go upstream with its own body."""
-    return tuple((name, value) for name, value in end_to_end(headers) if name.lower() not in {"host", "expect"})
+    """Return the agent's *headers* as they go upstream with its own body.
+
+    Of names that differ in case alone the library keeps one, so they take the spelling of the first.
+    """
+    spelling: dict[str, str] = {}
+    return tuple(
+        (spelling.setdefault(low, name), value)
+        for name, value in end_to_end(headers)
+        if (low := name.lower()) not in {"host", "expect"}
+    )
 
 
 def of_identity(headers: Iterable[tuple[str, str]], volatile: frozenset[str] = frozenset()) -> Headers:

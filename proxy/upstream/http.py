@@ -1,15 +1,18 @@
 """Upstream over plain HTTP: any path and method, streamed both ways, nothing changed on the way."""
 
 import asyncio
+import io
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Self, cast
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from yarl import URL
 
 from proxy.errors import UpstreamUnavailable
 from proxy.ledger import Traffic
@@ -65,6 +68,14 @@ def _connector(endpoint: Endpoint, total: Traffic) -> aiohttp.TCPConnector:
     return connector
 
 
+def _outbound_proxy(endpoint: Endpoint) -> str | None:
+    """Return the environment's proxy; the library, asked to look itself, would take logins from ~/.netrc too."""
+    url = URL(endpoint.base)
+    if endpoint.is_loopback or proxy_bypass(url.host or ""):
+        return None
+    return getproxies().get(url.scheme)
+
+
 class Http:
     """Plain HTTP to *endpoint*. An async context manager.
 
@@ -82,7 +93,7 @@ class Http:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
-            trust_env=not self._endpoint.is_loopback,
+            proxy=_outbound_proxy(self._endpoint),
             skip_auto_headers=_AUTOMATIC,
             read_bufsize=_LINE_LIMIT,
             max_line_size=_LINE_LIMIT,
@@ -108,9 +119,11 @@ class Http:
         Redirects are not followed. Raises UpstreamUnavailable.
         """
         token = _turn.set(traffic)
+        # A file is written in pieces; bytes would all be handed to the transport at once.
+        data = io.BytesIO(body) if isinstance(body, bytes) else body
         try:
             response = await self._session.request(
-                method, self._endpoint.http(path), headers=headers, data=body, allow_redirects=False
+                method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as exc:
             raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc

@@ -67,7 +67,7 @@ class Partition:
     websocket_refused_until: float = 0.0
     chaining_off_until: float = 0.0
     misses: int = 0
-    takes_nulls: bool = True
+    nulls_refused_until: float = 0.0
 
 
 class Lease:

@@ -7,6 +7,7 @@ that the agent left out is None and agrees with any.
 
 import json  # noqa: TID251  (arguments are compared without the proxy's parser)
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 Token: TypeAlias = tuple[Any, ...]
@@ -39,10 +40,11 @@ def meaning(raw: Raw) -> Token:
     return ("?", json.dumps(raw, sort_keys=True))
 
 
+@cache
 def arguments(text: str) -> str:
     """Return a canonical spelling of tool-call arguments; what is no plain JSON stays as it is."""
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text or "{}", object_pairs_hook=_unique)
     except ValueError:
         return f"text {text}"
     return json.dumps(_whole(value), sort_keys=True)

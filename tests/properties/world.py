@@ -8,10 +8,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from random import Random
+from typing import Any, Self
 
 import orjson
-from echoes import ECHOES
+from echo import STYLES, Echo
 from meaning import Dropped, Held, Raw, Token, agree, meaning
 from upstream import MemoryPool, ModelUpstream, Pick
 
@@ -27,7 +28,7 @@ from proxy.upstream.pool import Limits
 
 TEXTS = ("a", "b", "ab", "ba", "")
 CALL_IDS = ("c1", "c2", "c3")
-ARGUMENTS = ("{}", '{"x":1}', '{"x":2}', '{"x": 1.0, "y": [true]}', '{"x":"1"}', '{"x":true}', '{"x', '{"x":1,"x":2}')
+ARGUMENTS = ("{}", "", '{"x":1}', '{"x":2}', '{"x": 1.0, "y": [true]}', '{"x":"1"}', '{"x":true}', '{"x', '{"x":1,"x":2}')
 SETTINGS: tuple[Raw, ...] = (
     {"model": "m", "store": False, "stream": True},
     {"model": "m", "store": False, "stream": True, "instructions": "i", "tools": [], "reasoning": {"effort": "low"}},
@@ -44,6 +45,16 @@ KEYS = (
     (("Authorization", "Bearer two"), ("X-Request-Id", "1")),
     (("Authorization", "Bearer one"), ("OpenAI-Project", "p"), ("X-Request-Id", "2")),
 )
+IDENTITIES = tuple(of_identity(headers) for headers in KEYS)
+ECHOES: tuple[Echo, ...] = (
+    list,
+    *STYLES.values(),
+    lambda outputs: [{**raw, "summary": []} if raw["type"] == "reasoning" else raw for raw in outputs],
+    lambda outputs: [raw for raw in outputs if raw["type"] not in {"reasoning", "message"}],
+    lambda outputs: [{"type": "item_reference", "id": raw["id"]} for raw in outputs],
+)
+"""Every way of writing down what the model said: all that agents have, and four more."""
+
 WAITS = Waits(first_event_timeout=1, event_timeout=1, max_message_bytes=1_000_000, chaining_retry_seconds=20)
 
 
@@ -94,28 +105,39 @@ class World:
         self.upstream = ModelUpstream(pick, self._say, faults)
         self._now = 0.0
         limits = Limits(
-            max_connections=1 + (3 - pick(4)),
+            max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
             max_age_seconds=200,
             idle_seconds=50,
             websocket_retry_seconds=20,
             dropped_output=self.dropped,
         )
-        self.pool = MemoryPool(self.upstream, limits, lambda: self._now)
+        self.pool = MemoryPool(self.upstream, limits, self._clock)
         self._agents: list[Agent] = []
         self._running: list[tuple[Case, Coroutine[Any, Any, None]]] = []
         self._responses = Responses()
         self._made = 0
         self._log = log
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for _, running in self._running:
+            running.close()
+
     # Time
+
+    def _clock(self) -> float:
+        return self._now
 
     def step(self) -> None:
         """Let something happen: a request begins, or one that is under way goes on, or is given up."""
-        self._now += self.pick(8)
-        if self._running and (len(self._running) > 2 or self.pick(3) == 0):
+        self._now += self.pick(4)
+        crowded = len(self._running) > 2 or not any(not agent.busy for agent in self._agents)
+        if self._running and self.pick(3) < (3 if crowded else 2):
             self._advance(self.pick(len(self._running)))
             return
-        if self.pick(40) == 39:
+        if self.pick(60) == 59:
             self._lose_one()
         agent = self._agent()
         case = self._next_case(agent)
@@ -127,6 +149,7 @@ class World:
         """Let everything under way end; then every place in the pool is free, and every socket is accounted for."""
         while self._running:
             self._advance(0)
+        assert self.upstream.unexpected_misses == 0, "the proxy continued a response that is not the latest"
         for partition in self.pool.partitions:
             for slot in partition.slots.values():
                 assert slot.free, f"a place leaked: {slot}"
@@ -134,12 +157,11 @@ class World:
         slots = [slot.connection for each in self.pool.partitions for slot in each.slots.values()]
         assert {id(each) for each in slots if each and each.is_open} == {id(each) for each in is_open}
         assert self.pool.counted_open == len(is_open)
-        assert self.upstream.unexpected_misses == 0, "the proxy continued a response that is not the latest"
 
     def _advance(self, index: int) -> None:
         case, running = self._running[index]
         try:
-            if self.pick(50) == 49:
+            if self.pick(100) == 99:
                 running.throw(asyncio.CancelledError())
             running.send(None)
         except (StopIteration, asyncio.CancelledError):
@@ -164,9 +186,9 @@ class World:
         self.cases += 1
         request = self._responses.decode(body)
         assert not isinstance(request, Opaque), request
-        identity = of_identity(KEYS[case.key])
         turn = Turn(request)
-        exchange = Exchange(turn, self.pool, self.pool.partition(identity), WAITS, lambda: self._now, Traffic())
+        partition = self.pool.partition(IDENTITIES[case.key])
+        exchange = Exchange(turn, self.pool, partition, WAITS, self._clock, Traffic())
 
         async def deliver(events: tuple[ServerEvent, ...]) -> None:
             case.shown.extend(events)
@@ -175,8 +197,8 @@ class World:
         try:
             await exchange.run(deliver)
             self.outcomes[turn.state.value] += 1
-        except PlainHTTP:
-            self.outcomes["http"] += 1
+        except PlainHTTP as exc:
+            self.outcomes[f"http {exc.reason}"] += 1
             said = self._say([(entry.token, False) for entry in case.told])
             for raw, token in said:
                 self.upstream.learn(raw, token)
@@ -198,7 +220,7 @@ class World:
             self._log(f"  upstream read {answer.context} on connection {id(answer.connection) % 9973}")
         if not agree(answer.context, told, self.dropped):
             raise WrongContext(f"upstream read {answer.context}, the agent said {told}")
-        if answer.connection.headers != of_identity(KEYS[case.key]):
+        if answer.connection.headers != IDENTITIES[case.key]:
             raise WrongContext(f"a connection of {answer.connection.headers} answered {KEYS[case.key]}")
         asked = {name: value for name, value in case.settings.items() if name != "stream"}
         if answer.settings != asked:
@@ -354,7 +376,11 @@ class World:
         """Write down what the model said, in the agent's way."""
         learn = self.upstream.learn
         entries = []
-        for raw in ECHOES[agent.echo % len(ECHOES)][1](agent.heard):
+        try:
+            echoed = ECHOES[agent.echo](agent.heard)
+        except KeyError:  # the style needs a ciphertext, and upstream gave none
+            echoed = agent.heard
+        for raw in echoed:
             if raw.get("type") == "item_reference":
                 token = next(meaning(each) for each in agent.heard if each["id"] == raw["id"])
             else:
@@ -400,11 +426,10 @@ class World:
         pick = self.pick
         if pick(10) == 9:
             agent.echo = pick(len(ECHOES))
-        grown = len(agent.history)
         echoed = self._echoed(agent)
         reply = self._reply(agent.heard)
         agent.heard, agent.as_text = [], False
-        if pick(3) == 2:
+        if pick(4) == 3:
             where = pick(4)  # mostly near the end, where an echo is compared
             if where == 0:
                 history = [*agent.history, *echoed, *reply]
@@ -415,9 +440,8 @@ class World:
                 agent.history = [*agent.history, *self._changed([*echoed, *reply])]
         else:
             agent.history += [*echoed, *reply]
-        if len(agent.history) > 10:
+        if len(agent.history) > 8:
             agent.history = self._compacted(agent.history)
-        assert grown >= 0
         if not agent.history:
             agent.history = [self._user()]
 
@@ -427,11 +451,13 @@ class World:
         if not items:
             return items
         at = len(items) - 1 - pick(len(items))
-        match pick(13):
-            case 0:
-                items[at] = self._written(items[at].token) if items[at].token[0] != "?" else items[at]
-            case 1 | 2 | 3:
+        match pick(16):
+            case 0 if items[at].token[0] != "?":
+                items[at] = self._written(items[at].token)
+            case 1 | 2 | 3 if items[at].token[0] != "?":
                 items[at] = self._edited(items[at].token)
+            case 0 | 1 | 2 | 3 | 13 | 14 | 15:
+                items[at] = self._edited_in_place(items[at])
             case 4:
                 del items[at]
             case 5:
@@ -465,6 +491,28 @@ class World:
         """Return a summary in place of all but the last items."""
         summary = self._user() if self.pick(2) else self._entry(*self._compaction())
         return [summary, *items[len(items) - self.pick(3) :]] if self.pick(2) else [summary]
+
+    def _edited_in_place(self, entry: Entry) -> Entry:
+        """Return *entry* written the same way, but for one field."""
+        raw = orjson.loads(entry.written)
+        names = sorted(raw.keys() & _EDITED)
+        name = names[self.pick(len(names))]
+        value = raw[name]
+        if isinstance(value, list):
+            value.append({"type": "output_text", "text": "b"} if name != "summary" else _summary(("p",))[0])
+            if self.pick(2):
+                del value[-2:]
+        elif name == "role":
+            raw["role"] = "user" if value == "assistant" else "assistant"
+            if raw["role"] == "assistant" and isinstance(raw["content"], list):
+                raw["content"] = [part for part in raw["content"] if "text" in part]
+        elif name in {"id", "encrypted_content"}:
+            raw[name] = f"{value.rstrip('0123456789')}{self._number()}" if value else value
+        elif name == "action":
+            raw[name] = {"type": "search", "query": "c"}
+        else:
+            raw[name] = f"{value or ''}b"
+        return self._entry(raw, meaning(raw))
 
     def _edited(self, token: Token) -> Entry:
         """Return an item that differs in one field."""
@@ -501,6 +549,43 @@ class World:
             case (kind, text):
                 edits = ((kind, text + "a"),)
         return self._written(edits[pick(len(edits))])
+
+
+CASES_A_WORLD = 100
+
+
+def seeded(seed: int) -> Pick:
+    """Return a pick that *seed* decides."""
+    random = Random(seed).random
+    return lambda below: int(random() * below)
+
+
+def chosen(choices: bytes) -> Pick:
+    """Return a pick that *choices* decide, one by one; after the last it is the plainest each time."""
+    left = iter(choices)
+    return lambda below: next(left, 0) % below
+
+
+def play(seeds: range) -> Counter[str]:
+    """Live through a world for each of *seeds*; return how its cases ended. A failure names its seed."""
+    outcomes: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            with World(seeded(seed)) as world:
+                while world.cases < CASES_A_WORLD:
+                    world.step()
+                world.settle()
+        except AssertionError as exc:
+            raise type(exc)(f"seed {seed}: {exc}") from exc
+        outcomes += world.outcomes
+        outcomes["cases"] += world.cases
+    return outcomes
+
+
+_EDITED = frozenset(
+    "role content arguments call_id name summary encrypted_content phase input output action id".split()
+)
+"""The fields that an edit in place changes."""
 
 
 def _part(part: Any) -> Raw:

@@ -219,8 +219,7 @@ async def test_refuses_before_the_body(proxied: Any, target: str, framing: tuple
     assert run.simulator.requests == []
 
 
-@pytest.mark.parametrize(
-)
+@pytest.mark.parametrize("target", ["/v1/responses", "/v1/chat/completions", "/v1/files", "/elsewhere"])
 async def test_refuses_before_asking_for_the_body(proxied: Any, target: str) -> None:
     """Expect: 100-continue from a page is answered with 403, and never with 100."""
     run = await proxied()

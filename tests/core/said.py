@@ -1,0 +1,80 @@
+"""Said: the parts of a conversation, as plain values."""
+
+from typing import Any
+
+import orjson
+
+from proxy.core.delta import Baseline, TurnRequest
+from proxy.core.events import ServerEvent
+from proxy.core.items import Item, Output
+
+JSON = dict[str, Any]
+
+
+def user(text: str) -> JSON:
+    """Return a user message."""
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def assistant(text: str, **fields: Any) -> JSON:
+    """Return a message as the model emits it."""
+    part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+    message = {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
+    return {**message, **fields}
+
+
+def reasoning(*summary: str, **fields: Any) -> JSON:
+    """Return a reasoning item as the model emits it."""
+    told = [{"type": "summary_text", "text": text} for text in summary]
+    return {"id": "rs_1", "type": "reasoning", "summary": told, "encrypted_content": "gAAAAA1", **fields}
+
+
+def call(arguments: str = '{"path":"."}', **fields: Any) -> JSON:
+    """Return a function call as the model emits it."""
+    made = {"call_id": "call_1", "name": "ls", "arguments": arguments}
+    return {"id": "fc_1", "type": "function_call", "status": "completed", **made, **fields}
+
+
+def custom_call(text: str = "ls", **fields: Any) -> JSON:
+    """Return a custom tool call as the model emits it."""
+    made = {"call_id": "call_2", "name": "shell", "input": text}
+    return {"id": "ctc_1", "type": "custom_tool_call", "status": "completed", **made, **fields}
+
+
+def answer(call_id: str = "call_1", output: Any = "a.py", kind: str = "function_call_output") -> JSON:
+    """Return what a tool gave."""
+    return {"type": kind, "call_id": call_id, "output": output}
+
+
+def request(*items: JSON, stream: bool = True, **fields: Any) -> TurnRequest:
+    """Return the request whose history is *items*."""
+    body = {"model": "gpt-5.5", "store": False, "input": list(items), **fields}
+    return TurnRequest.of(
+        body, tuple(Item.of(item) for item in items), model=body["model"], stream=stream, size=100
+    )
+
+
+def baseline(history: list[JSON], *outputs: JSON, response_id: str = "resp_1", **fields: Any) -> Baseline:
+    """Return what upstream holds once it answered *history* with *outputs*."""
+    said = tuple(Output.of(output) for output in outputs)
+    return Baseline.after(request(*history, **fields), response_id, said)
+
+
+def event(kind: str, **fields: Any) -> ServerEvent:
+    """Return an event from upstream."""
+    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
+
+
+def created(response_id: str = "resp_2", **fields: Any) -> ServerEvent:
+    """Return the first event of a response."""
+    return event("response.created", response={"id": response_id, **fields})
+
+
+def done(item: Any, index: Any = 0) -> ServerEvent:
+    """Return the event for a finished item."""
+    return event("response.output_item.done", output_index=index, item=item)
+
+
+def completed(*output: Any, response_id: Any = "resp_2") -> ServerEvent:
+    """Return the last event of a response."""
+    return event("response.completed", response={"id": response_id, "output": list(output)})

@@ -1,0 +1,141 @@
+"""Which connection a request runs on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from said import JSON, answer, assistant, baseline, call, reasoning, request, user
+
+from proxy.core.affinity import Candidate, Former, NoRoom, Open, Use, choose, explain
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
+
+FIRST = [user("Hello")]
+SECOND = [*FIRST, assistant("Hi"), user("What is here?")]
+THIRD = [*SECOND, call(), answer()]
+
+AFTER_FIRST = baseline(FIRST, assistant("Hi"), response_id="resp_first")
+AFTER_SECOND = baseline(SECOND, call(), response_id="resp_second")
+OTHER = baseline([user("Something else")], assistant("Yes"), response_id="resp_other")
+
+
+def free(key: int, known: Baseline | None = None, last_used: float = 0.0) -> Candidate:
+    """Return a connection that nobody uses."""
+    return Candidate(key, known, free=True, last_used=last_used)
+
+
+def busy(key: int, known: Baseline | None = None) -> Candidate:
+    """Return a connection at work."""
+    return Candidate(key, known, free=False, last_used=0.0)
+
+
+def chosen(history: list[JSON], candidates: Sequence[Candidate], *, room: int = 1, **options: Any) -> Any:
+    """Choose a connection for the request with *history*."""
+    return choose(request(*history), candidates, room=room, **options)
+
+
+def test_the_first_turn_opens_a_connection() -> None:
+    """There is nothing to continue and nothing to use."""
+    assert chosen(FIRST, []) == Open(Full(Mismatch.FIRST_TURN))
+
+
+def test_the_longest_baseline_wins() -> None:
+    """A later response of the same conversation saves more than an earlier one."""
+    candidates = [free(1, AFTER_FIRST, 9.0), free(2, AFTER_SECOND, 1.0), free(3, OTHER)]
+    use = chosen(THIRD, candidates)
+    assert use == Use(2, diff(request(*THIRD), AFTER_SECOND))
+    assert isinstance(use.upload, Delta)
+    assert chosen(THIRD, candidates[::-1]) == use
+
+
+def test_of_equal_baselines_the_last_used_wins() -> None:
+    """The warmest connection."""
+    assert (
+        chosen(SECOND, [free(1, AFTER_FIRST, 1.0), free(2, AFTER_FIRST, 2.0), free(3, AFTER_FIRST, 1.5)]).key == 2
+    )
+
+
+def test_a_new_conversation_does_not_evict_anothers_baseline() -> None:
+    """It gets a connection that knows nothing, or a new one."""
+    assert chosen(FIRST, [free(1, OTHER), free(2)]) == Use(2, Full(Mismatch.FIRST_TURN))
+    assert chosen(FIRST, [free(1, OTHER)]) == Open(Full(Mismatch.FIRST_TURN))
+    assert chosen(FIRST, [free(1, OTHER), busy(2)]) == Open(Full(Mismatch.FIRST_TURN))
+
+
+def test_a_baseline_at_work_is_not_shared() -> None:
+    """A second turn of the same conversation has a connection of its own; the reason says why."""
+    assert chosen(SECOND, [busy(1, AFTER_FIRST)]) == Open(Full(Mismatch.BUSY))
+
+
+def test_an_earlier_baseline_serves_while_the_later_is_at_work() -> None:
+    """A fork continues from what is free."""
+    use = chosen(THIRD, [busy(1, AFTER_SECOND), free(2, AFTER_FIRST)])
+    assert use == Use(2, diff(request(*THIRD), AFTER_FIRST))
+
+
+def test_a_fresh_connection_is_a_new_one() -> None:
+    """After a failure neither a baseline nor a blank connection will do."""
+    candidates = [free(1, AFTER_FIRST), free(2)]
+    full = Full(Mismatch.CONNECTION_LOST)
+    assert chosen(SECOND, candidates, fresh=Mismatch.CONNECTION_LOST) == Open(full)
+    assert chosen(SECOND, candidates, fresh=Mismatch.CONNECTION_LOST, room=0) == Open(full, evict=2)
+
+
+def test_without_room_the_least_valuable_baseline_goes() -> None:
+    """A connection of one turn before one of many, and of two the one unused for longer."""
+    long = Baseline.after(request(*SECOND), "resp_long", (), turns=2)
+    full = Full(Mismatch.FIRST_TURN)
+    assert chosen(FIRST, [free(1, long, 1.0), free(2, OTHER, 9.0)], room=0) == Open(full, evict=2)
+    assert chosen(FIRST, [free(1, OTHER, 5.0), free(2, OTHER, 4.0)], room=0) == Open(full, evict=2)
+    assert chosen(FIRST, [free(1, long, 1.0), busy(2, OTHER)], room=0) == Open(full, evict=1)
+
+
+def test_without_room_a_connection_that_continues_is_used() -> None:
+    """Room is only asked for where a new connection is needed."""
+    assert chosen(SECOND, [free(1, AFTER_FIRST)], room=0).key == 1
+
+
+def test_when_every_connection_is_at_work_the_turn_goes_over_http() -> None:
+    """Nothing in flight is ever disturbed."""
+    assert chosen(FIRST, [busy(1, OTHER), busy(2)], room=0) == NoRoom(Full(Mismatch.BUSY))
+    assert chosen(FIRST, [], room=0) == NoRoom(Full(Mismatch.BUSY))
+
+
+def test_the_policy_on_dropped_output_is_asked() -> None:
+    """What may not be left out is sent in full."""
+    known = baseline(FIRST, reasoning("Hm"), assistant("Hi"))
+    assert chosen(SECOND, [free(1, known)]).key == 1
+    assert chosen(SECOND, [free(1, known)], dropped="none") == Open(Full(Mismatch.HISTORY_CHANGED))
+
+
+@pytest.mark.parametrize(
+    ("history", "candidates", "formers", "reason"),
+    [
+        (FIRST, [], [], Mismatch.FIRST_TURN),
+        (SECOND, [], [], Mismatch.AFTER_RESTART),
+        (SECOND, [busy(1, OTHER), free(2)], [], Mismatch.AFTER_RESTART),
+        (SECOND, [], [Former(AFTER_FIRST, Mismatch.RETIRED)], Mismatch.RETIRED),
+        (SECOND, [busy(1, AFTER_FIRST)], [Former(AFTER_FIRST, Mismatch.RETIRED)], Mismatch.BUSY),
+        (SECOND, [free(1, OTHER)], [Former(AFTER_FIRST, Mismatch.CONNECTION_LOST)], Mismatch.CONNECTION_LOST),
+        (FIRST, [free(1, AFTER_FIRST)], [], Mismatch.HISTORY_CHANGED),
+        ([*FIRST, assistant("Ho"), user("x")], [free(1, AFTER_FIRST)], [], Mismatch.HISTORY_CHANGED),
+        ([*SECOND, call(), user("Stop")], [free(1, AFTER_SECOND)], [], Mismatch.CALL_UNANSWERED),
+        ([*SECOND, call(), user("Stop")], [free(1, AFTER_FIRST), busy(2, AFTER_SECOND)], [], Mismatch.BUSY),
+    ],
+)
+def test_the_reason_is_the_nearest_conversations(
+    history: list[JSON], candidates: list[Candidate], formers: list[Former], reason: Mismatch
+) -> None:
+    """The figures name what kept a turn from being a delta."""
+    assert explain(request(*history), candidates, formers) is reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"model": "gpt-6"}, Mismatch.MODEL_CHANGED), ({"store": True}, Mismatch.SETTINGS_CHANGED)],
+)
+def test_a_change_of_settings_is_told_from_a_change_of_history(fields: JSON, reason: Mismatch) -> None:
+    """The first one found counts, and no unrelated baseline hides it."""
+    sent = request(*SECOND, **fields)
+    unrelated = Former(OTHER, Mismatch.RETIRED)
+    for formers in ([unrelated], [unrelated, Former(AFTER_FIRST, Mismatch.RETIRED)]):
+        assert explain(sent, [free(1, AFTER_FIRST), free(2, OTHER)], formers) is reason

@@ -1,0 +1,313 @@
+"""What a request adds to what upstream holds, and every reason to send it whole."""
+
+from typing import Any
+
+import pytest
+from echo import DROPS_REASONING, DROPS_TEXT, STYLES, echo
+from said import JSON, answer, assistant, baseline, call, custom_call, reasoning, request, user
+
+from proxy.core.delta import FIELDS, Baseline, Delta, Full, Mismatch, Reuse, TurnRequest, diff, reuse
+from proxy.core.items import Dropped, Item, Output
+
+HISTORY = [{"role": "developer", "content": "Be brief."}, user("What is here?")]
+CALLED = [reasoning("Look"), call()]
+SPOKEN = [reasoning("Look"), assistant("I look.", phase="commentary"), call()]
+
+
+def added(delta: Delta | Full) -> list[JSON]:
+    """Return what a delta sends."""
+    assert isinstance(delta, Delta), delta
+    return [dict(item.raw) for item in delta.items]
+
+
+def reason(found: Delta | Full) -> Mismatch | None:
+    """Return why a request is not a delta."""
+    return found.reason if isinstance(found, Full) else None
+
+
+def test_only_what_follows_the_echo_is_sent() -> None:
+    """History and output are what upstream holds; the rest is new, as the agent wrote it."""
+    new = [answer(), user("Go on.")]
+    known = baseline(HISTORY, *CALLED)
+    found = diff(request(*HISTORY, *CALLED, *new), known)
+    assert added(found) == new
+    assert found == Delta(known, tuple(Item.of(item) for item in new))
+    assert repr(found) == "<Delta resp_1 + 2>"
+
+
+@pytest.mark.parametrize("dropped", ["none", "reasoning", "any"])
+@pytest.mark.parametrize("style", STYLES)
+def test_every_agent_continues_as_far_as_the_policy_allows(style: str, dropped: Dropped) -> None:
+    """What an agent always rewrites never breaks its chain; what it leaves out does unless allowed."""
+    sent = request(*HISTORY, *echo(style, SPOKEN), answer())
+    found = diff(sent, baseline(HISTORY, *SPOKEN), dropped)
+    if (style in DROPS_REASONING and dropped == "none") or (style in DROPS_TEXT and dropped != "any"):
+        assert reason(found) is Mismatch.HISTORY_CHANGED
+    else:
+        assert added(found) == [answer()]
+
+
+def test_qwen_leaves_out_reasoning_that_came_without_ciphertext() -> None:
+    """Its echo continues where reasoning may be left out."""
+    said = [reasoning("Look", encrypted_content=None), call()]
+    sent = request(*HISTORY, *echo("qwen", said), answer())
+    assert added(diff(sent, baseline(HISTORY, *said))) == [answer()]
+    assert reason(diff(sent, baseline(HISTORY, *said), "none")) is Mismatch.HISTORY_CHANGED
+
+
+def test_calls_that_an_agent_rewrites_as_text_are_sent_whole() -> None:
+    """smolagents' "Calling tools" is not what the model said."""
+    sent = request(*HISTORY, assistant("Calling tools: ls"), user("Observation: a.py"))
+    for dropped in ("none", "reasoning", "any"):
+        assert reason(diff(sent, baseline(HISTORY, *CALLED), dropped)) is Mismatch.HISTORY_CHANGED
+
+
+def test_parallel_calls_and_their_outputs_continue() -> None:
+    """Calls come back first, then every output."""
+    calls = [reasoning("Both"), call(), custom_call()]
+    outputs = [answer(), answer("call_2", kind="custom_tool_call_output")]
+    assert added(diff(request(*HISTORY, *calls, *outputs), baseline(HISTORY, *calls))) == outputs
+
+
+def test_a_long_conversation_continues_from_its_last_response() -> None:
+    """The history with all its echoes is the prefix of the next turn."""
+    history = [*HISTORY]
+    for turn in range(5):
+        said = [
+            reasoning(str(turn), id=f"rs_{turn}", encrypted_content=str(turn)),
+            call(call_id=str(turn), id=f"fc_{turn}"),
+        ]
+        known = baseline(history, *said)
+        history += [*echo("opencode", said), answer(str(turn))]
+        assert added(diff(request(*history), known)) == [answer(str(turn))]
+
+
+EDITS = {
+    "nothing new": [*HISTORY, *CALLED],
+    "the same request again": HISTORY,
+    "an earlier request again": HISTORY[:1],
+    "nothing at all": [],
+    "an item changed": [HISTORY[0], user("What is there?"), *CALLED, answer()],
+    "one character of the first item": [
+        {"role": "developer", "content": "Be brief!"},
+        HISTORY[1],
+        *CALLED,
+        answer(),
+    ],
+    "an item removed": [HISTORY[1], *CALLED, answer()],
+    "an item inserted": [*HISTORY, user("also"), *CALLED, answer()],
+    "an item put first": [user("first"), *HISTORY, *CALLED, answer()],
+    "items swapped": [HISTORY[1], HISTORY[0], *CALLED, answer()],
+    "another role": [{"role": "system", "content": "Be brief."}, HISTORY[1], *CALLED, answer()],
+    "rewound to before the response": [*HISTORY, user("Or rather:")],
+    "the output swapped": [*HISTORY, call(), reasoning("Look"), answer()],
+    "reasoning after the answer": [*HISTORY, call(), answer(), reasoning("Look"), user("x")],
+    "a reference to reasoning after the answer": [*HISTORY, call(), answer(), {"id": "rs_1"}],
+    "the call removed": [*HISTORY, reasoning("Look"), user("x")],
+    "the call's arguments changed": [*HISTORY, reasoning("Look"), call("{}"), answer()],
+    "the call's name changed": [*HISTORY, reasoning("Look"), call(name="cat"), answer()],
+    "the call's id changed": [*HISTORY, reasoning("Look"), call(call_id="call_9"), answer("call_9")],
+    "the call's type changed": [*HISTORY, reasoning("Look"), custom_call(call_id="call_1"), answer()],
+    "another ciphertext": [*HISTORY, reasoning("Look", encrypted_content="gAAAAA9"), call(), answer()],
+    "another summary": [*HISTORY, reasoning("Look away"), call(), answer()],
+    "reasoning from elsewhere": [*HISTORY, reasoning(id="rs_9", encrypted_content=None), call(), answer()],
+    "a reference to another item": [*HISTORY, {"type": "item_reference", "id": "rs_9"}, call(), answer()],
+    "text added to the response": [*HISTORY, *CALLED[:1], assistant("Now:"), *CALLED[1:], answer()],
+    "compacted": [{"type": "compaction", "encrypted_content": "gAAAAA8"}, answer()],
+    "summarised": [HISTORY[0], user("The user asked what is here; the tool said a.py."), user("Go on.")],
+}
+
+
+@pytest.mark.parametrize("dropped", ["none", "reasoning", "any"])
+@pytest.mark.parametrize("history", EDITS.values(), ids=EDITS)
+def test_an_edited_history_is_sent_whole(history: list[JSON], dropped: Dropped) -> None:
+    """Under no policy does an edit of any kind continue the chain."""
+    assert diff(request(*history), baseline(HISTORY, *CALLED), dropped) == Full(Mismatch.HISTORY_CHANGED)
+
+
+TEXT_EDITS = {
+    "one character": [assistant("I Look."), call(), answer()],
+    "another phase": [assistant("I look.", phase="final_answer"), call(), answer()],
+    "shortened": [assistant("I"), call(), answer()],
+    "another role": [{"role": "user", "content": [{"type": "output_text", "text": "I look."}]}, call(), answer()],
+    "moved behind the call": [call(), assistant("I look."), answer()],
+    "moved to the end": [call(), answer(), assistant("I look."), user("x")],
+    "left out with the call": [user("Or rather:")],
+}
+
+
+@pytest.mark.parametrize("dropped", ["none", "reasoning", "any"])
+@pytest.mark.parametrize("sent", TEXT_EDITS.values(), ids=TEXT_EDITS)
+def test_an_edited_message_of_the_model_is_sent_whole(sent: list[JSON], dropped: Dropped) -> None:
+    """Leaving text out may be allowed, but not rewriting or moving it."""
+    known = baseline(HISTORY, assistant("I look.", phase="commentary"), call())
+    assert diff(request(*HISTORY, *sent), known, dropped) == Full(Mismatch.HISTORY_CHANGED)
+
+
+@pytest.mark.parametrize("dropped", ["none", "reasoning", "any"])
+@pytest.mark.parametrize("said", [[reasoning("x")], [assistant("x")], [reasoning("x"), assistant("x")]])
+def test_a_response_of_which_nothing_came_back_is_not_continued(said: list[JSON], dropped: Dropped) -> None:
+    """An agent that has rewound to before a response looks like one that leaves all of it out."""
+    sent = request(*HISTORY, user("Or rather:"))
+    assert diff(sent, baseline(HISTORY, *said), dropped) == Full(Mismatch.HISTORY_CHANGED)
+
+
+def test_an_empty_response_is_continued_by_anything() -> None:
+    """There is nothing to echo, so what follows the history is new, whoever wrote it."""
+    assert added(diff(request(*HISTORY, user("x")), baseline(HISTORY))) == [user("x")]
+    assert added(diff(request(*HISTORY, assistant("x")), baseline(HISTORY))) == [assistant("x")]
+
+
+def test_a_chain_may_begin_without_history() -> None:
+    """The empty history is a prefix of every other, if what the model said comes back."""
+    known = baseline([], assistant("Hello"))
+    assert added(diff(request(assistant("Hello"), user("x")), known)) == [user("x")]
+    assert reason(diff(request(user("x")), known)) is Mismatch.HISTORY_CHANGED
+
+
+def test_what_a_later_turn_said_elsewhere_is_new() -> None:
+    """Model output that upstream never saw is sent like anything else."""
+    new = [answer(), assistant("Over HTTP", id="msg_9"), user("x")]
+    for style in ("openai_node", "cline"):
+        sent = request(*HISTORY, *echo(style, CALLED), *new)
+        assert added(diff(sent, baseline(HISTORY, *CALLED))) == new
+
+
+def test_references_stand_for_the_items_they_name() -> None:
+    """An agent may refer to every item that upstream has."""
+    references = [{"type": "item_reference", "id": item["id"]} for item in SPOKEN]
+    assert added(diff(request(*HISTORY, *references, answer()), baseline(HISTORY, *SPOKEN), "none")) == [answer()]
+
+
+def test_a_call_without_its_output_is_sent_whole() -> None:
+    """Upstream refuses to go on without an output for each call."""
+    calls = [call(), custom_call()]
+    known = baseline(HISTORY, *calls)
+    assert diff(request(*HISTORY, *calls, answer()), known) == Full(Mismatch.CALL_UNANSWERED)
+    assert diff(request(*HISTORY, *calls, user("Stop.")), known) == Full(Mismatch.CALL_UNANSWERED)
+
+
+def test_a_call_that_upstream_answers_itself_needs_no_output() -> None:
+    """Nothing is missing where the tool ran on the far side."""
+    search = {"type": "web_search_call", "id": "ws_1", "call_id": "x", "action": {"query": "x"}}
+    assert added(diff(request(*HISTORY, search, user("x")), baseline(HISTORY, search))) == [user("x")]
+
+
+def test_another_model_begins_another_chain() -> None:
+    """The reason says so, even where settings differ too."""
+    sent = request(*HISTORY, *CALLED, answer(), model="gpt-6", store=True)
+    assert diff(sent, baseline(HISTORY, *CALLED)) == Full(Mismatch.MODEL_CHANGED)
+
+
+MUST_MATCH = sorted(name for name in FIELDS if reuse(name) is Reuse.MUST_MATCH and name != "model")
+MAY_DIFFER = sorted(name for name in FIELDS if reuse(name) is Reuse.MAY_DIFFER)
+UNLISTED = ["access_programs", "image", "moderation", "a_field_of_next_year"]
+
+
+@pytest.mark.parametrize("name", [*MUST_MATCH, *UNLISTED])
+@pytest.mark.parametrize(("then", "now"), [("a", "b"), ("a", None), (None, "b"), (True, 1), ({"a": None}, {})])
+def test_a_field_that_must_match_begins_another_chain(name: str, then: Any, now: Any) -> None:
+    """So does every field that nobody has listed."""
+    known = baseline(HISTORY, *CALLED, **{name: then})
+    sent = request(*HISTORY, *CALLED, answer(), **{name: now})
+    assert diff(sent, known) == Full(Mismatch.SETTINGS_CHANGED)
+
+
+@pytest.mark.parametrize("name", [*MUST_MATCH, *UNLISTED])
+def test_null_and_absent_are_the_same_setting(name: str) -> None:
+    """An agent that spells the default out does not break its chain."""
+    absent = {"model": "gpt-5.5", "input": []}
+    digests = {
+        TurnRequest.of(body, (), model="gpt-5.5", stream=True, size=0).settings
+        for body in (absent, {**absent, name: None})
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", [*MAY_DIFFER, "stream", "background"])
+def test_a_field_that_is_sent_anew_may_differ(name: str) -> None:
+    """The chain goes on whatever its value."""
+    sent = request(*HISTORY, *CALLED, answer(), **{name: "now"})
+    assert added(diff(sent, baseline(HISTORY, *CALLED, **{name: "then"}))) == [answer()]
+
+
+def test_the_order_of_keys_in_a_setting_does_not_matter() -> None:
+    """Settings are compared as values."""
+    sent = request(*HISTORY, *CALLED, answer(), context_management=[{"b": 1, "a": 2}])
+    assert added(diff(sent, baseline(HISTORY, *CALLED, context_management=[{"a": 2, "b": 1}]))) == [answer()]
+
+
+RESPONSE_CREATE = (
+    "type access_programs background context_management conversation generate image include input instructions "
+    "max_output_tokens max_tool_calls metadata model moderation parallel_tool_calls previous_response_id prompt "
+    "prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier store "
+    "stream stream_id stream_options temperature text tool_choice tools top_logprobs top_p truncation user"
+).split()
+"""Every field that openai-python 3.52.0 knows for `response.create` (protocol notes, section 2.1)."""
+
+
+def test_every_field_of_the_protocol_has_a_meaning() -> None:
+    """A name that FIELDS does not list has to match, and FIELDS lists nothing but names of the protocol."""
+    assert set(RESPONSE_CREATE) - set(FIELDS) == {"access_programs", "image", "moderation"}
+    assert set(FIELDS) - set(RESPONSE_CREATE) == {"client_metadata"}  # the ChatGPT backend's
+    assert all(reuse(name) is Reuse.MUST_MATCH for name in UNLISTED)
+
+
+def test_what_decides_over_the_agents_state_is_not_ours() -> None:
+    """These fields make packlight leave a request alone."""
+    assert {name for name in FIELDS if reuse(name) is Reuse.NOT_OURS} == {
+        "background",
+        "conversation",
+        "generate",
+        "previous_response_id",
+        "prompt",
+        "stream_id",
+        "type",
+    }
+    assert {name for name in FIELDS if reuse(name) is Reuse.TRANSPORT} == {"stream"}
+    assert {name for name in FIELDS if reuse(name) is Reuse.DIFFED} == {"input"}
+
+
+def test_a_request_keeps_its_fields_in_a_fixed_order() -> None:
+    """What goes over the WebSocket is sorted, with the agent's own values, nulls too."""
+    sent = request(
+        user("x"), tools=[], instructions=None, stream=True, background=False, previous_response_id=None
+    )
+    assert list(sent.fields.items()) == [
+        ("instructions", None),
+        ("model", "gpt-5.5"),
+        ("store", False),
+        ("tools", []),
+    ]
+    assert sent.has_nulls
+    assert not request(user("x")).has_nulls
+
+
+def test_related_conversations_share_their_root() -> None:
+    """The root reaches to the first user message; without one it is the whole history."""
+    assert request(*HISTORY).root == request(*HISTORY, *CALLED, answer()).root
+    assert request(*HISTORY).root != request(HISTORY[0], user("Something else")).root
+    assert request(HISTORY[0]).root == request(HISTORY[0]).marks[-1]
+    assert request(*HISTORY).session == request(*HISTORY).root.hex()[:8]
+
+
+def test_a_history_with_model_output_had_turns_before() -> None:
+    """Any item that a model writes shows it."""
+    assert not request(*HISTORY).has_model_output
+    assert request(*HISTORY, *CALLED).has_model_output
+
+
+def test_a_baseline_shows_its_size() -> None:
+    """For the person debugging at night."""
+    assert repr(baseline(HISTORY, *CALLED)) == "<Baseline resp_1: 2 items, 2 outputs>"
+    assert repr(Full(Mismatch.BUSY)) == "<Full busy>"
+
+
+def test_a_baseline_is_made_of_the_request_and_its_outputs() -> None:
+    """It has the request's history, model and settings, and keeps none of the content."""
+    sent = request(*HISTORY)
+    outputs = tuple(Output.of(item) for item in CALLED)
+    known = Baseline.after(sent, "resp_7", outputs, turns=3)
+    assert (known.length, known.mark, known.root) == (2, sent.marks[2], sent.root)
+    assert (known.model, known.settings, known.outputs, known.turns) == ("gpt-5.5", sent.settings, outputs, 3)
+    assert "Look" not in str(known.outputs)

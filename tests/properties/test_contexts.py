@@ -1,0 +1,140 @@
+"""The property that decides the project: the context upstream reconstructs is the agent's history, in every case."""
+
+import os
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from meaning import agree
+from world import CASES_A_WORLD, World, chosen, play
+
+from proxy.core import delta, items, turn
+from proxy.core.affinity import Candidate
+from proxy.core.items import START
+from proxy.upstream import pool
+
+CASES = int(os.environ.get("PACKLIGHT_CASES", "1_000_000"))
+WORLDS_A_TASK = 50
+
+
+@pytest.mark.timeout(3600)
+def test_no_generated_case_has_a_wrong_context(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of PACKLIGHT_CASES requests none is answered from another history than the agent's; a fifth are deltas."""
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.delenv(name, raising=False)  # measuring these processes would triple their time
+    worlds = -(-CASES // CASES_A_WORLD)
+    tasks = [range(first, min(first + WORLDS_A_TASK, worlds)) for first in range(0, worlds, WORLDS_A_TASK)]
+    outcomes: Counter[str] = Counter()
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as processes:
+        for found in processes.map(play, tasks):
+            outcomes += found
+    with capsys.disabled():
+        print(f"\n{dict(outcomes.most_common())}")  # noqa: T201  (what the run covered)
+    assert outcomes["cases"] >= CASES
+    assert outcomes["delta"] > outcomes["cases"] / 5
+    assert min(outcomes[each] for each in ("incomplete", "failed", "UpstreamError", "ConnectionLost")) > 0
+
+
+@settings(max_examples=2000)
+@given(steps=st.integers(1, 50), choices=st.binary(min_size=400, max_size=1600))
+@pytest.mark.timeout(600)
+def test_no_found_case_has_a_wrong_context(steps: int, choices: bytes) -> None:
+    """Hypothesis, which searches and shrinks, finds no wrong context either."""
+    with World(chosen(choices)) as world:
+        for _ in range(steps):
+            world.step()
+        world.settle()
+
+
+def _gullible(
+    told: tuple[items.Item, ...], outputs: tuple[items.Output, ...], dropped: items.Dropped
+) -> tuple[items.Item, ...]:
+    """Skip whatever is no echo."""
+    for output in outputs:
+        told = told[output.echoed_by(told) :]
+    return told
+
+
+def _lend_twice(self: pool.Pool, partition: pool.Partition) -> list[Candidate]:
+    return [
+        Candidate(key, slot.connection.baseline if slot.connection else None, slot.connection is not None, 0)
+        for key, slot in partition.slots.items()
+    ]
+
+
+def _believe(self: turn.Turn, event: Any) -> None:
+    """Take whatever response begins for this turn's."""
+
+
+MESSAGE = items._message
+MUTANTS: dict[str, tuple[Any, str, Any]] = {
+    "the text of outputs is not compared": (items, "_message", lambda raw: ["message", raw.get("role")]),
+    "the role of outputs is not compared": (items, "_message", lambda raw: MESSAGE({**raw, "role": "assistant"})),
+    "arguments are not compared": (items, "arguments", lambda text: None),
+    "the history before the baseline is not compared": (delta, "marks", lambda each: (START,) * (len(each) + 1)),
+    "another key's connection is used": (pool, "partition_key", lambda url, headers: b""),
+    "rewritten outputs count as left out": (delta, "_beyond_echo", _gullible),
+    "settings are not compared": (delta, "digest", lambda value: b""),
+    "reasoning is not identified": (items.Output, "_identified_by", lambda self, raw: True),
+    "an ignored chain is not noticed": (turn.Turn, "_begin", _believe),
+    "an incomplete response is continued": (
+        turn,
+        "_ENDINGS",
+        dict.fromkeys(("response.completed", "response.incomplete"), turn.State.COMPLETED),
+    ),
+    "a connection at work is lent again": (pool.Pool, "_candidates", _lend_twice),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_planted_mistake_is_found(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mistake in the proxy's comparing shows within 20,000 cases."""
+    owner, name, mistake = MUTANTS[mutant]
+    monkeypatch.setattr(owner, name, mistake)
+    if name == "_message":
+        monkeypatch.setitem(items._MEANINGS, "message", mistake)
+    with pytest.raises(AssertionError, match="seed"):
+        play(range(20_000 // CASES_A_WORLD))
+
+
+USER = ("message", "user", ("a",))
+SAID = ("message", "assistant", "b", None)
+THOUGHT = ("reasoning", "1", ("p", "q"))
+
+
+@pytest.mark.parametrize(
+    ("told", "dropped", "right"),
+    [
+        ([USER, THOUGHT, SAID], "none", True),
+        ([USER, SAID], "reasoning", True),
+        ([USER, SAID], "none", False),
+        ([USER, THOUGHT], "reasoning", False),
+        ([USER, THOUGHT], "any", True),
+        ([USER], "any", True),
+        ([USER, ("reasoning", "1", ("p",)), ("reasoning", "1", ("q",)), SAID], "none", True),
+        ([USER, ("reasoning", "1", None), SAID], "none", True),
+        ([USER, ("reasoning", "1", None), ("reasoning", "1", None), SAID], "none", False),
+        ([USER, ("reasoning", "2", ("p", "q")), SAID], "reasoning", False),
+        ([USER, SAID, THOUGHT], "any", False),
+        ([USER, THOUGHT, ("message", "assistant", "b", "final_answer")], "none", True),
+        ([USER, THOUGHT, ("message", "assistant", "c", None)], "any", False),
+        ([USER, THOUGHT, SAID, SAID], "any", False),
+        ([USER, USER, THOUGHT, SAID], "any", False),
+    ],
+)
+def test_the_oracle_tells_right_from_wrong(told: list[Any], dropped: Any, *, right: bool) -> None:
+    """What upstream holds agrees with a history that left out what it may, and with no other."""
+    assert agree([(USER, False), (THOUGHT, True), (SAID, True)], told, dropped) is right
+
+
+def test_the_oracle_sees_a_rewritten_item() -> None:
+    """What the agent wrote itself does not stand beside what it replaced."""
+    other = ("message", "assistant", "c", None)
+    assert not agree([(USER, False), (SAID, True), (other, False)], [USER, other], "any")
+    assert agree([(USER, False), (SAID, True), (other, False)], [USER, SAID, other], "any")

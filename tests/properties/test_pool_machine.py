@@ -1,0 +1,340 @@
+"""The pool under any sequence of what agents, upstream and time can do, on real sockets."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from echo import STYLES
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from meaning import Dropped, Raw, agree, meaning
+
+from proxy.core.events import ServerEvent
+from proxy.core.turn import State, Turn
+from proxy.errors import ConnectionLost, UpstreamError
+from proxy.exchange import Exchange, PlainHTTP, Waits
+from proxy.frontends.base import Opaque
+from proxy.frontends.responses import Responses
+from proxy.ledger import Connections, Traffic
+from proxy.simulator import (
+    CustomToolCall,
+    Fault,
+    FunctionCall,
+    ModelCall,
+    Output,
+    Reasoning,
+    SimulatedTurn,
+    Simulator,
+    SimulatorSettings,
+    Text,
+    says,
+)
+from proxy.upstream.connection import Timing
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.headers import of_identity
+from proxy.upstream.pool import Limits, Pool
+
+STYLES_HERE = sorted(STYLES.keys() - {"ai_sdk_stored"})  # references need a store, and these agents have none
+OUTPUTS = (
+    says("a"),
+    says(Reasoning(("p", "q")), "a"),
+    says(Reasoning(), FunctionCall("f", '{"x": 1.0}')),
+    says(Text("", "commentary"), CustomToolCall("g", "a")),
+    says("b", Reasoning(("p",)), FunctionCall("f"), FunctionCall("f", '{"x":2}')),
+)
+FAULTS: dict[str, dict[str, Any]] = {
+    "error": {"when": "before_created", "what": "error"},
+    "rate limit": {"when": "before_created", "what": "error", "status": 429, "code": "rate_limit_exceeded"},
+    "miss": {
+        "when": "before_created",
+        "what": "error",
+        "status": 400,
+        "code": "previous_response_not_found",
+        "match": lambda request: "previous_response_id" in request,
+    },
+    "lost before": {"when": "before_created", "what": "abort"},
+    "lost in the middle": {"when": "after_events", "what": "abort", "events": 3},
+    "closed in the middle": {"when": "after_events", "what": "close", "events": 3},
+    "failed in the middle": {"when": "after_created", "what": "error", "then_failed": True},
+    "closed when idle": {"when": "after_completed", "what": "close"},
+    "lost when idle": {"when": "idle", "what": "abort"},
+    "refused": {"when": "handshake", "what": "error", "status": 429},
+    "no WebSocket": {"when": "handshake", "what": "error", "status": 426},
+    "cut off": {"when": "handshake", "what": "abort"},
+}
+KEYS = ("Bearer one", "Bearer two")
+MAX_AGE, IDLE, AGE_LIMIT, RETRY = 100.0, 60.0, 120.0, 20.0
+WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=100_000, chaining_retry_seconds=RETRY)
+
+Places = st.integers(0, 7)
+Said = st.sampled_from(OUTPUTS)
+
+
+@dataclass
+class Agent:
+    """A conversation; *heard* is what the model said last."""
+
+    key: str
+    style: str
+    history: list[Raw]
+    heard: list[Raw] = field(default_factory=list)
+
+    def forked(self) -> "Agent":
+        """Return another with the same past."""
+        return Agent(self.key, self.style, list(self.history), list(self.heard))
+
+    def go_on(self, text: str) -> None:
+        """Write down what was heard, and answer the calls or say *text*."""
+        self.history += STYLES[self.style](self.heard)
+        replies = [
+            {"type": f"{raw['type']}_output", "call_id": raw["call_id"], "output": text}
+            for raw in self.heard
+            if raw["type"].endswith("_call")
+        ]
+        self.history += replies or [user(text)]
+        self.heard = []
+
+
+def user(text: str) -> Raw:
+    """Return a user message."""
+    return {"role": "user", "content": text}
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Agents converse over a real pool with the simulated upstream, and every context is compared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.stack = AsyncExitStack()
+        self.agents: list[Agent] = []
+        self.overlaps: list[list[SimulatedTurn]] = []
+        self.said = OUTPUTS[0]
+        self.now = 0.0
+
+    @initialize(
+        max_connections=st.integers(1, 4),
+        dropped=st.sampled_from(("reasoning", "none", "any")),
+        terminal_output=st.sampled_from(("full", "empty", "omitted")),
+        terminal_ciphertext=st.sampled_from(("same", "different")),
+        error_shape=st.sampled_from(("nested", "flat", "response_failed", "codeless")),
+        extra_events=st.sampled_from(((), ("rate_limits_before_created", "unknown_mid_stream"))),
+    )
+    def start(self, *, max_connections: int, dropped: Dropped, **simulated: Any) -> None:
+        """Begin with an empty pool."""
+        self.dropped: Dropped = dropped
+        self.limits = Limits(max_connections, MAX_AGE, IDLE, RETRY, dropped)
+        self.runner.run(self._start(SimulatorSettings(age_limit_seconds=AGE_LIMIT, **simulated)))
+
+    async def _start(self, simulated: SimulatorSettings) -> None:
+        simulator = Simulator(simulated, script=self._script, clock=lambda: self.now)
+        self.simulator = await self.stack.enter_async_context(simulator)
+        self.connections = Connections()
+        pool = Pool(
+            Endpoint(self.simulator.base_url),
+            self.limits,
+            Timing(open_timeout=5, send_timeout=5, close_timeout=1, ping_interval=20, max_event_bytes=1_000_000),
+            traffic=Traffic(),
+            connections=self.connections,
+            clock=lambda: self.now,
+        )
+        self.pool = await self.stack.enter_async_context(pool)
+
+    def teardown(self) -> None:
+        """Close everything."""
+        self.runner.run(self.stack.aclose())
+        self.runner.close()
+
+    def _script(self, call: ModelCall) -> Output:
+        working: dict[int, list[SimulatedTurn]] = {}
+        for turn in self.simulator.turns:
+            if not turn.finished:
+                working.setdefault(turn.connection_id, []).append(turn)
+        self.overlaps += [turns for turns in working.values() if len(turns) > 1]
+        return self.said
+
+    # What may happen
+
+    @rule(key=st.sampled_from(KEYS), style=st.sampled_from(STYLES_HERE), text=st.sampled_from("ab"), said=Said)
+    def begin(self, key: str, style: str, text: str, said: Output) -> None:
+        """Somebody new speaks, perhaps in words that others used."""
+        agent = Agent(key, style, [user(text)])
+        self.agents.append(agent)
+        self._ask(said, agent)
+        agent.go_on(text)
+        self._ask(said, agent)
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, texts=st.text("ab", min_size=1, max_size=8), said=Said)
+    def go_on(self, place: int, texts: str, said: Output) -> None:
+        """Somebody goes on, for a turn or several."""
+        agent = self._agent(place)
+        for text in texts:
+            agent.go_on(text)
+            self._ask(said, agent)
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, said=Said)
+    def repeat(self, place: int, said: Output) -> None:
+        """Somebody asks the same once more."""
+        self._ask(said, self._agent(place))
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, item=Places, text=st.sampled_from("ab"), said=Said)
+    def edit(self, place: int, item: int, text: str, said: Output) -> None:
+        """Somebody goes on with a history in which one item was edited."""
+        agent = self._agent(place)
+        agent.go_on(text)
+        agent.history[item % len(agent.history)] = edited(agent.history[item % len(agent.history)])
+        self._ask(said, agent)
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, keep=st.integers(0, 6), text=st.sampled_from("ab"), said=Said)
+    def rewind(self, place: int, keep: int, text: str, said: Output) -> None:
+        """Somebody goes back, and on from there."""
+        agent = self._agent(place)
+        agent.history, agent.heard = [*agent.history[:keep], user(text)], []
+        self._ask(said, agent)
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, texts=st.tuples(st.sampled_from("ab"), st.sampled_from("ab")), said=Said)
+    def go_on_twice_at_once(self, place: int, texts: tuple[str, str], said: Output) -> None:
+        """A conversation forks, and both of its ends speak at once."""
+        agent = self._agent(place)
+        other = agent.forked()
+        self.agents.append(other)
+        for _ in range(2):
+            agent.go_on(texts[0])
+            other.go_on(texts[1])
+            self._ask(said, agent, other)
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, key=st.sampled_from(KEYS), said=Said)
+    def speak_with_another_key(self, place: int, key: str, said: Output) -> None:
+        """Somebody has the same past, with a key that may be another."""
+        other = self._agent(place).forked()
+        other.key = key
+        self.agents.append(other)
+        other.go_on("a")
+        self._ask(said, other)
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, said=Said)
+    def hang_up(self, place: int, said: Output) -> None:
+        """Somebody goes away at the first event of the answer."""
+        agent = self._agent(place)
+        agent.go_on("a")
+        self._ask(said, agent, patient=False)
+
+    @rule(name=st.sampled_from(sorted(FAULTS)))
+    def let_something_go_wrong(self, name: str) -> None:
+        """Upstream will fail."""
+        self.simulator.inject(Fault(**FAULTS[name]))
+
+    @rule(politely=st.booleans())
+    def lose_every_connection(self, *, politely: bool) -> None:
+        """Upstream restarts."""
+        self.runner.run(self._lose(politely=politely))
+
+    async def _lose(self, *, politely: bool) -> None:
+        if politely:
+            await self.simulator.close_connections()
+        else:
+            self.simulator.abort_connections()
+
+    @rule(seconds=st.sampled_from((RETRY, IDLE, MAX_AGE, AGE_LIMIT - IDLE + 1)))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+
+    # What must hold
+
+    @invariant()
+    def every_place_is_free(self) -> None:
+        """With no turn under way nothing is lent, and the figures count the places there are."""
+        if not hasattr(self, "pool"):
+            return
+        partitions = list(self.pool._partitions.values())
+        slots = [slot for partition in partitions for slot in partition.slots.values()]
+        assert all(slot.free for slot in slots)
+        assert all(len(partition.slots) <= self.limits.max_connections for partition in partitions)
+        assert self.connections.open == len(slots)
+        assert self.connections.opened >= self.connections.open + self.connections.lost
+
+    @invariant()
+    def a_connection_answers_one_turn_at_a_time(self) -> None:
+        """Upstream never had two turns of one connection."""
+        assert not self.overlaps
+
+    # A request and its answer
+
+    def _agent(self, place: int) -> Agent:
+        return self.agents[place % len(self.agents)]
+
+    def _ask(self, said: Output, *agents: Agent, patient: bool = True) -> None:
+        self.said = said
+        self.runner.run(self._ask_all(agents, patient=patient))
+
+    async def _ask_all(self, agents: tuple[Agent, ...], *, patient: bool) -> None:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            for agent in agents:
+                group.create_task(self._ask_one(agent, patient=patient))
+
+    async def _ask_one(self, agent: Agent, *, patient: bool) -> None:
+        headers = (("Authorization", agent.key), ("X-Request-Id", str(len(self.simulator.turns))))
+        request = Responses().decode(
+            orjson.dumps({"model": "m", "store": False, "stream": True, "input": agent.history})
+        )
+        assert not isinstance(request, Opaque)
+        turn = Turn(request)
+        exchange = Exchange(
+            turn, self.pool, self.pool.partition(of_identity(headers)), WAITS, lambda: self.now, Traffic()
+        )
+        shown: list[ServerEvent] = []
+
+        async def deliver(events: tuple[ServerEvent, ...]) -> None:
+            shown.extend(events)
+            if not patient:
+                raise ConnectionResetError
+
+        try:
+            await exchange.run(deliver)
+        except (PlainHTTP, UpstreamError, ConnectionLost, ConnectionResetError):
+            assert turn.state is not State.COMPLETED or not patient
+        if shown:
+            self._check(agent, [orjson.loads(event.raw) for event in shown], complete=turn.state is State.COMPLETED)
+
+    def _check(self, agent: Agent, events: list[Raw], *, complete: bool) -> None:
+        """Compare what upstream read with what the agent said."""
+        names = {event["response"]["id"] for event in events if "response" in event} - {None}
+        if not names:
+            return  # a refusal, worded as a response that failed
+        assert len(names) == 1
+        (turn,) = (turn for turn in self.simulator.turns if turn.response_id in names)
+        emitted = {id(raw) for each in self.simulator.turns for raw in each.output}
+        held = [(meaning(raw), id(raw) in emitted) for raw in turn.context]
+        told = [meaning(raw) for raw in agent.history]
+        assert agree(held, told, self.dropped), f"upstream read {held}, the agent said {told}"
+        assert turn.identity.authorization == agent.key
+        assert self.simulator.connections[turn.connection_id].identity == turn.identity
+        if complete:
+            agent.heard = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+            assert agent.heard == turn.output
+
+
+def edited(raw: Raw) -> Raw:
+    """Return *raw* with other words in it."""
+    for name in ("arguments", "input", "output"):
+        if name in raw:
+            return {**raw, name: '{"x":9}'}
+    if "content" in raw and "role" in raw:
+        kind = "output_text" if raw["role"] == "assistant" else "input_text"
+        return {**raw, "content": [{"type": kind, "text": f"{meaning(raw)[2]}!"}]}
+    return {**raw, "summary": [*raw.get("summary", ()), {"type": "summary_text", "text": "!"}]}
+
+
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+TestPool = PoolMachine.TestCase

@@ -1,0 +1,349 @@
+"""Answers to the Responses API: upstream's frames as events, whole answers, and requests not ours to read."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import orjson
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
+
+CREATED = b'{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","output":[]}}'
+COMPLETED = b'{"type":"response.completed","sequence_number":9,"response":{"id":"resp_1","output":[]}}'
+ASK = {"model": "m", "input": "x", "stream": True}
+
+
+def events(body: bytes) -> list[tuple[bytes, bytes]]:
+    """Split an event stream, which has exactly one `event` and one `data` line a record."""
+    assert body.endswith(b"\n\n")
+    pairs = []
+    for record in body.removesuffix(b"\n\n").split(b"\n\n"):
+        event, data = record.split(b"\n")
+        assert event.startswith(b"event: ")
+        assert data.startswith(b"data: ")
+        pairs.append((event.removeprefix(b"event: "), data.removeprefix(b"data: ")))
+    return pairs
+
+
+@pytest.fixture
+def frames_of(stack: AsyncExitStack) -> Callable[..., Awaitable[str]]:
+    """Start an upstream whose WebSocket answers each message with given frames; return its base URL."""
+
+    async def start(frames: Iterable[bytes | str] | Callable[[], AsyncIterator[bytes]]) -> str:
+        async def answer(socket: ServerConnection) -> None:
+            async for _ in socket:
+                if callable(frames):
+                    async for frame in frames():
+                        await socket.send(frame, text=True)
+                    continue
+                for frame in frames:
+                    await socket.send(frame, text=isinstance(frame, bytes))
+
+        server = await stack.enter_async_context(serve(answer, "127.0.0.1", 0))
+        return "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+
+    return start
+
+
+# What upstream says, as the agent gets it.
+
+ODD_FRAMES = [
+    b'{"type":"response.created","response":{"id":"resp_1"}}',
+    b'{ "type" : "response.in_progress",   "response" : { "id" : "resp_1" } }',
+    b'{"response":{"id":"resp_1"},"type":"response.novelty.reported"}',
+    b'{"type":"response.output_text.delta","delta":"caf\\u00e9 \\ud83d\\ude00 \xc3\xa9 \\/ \\n\\n data: [DONE]"}',
+    b'{"type":"response.output_text.delta","delta":"a","delta":"b","n":1.0,"m":1e400,"k":123456789012345678901234567890}',
+    b'{"type":"response.output_text.delta","delta":"\\ud800"}',
+    b'{"type":"keepalive"}',
+    b'{"type":"codex.rate_limits","plan_type":"plus"}',
+    b'{"type":"response.output_text.delta","delta":"' + b"x" * 2_000_000 + b'"}',
+    COMPLETED,
+]
+
+
+async def test_data_is_the_very_frame(proxied: Any, frames_of: Any) -> None:
+    """Each event's data is the frame that upstream sent, to the byte, under the event's own name."""
+    run = await proxied(upstream=await frames_of(ODD_FRAMES))
+    answer = await run.post(ASK)
+    assert answer.get("Content-Type") == "text/event-stream; charset=utf-8"
+    got = events(answer.body)
+    assert [data for _, data in got] == ODD_FRAMES
+    assert [name.decode() for name, _ in got] == [orjson_type(frame) for frame in ODD_FRAMES]
+
+
+def orjson_type(frame: bytes) -> str:
+    """Return the type of a frame that no strict parser may take."""
+    return frame.split(b'"type"')[1].split(b'"')[1].decode()
+
+
+@pytest.mark.parametrize("line_break", [b"\n", b"\r\n", b"\r"])
+async def test_an_event_stands_on_one_line(proxied: Any, frames_of: Any, line_break: bytes) -> None:
+    """JSON that upstream wrote over several lines is still one `data` line, with the same content."""
+    pretty = [
+        orjson.dumps(orjson.loads(frame), option=orjson.OPT_INDENT_2).replace(b"\n", line_break)
+        for frame in (CREATED, COMPLETED)
+    ]
+    run = await proxied(upstream=await frames_of(pretty))
+    got = events((await run.post(ASK)).body)
+    assert [orjson.loads(data) for _, data in got] == [orjson.loads(frame) for frame in pretty]
+    assert [name for name, _ in got] == [b"response.created", b"response.completed"]
+
+
+async def test_the_simulators_pretty_events(proxied: Any) -> None:
+    """The same of the simulated upstream, in the middle of a turn."""
+    run = await proxied()
+    run.simulator.inject(Fault("after_created", "pretty"))
+    got = events((await run.post(ASK)).body)
+    assert got[-1][0] == b"response.completed"
+    assert all(orjson.loads(data)["type"] == name.decode() for name, data in got)
+
+
+async def test_nothing_is_held_back(proxied: Any, frames_of: Any) -> None:
+    """Each event is in the agent's hands before upstream sends the next."""
+    seen = asyncio.Semaphore(0)
+    deltas = [b'{"type":"response.output_text.delta","delta":"%d"}' % n for n in range(5)]
+
+    async def frames() -> AsyncIterator[bytes]:
+        for frame in (CREATED, *deltas, COMPLETED):
+            yield frame
+            await seen.acquire()
+
+    run = await proxied(upstream=await frames_of(frames))
+    agent = await run.dial()
+    body = orjson.dumps(ASK)
+    await agent.begin("POST", "/v1/responses", ("Content-Length", str(len(body))))
+    await agent.send(body)
+    head = await agent.head()
+    pieces = []
+    async for piece in agent.pieces(head):
+        pieces.append(piece)
+        seen.release()
+    assert [data for piece in pieces for _, data in events(piece)] == [CREATED, *deltas, COMPLETED]
+
+
+async def test_the_answer_begins_with_upstreams_first_event(proxied: Any, frames_of: Any) -> None:
+    """No status is sent before upstream said something, so that its refusal can still be a status."""
+    error = (
+        b'{"type":"error","status":429,"headers":{"retry-after":"7"},'
+        b'"error":{"type":"rate_limit_error","code":"rate_limit_exceeded","message":"later"}}'
+    )
+    run = await proxied(upstream=await frames_of([b'{"type":"codex.rate_limits"}', error]))
+    answer = await run.post(ASK)
+    assert (answer.status, answer.get("retry-after")) == (429, "7")
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("ending", ["response.failed", "response.incomplete", "response.cancelled"])
+async def test_other_endings_end_the_stream_too(proxied: Any, frames_of: Any, ending: str) -> None:
+    """A turn that ends otherwise than well is an event and a proper end."""
+    last = orjson.dumps({"type": ending, "response": {"id": "resp_1", "error": {"code": "x", "message": "y"}}})
+    run = await proxied(upstream=await frames_of([CREATED, last]))
+    assert [data for _, data in events((await run.post(ASK)).body)] == [CREATED, last]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("last", [b"\xff not text", b"[]", b"{}", b'"x"', b"{"])
+async def test_nonsense_breaks_the_answer_off(proxied: Any, frames_of: Any, last: bytes, *, stream: bool) -> None:
+    """What is no event ends the turn: by an aborted stream, or by a 502 for an agent that waits for the whole."""
+    run = await proxied(upstream=await frames_of([CREATED, last]))
+    if stream:
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await run.post(ASK)
+    else:
+        assert (await run.post({**ASK, "stream": False})).status == 502
+
+
+# Whole answers.
+
+PARTS = (Reasoning(("thinking",)), "hello", FunctionCall("f", '{"a": 1}'))
+
+
+@pytest.mark.parametrize("terminal", ["full", "empty", "omitted"])
+@pytest.mark.parametrize("stream", [False, None])
+async def test_a_whole_answer_has_all_items(proxied: Any, terminal: str, stream: bool | None) -> None:  # noqa: FBT001
+    """An agent that does not stream gets the response object, output and all, whatever the terminal event has."""
+    run = await proxied(scripted([says(*PARTS)]), simulated={"terminal_output": terminal})
+    ask = {"model": "m", "input": "x", "store": False} | ({} if stream is None else {"stream": stream})
+    answer = await run.post(ask)
+    assert (answer.status, answer.get("Content-Type")) == (200, "application/json")
+    response = answer.json()
+    assert (response["object"], response["status"]) == ("response", "completed")
+    assert response["output"] == run.simulator.turns[0].output
+    assert [item["type"] for item in response["output"]] == ["reasoning", "message", "function_call"]
+    assert response["usage"] == run.simulator.turns[0].usage
+
+
+async def test_a_whole_answer_equals_the_direct_one(proxied: Any) -> None:
+    """Over a WebSocket and over plain HTTP the same question has the same answer, but for names and times."""
+    answers = []
+    for websocket in ("auto", "off"):
+        run = await proxied(scripted([says(*PARTS)]), websocket=websocket)
+        answers.append((await run.post({"model": "m", "input": "x", "store": False})).json())
+        assert run.simulator.turns[0].transport == ("ws" if websocket == "auto" else "http")
+    unlike = {
+        name for name in answers[0].keys() | answers[1].keys() if answers[0].get(name) != answers[1].get(name)
+    }
+    assert unlike <= {"id", "output", "created_at", "completed_at", "usage"}
+    assert [item["type"] for item in answers[0]["output"]] == [item["type"] for item in answers[1]["output"]]
+
+
+async def test_streamed_items_count_more_than_the_terminal_list(proxied: Any, frames_of: Any) -> None:
+    """Where `output_item.done` and the terminal event disagree, the former is what the model said."""
+    done = b'{"type":"response.output_item.done","output_index":%d,"item":{"type":"message","id":"msg_%d"}}'
+    last = (
+        b'{"type":"response.completed","response":{"id":"resp_1","output":[{"type":"message","id":"msg_other"}]}}'
+    )
+    run = await proxied(upstream=await frames_of([CREATED, done % (1, 1), done % (0, 0), last]))
+    answer = await run.post({"model": "m", "input": "x"})
+    assert [item["id"] for item in answer.json()["output"]] == ["msg_0", "msg_1"]
+
+
+async def test_an_incomplete_whole_answer_is_an_answer(proxied: Any, frames_of: Any) -> None:
+    """What was cut short arrives as it is, with status 200."""
+    last = b'{"type":"response.incomplete","response":{"id":"resp_1","status":"incomplete","output":[]}}'
+    run = await proxied(upstream=await frames_of([CREATED, last]))
+    answer = await run.post({"model": "m", "input": "x"})
+    assert (answer.status, answer.json()["status"]) == (200, "incomplete")
+
+
+@pytest.mark.parametrize("moment", ["before_created", "after_created", "after_events"])
+@pytest.mark.parametrize("then_failed", [False, True])
+async def test_a_failed_whole_answer_is_an_error(proxied: Any, moment: Any, *, then_failed: bool) -> None:
+    """An agent that does not stream gets the status and the words that it would get without the proxy."""
+    answers = []
+    for websocket in ("auto", "off"):
+        run = await proxied(websocket=websocket)
+        run.simulator.inject(Fault(moment, "error", events=4, status=500, then_failed=then_failed))
+        answer = await run.post({"model": "m", "input": "x", "store": False})
+        answers.append((answer.status, answer.json()))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 500
+
+
+# Requests that go upstream in the agent's own bytes.
+
+UNTOUCHED = {
+    "previous_response_id": (b'{"model":"m", "input":"x","previous_response_id":"resp_0"}', "unsupported_field"),
+    "conversation": (b'{"model":"m","input":"x","conversation": "conv_1"}', "unsupported_field"),
+    "conversation object": (b'{"model":"m","input":"x","conversation":{"id":"conv_1"}}', "unsupported_field"),
+    "background": (b'{"model":"m","input":"x","background":true}', "unsupported_field"),
+    "prompt": (b'{"model":"m","input":"x","prompt":{"id":"pmpt_1"}}', "unsupported_field"),
+    "generate": (b'{"model":"m","input":"x","generate":true}', "unsupported_field"),
+    "stream_id": (b'{"model":"m","input":"x","stream_id":"s"}', "unsupported_field"),
+    "type": (b'{"type":"response.create","model":"m","input":"x"}', "unsupported_field"),
+    "duplicate key": (b'{"model":"m","input":"x","input":"y"}', "not_diffable"),
+    "duplicate key deep inside": (
+        b'{"model":"m","input":[{"role":"user","content":"a","content":"b"}]}',
+        "not_diffable",
+    ),
+    "duplicate key, one escaped": (b'{"model":"m","input":"x","inp\\u0075t":"y"}', "not_diffable"),
+    "lone surrogate": (b'{"model":"m","input":"\\ud800"}', "not_diffable"),
+    "lone surrogate in a key": (b'{"model":"m","input":"x","metadata":{"\\udfff":"a"}}', "not_diffable"),
+    "huge integer": (b'{"model":"m","input":"x","metadata":{"n":123456789012345678901234567890}}', "not_diffable"),
+    "2**64": (b'{"model":"m","input":"x","metadata":{"n":18446744073709551616}}', "not_diffable"),
+    "too precise": (b'{"model":"m","input":"x","top_p":0.12345678901234567890123}', "not_diffable"),
+    "minus zero": (b'{"model":"m","input":"x","seed":-0}', "not_diffable"),
+    "beyond a double": (b'{"model":"m","input":"x","top_p":1e400}', "not_diffable"),
+    "NaN": (b'{"model":"m","input":"x","top_p":NaN}', "not_diffable"),
+    "depth 300": (
+        b'{"model":"m","input":[{"role":"user","content":' + b"[" * 300 + b"]" * 300 + b"}]}",
+        "not_diffable",
+    ),
+    "depth 100000": (b'{"model":"m","input":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not_diffable"),
+    "invalid JSON": (b'{"model":"m","input":', "not_diffable"),
+    "trailing comma": (b'{"model":"m","input":"x",}', "not_diffable"),
+    "invalid UTF-8": (b'{"model":"m","input":"\xff"}', "not_diffable"),
+    "byte order mark": (b'\xef\xbb\xbf{"model":"m","input":"x"}', "not_diffable"),
+    "control character": (b'{"model":"m","input":"a\x00b"}', "not_diffable"),
+    "UTF-16": ('{"model":"m","input":"x"}'.encode("utf-16"), "not_diffable"),
+    "nothing": (b"", "not_diffable"),
+    "a list": (b'[{"model":"m","input":"x"}]', "not_diffable"),
+    "null": (b"null", "not_diffable"),
+    "a form": (b"model=m&input=x", "not_diffable"),
+    "no model": (b'{"input":"x"}', "not_diffable"),
+    "model is a number": (b'{"model":7,"input":"x"}', "not_diffable"),
+    "stream is a word": (b'{"model":"m","input":"x","stream":"yes"}', "not_diffable"),
+    "input is a number": (b'{"model":"m","input":7}', "not_diffable"),
+    "input has texts": (b'{"model":"m","input":["x"]}', "not_diffable"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), UNTOUCHED.values(), ids=UNTOUCHED.keys())
+async def test_goes_upstream_in_the_agents_own_bytes(proxied: Any, body: bytes, reason: str) -> None:
+    """What packlight must not touch, or cannot read without loss, upstream gets over HTTP to the byte."""
+    run = await proxied(simulated={"require_key": False})
+    answer = await run.post(body)
+    (request,) = run.simulator.requests
+    assert (request.method, request.path, request.status) == ("POST", "/v1/responses", answer.status)
+    assert request.body_sha256 == hashlib.sha256(body).hexdigest()
+    assert run.simulator.connections == []
+    (record,) = run.server.ledger.turns(9)
+    assert (record.upload, record.reason) == ("http", reason)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","input":"x","background":false,"conversation":null,"previous_response_id":null}',
+        b'{ "model" : "m",\n "input" : "x", "temperature": 0.50, "top_p": 1E0, "n": 1.10 }',
+        b'{"model":"m","input":"caf\\u00e9 \\ud83d\\ude00"}',
+    ],
+    ids=["fields that say no", "unusual spelling", "escapes"],
+)
+async def test_harmless_spelling_is_understood(proxied: Any, body: bytes) -> None:
+    """What reads the same whoever writes it needs no HTTP."""
+    run = await proxied(simulated={"strict_fields": False})
+    assert (await run.post(body)).status == 200
+    (turn,) = run.simulator.turns
+    assert turn.transport == "ws"
+    told = {name: value for name, value in turn.request.items() if name not in {"type", "input"}}
+    asked = orjson.loads(body)
+    assert told == {name: asked[name] for name in asked if name in told}
+
+
+async def test_everything_goes_over_http_when_told_so(proxied: Any) -> None:
+    """With websocket=off nothing is read, and every request arrives as it was sent."""
+    run = await proxied(websocket="off")
+    body = b'{ "model":"m",  "input":"x", "store":false, "stream":true }'
+    answer = await run.post(body)
+    assert events(answer.body)[-1][0] == b"response.completed"
+    assert run.simulator.requests[0].body_sha256 == hashlib.sha256(body).hexdigest()
+    (record,) = run.server.ledger.turns(9)
+    assert (record.upload, record.reason, record.status) == ("http", "disabled", "completed")
+
+
+@pytest.mark.parametrize("status", [404, 405, 426, 501])
+async def test_a_server_without_websocket_gets_the_agents_bytes(proxied: Any, status: int) -> None:
+    """Where the upgrade is refused the same request goes over HTTP, and the next one directly."""
+    run = await proxied(simulated={"refuse_upgrade": status})
+    body = b'{ "model":"m",  "input":"x", "store":false }'
+    for _ in range(2):
+        assert (await run.post(body)).status == 200
+    posts = [request for request in run.simulator.requests if request.method == "POST"]
+    assert {request.body_sha256 for request in posts} == {hashlib.sha256(body).hexdigest()}
+    assert [request.method for request in run.simulator.requests] == ["GET", "POST", "POST"]
+    assert [record.reason for record in run.server.ledger.turns(9)] == ["no_websocket"] * 2
+
+
+async def test_a_query_stays_with_its_request(proxied: Any) -> None:
+    """What the agent puts after the path is asked of the WebSocket too, to the byte."""
+    run = await proxied()
+    body = orjson.dumps({"model": "m", "input": "x", "store": False})
+    answer = await run.ask("POST", "/v1/responses?api-version=2&x=%2F", ("Authorization", "Bearer key"), body=body)
+    assert answer.status == 200
+    assert [connection.path for connection in run.simulator.connections] == ["/v1/responses?api-version=2&x=%2F"]
+
+
+async def test_an_agent_on_http_1_0_gets_its_events(proxied: Any) -> None:
+    """Without chunks the stream ends with the connection."""
+    run = await proxied()
+    agent = await run.dial()
+    body = orjson.dumps(ASK)
+    head = "POST /v1/responses HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer key\r\n"
+    await agent.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert (await agent.head()).status == 200
+    assert events(await agent.reader.read())[-1][0] == b"response.completed"

@@ -1,0 +1,369 @@
+"""The one loop, without a server in front of it: a turn, real connections, and what is delivered."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from conversation import user
+from pooling import WAITS, Conversation, Pooled, Shown, request
+
+from proxy.core.delta import Delta, Full, Mismatch
+from proxy.core.turn import State
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout
+from proxy.exchange import PlainHTTP
+from proxy.ledger import Traffic
+from proxy.simulator import Fault, Incomplete, Simulator, SimulatorSettings, says, scripted
+
+Speaking = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """Return a simulator that numbers its answers."""
+    script = scripted(f"answer {number}" for number in range(100))
+    async with Simulator(SimulatorSettings(), script=script) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def pooled(simulator: Simulator) -> AsyncIterator[Pooled]:
+    """Return a pool towards the simulator."""
+    async with Pooled(simulator.base_url) as pooled:
+        yield pooled
+
+
+async def plain_http(pooled: Pooled, asked: Any, shown: Shown | None = None) -> Mismatch:
+    """Return why *asked* should go over HTTP."""
+    with pytest.raises(PlainHTTP) as caught:
+        await pooled.exchange(asked).run(shown or Shown())
+    assert str(caught.value) == caught.value.reason
+    return caught.value.reason
+
+
+# What is delivered
+
+
+async def test_every_event_is_delivered_once_and_in_order(pooled: Pooled, simulator: Simulator) -> None:
+    """From response.created to the terminal event, as upstream numbered them."""
+    exchange, shown = pooled.exchange(request(user("hello"))), Shown()
+    await exchange.run(shown)
+    assert exchange.turn.state is State.COMPLETED
+    assert (shown.types[0], shown.types[-1]) == ("response.created", "response.completed")
+    assert [event.json()["sequence_number"] for event in shown.events] == list(range(len(shown.events)))
+    assert len(shown.events) == simulator.turns[0].events_sent
+
+
+async def test_a_conversation_is_continued_with_deltas(pooled: Pooled, simulator: Simulator) -> None:
+    """Each turn sends what is new, and the model reads all of it."""
+    conversation, uploads = Conversation(), []
+    for text in "abc":
+        asked, shown = conversation.says(text), Shown()
+        exchange = pooled.exchange(asked)
+        await exchange.run(shown)
+        uploads.append(exchange.turn.upload)
+        assert simulator.turns[-1].context == conversation.history
+        assert len(simulator.turns[-1].input) == 1
+        conversation.hears(shown.output)
+    assert [type(upload) for upload in uploads] == [Full, Delta, Delta]
+
+
+async def test_an_agent_that_reads_slowly_gets_everything(pooled: Pooled, simulator: Simulator) -> None:
+    """The next event is waited for when the last one was taken."""
+    shown, go = Shown(), asyncio.Event()
+
+    async def deliver(events: Any) -> None:
+        await shown(events)
+        if len(shown.events) == 2:
+            await go.wait()
+
+    task = asyncio.get_running_loop().create_task(pooled.exchange(request(user("hello"))).run(deliver))
+    await simulator.until(lambda: simulator.turns != [] and simulator.turns[0].finished)
+    assert len(shown.events) <= 2
+    go.set()
+    await task
+    assert len(shown.events) == simulator.turns[0].events_sent
+
+
+async def test_an_agent_that_is_gone_ends_the_connection(pooled: Pooled, simulator: Simulator) -> None:
+    """What delivering raises is raised, and the connection isn't used again."""
+
+    async def deliver(events: Any) -> None:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await pooled.exchange(request(user("hello"))).run(deliver)
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert pooled.partition.slots == {}
+    assert len(simulator.turns) == 1
+
+
+async def test_a_turn_that_is_cancelled_ends_the_connection(pooled: Pooled, simulator: Simulator) -> None:
+    """Cancelling is immediate, in the middle of the model's thoughts."""
+    simulator.settings.first_event_seconds = 3600
+    task = asyncio.get_running_loop().create_task(pooled.exchange(request(user("hello"))).run(Shown()))
+    await simulator.until(lambda: len(simulator.turns) == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert pooled.partition.slots == {}
+
+
+async def test_an_answer_that_is_not_complete_leaves_no_baseline(pooled: Pooled, simulator: Simulator) -> None:
+    """The turn has ended, and its connection with it."""
+    simulator.script = scripted([says("half", finish=Incomplete())])
+    exchange, shown = pooled.exchange(request(user("hello"))), Shown()
+    await exchange.run(shown)
+    assert exchange.turn.state is State.INCOMPLETE
+    assert shown.types[-1] == "response.incomplete"
+    assert pooled.partition.slots == {}
+
+
+# Attempts
+
+
+async def test_a_miss_is_sent_again_on_the_same_connection(pooled: Pooled, simulator: Simulator) -> None:
+    """In full, and nothing of the first attempt is delivered."""
+    conversation, shown = Conversation(), Shown()
+    await pooled.exchange(conversation.says("a")).run(shown)
+    conversation.hears(shown.output)
+    simulator.inject(Fault("before_created", "error", status=400, code="previous_response_not_found"))
+    exchange, shown = pooled.exchange(conversation.says("b")), Shown()
+    await exchange.run(shown)
+    assert "error" not in shown.types
+    assert exchange.turn.attempts == 2
+    assert exchange.turn.upload == Full(Mismatch.UPSTREAM_FORGOT)
+    assert [turn.connection_id for turn in simulator.turns] == [0, 0, 0]
+
+
+async def test_a_loss_is_sent_again_on_a_new_connection(pooled: Pooled, simulator: Simulator) -> None:
+    """Also where another connection would be free: it might be as dead."""
+    for text in "xy":
+        await pooled.exchange(request(user(text))).run(Shown())
+    simulator.inject(Fault("before_created", "abort"))
+    exchange = pooled.exchange(request(user("a")))
+    await exchange.run(Shown())
+    assert exchange.turn.attempts == 2
+    assert exchange.turn.upload == Full(Mismatch.CONNECTION_LOST)
+    assert [turn.connection_id for turn in simulator.turns] == [0, 1, 2, 3]
+
+
+async def test_two_losses_are_for_http(pooled: Pooled, simulator: Simulator) -> None:
+    """The WebSocket had its chance."""
+    simulator.inject(Fault("before_created", "abort", times=None))
+    exchange = pooled.exchange(request(user("a")))
+    with pytest.raises(PlainHTTP) as caught:
+        await exchange.run(Shown())
+    assert caught.value.reason is Mismatch.CONNECTION_LOST
+    assert exchange.turn.attempts == 2
+
+
+async def test_a_loss_where_no_second_connection_can_be_had_is_for_http(
+    pooled: Pooled, simulator: Simulator
+) -> None:
+    """The new connection that a loss asks for may be refused."""
+    await pooled.exchange(request(user("x"))).run(Shown())
+    simulator.inject(Fault("before_created", "abort"))
+    simulator.inject(Fault("handshake", "error", status=503))
+    conversation = Conversation()
+    conversation.history = [user("x"), *simulator.turns[0].output]
+    assert await plain_http(pooled, conversation.says("a")) is Mismatch.NO_WEBSOCKET
+
+
+async def test_nothing_is_sent_again_once_something_was_delivered(pooled: Pooled, simulator: Simulator) -> None:
+    """A loss in mid-stream is the agent's to deal with."""
+    simulator.inject(Fault("after_created", "abort"))
+    exchange, shown = pooled.exchange(request(user("a"))), Shown()
+    with pytest.raises(ConnectionLost):
+        await exchange.run(shown)
+    assert exchange.turn.state is State.FAILED
+    assert shown.types == ["response.created"]
+    assert len(simulator.turns) == 1
+
+
+@pytest.mark.parametrize(("when", "name"), [("before_created", "first_event"), ("after_created", "event")])
+async def test_silence_is_not_sent_again(pooled: Pooled, simulator: Simulator, when: Any, name: str) -> None:
+    """The model may be at work: the limit that ran out is named, and there is one attempt."""
+    pooled.waits = replace(WAITS, **{f"{name}_timeout": 0.05})
+    simulator.inject(Fault(when, "silence"))
+    with pytest.raises(UpstreamTimeout, match=rf"\({name}_timeout\)"):
+        await pooled.exchange(request(user("a"))).run(Shown())
+    assert len(simulator.turns) == 1
+    assert pooled.partition.slots == {}
+
+
+async def test_a_refusal_is_upstreams_own(pooled: Pooled, simulator: Simulator) -> None:
+    """Nothing was delivered, and the connection is closed."""
+    simulator.inject(Fault("before_created", "error", status=429, retry_after=3))
+    exchange, shown = pooled.exchange(request(user("a"))), Shown()
+    with pytest.raises(UpstreamError) as caught:
+        await exchange.run(shown)
+    assert (caught.value.status, caught.value.headers["retry-after"]) == (429, "3")
+    assert shown.events == []
+    assert exchange.turn.state is State.FAILED
+    assert pooled.partition.slots == {}
+
+
+# Events that make no sense
+
+
+CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
+
+
+async def test_nonsense_before_the_first_event_is_a_loss(speaking: Speaking) -> None:
+    """It is tried once more, and then left to HTTP."""
+    async with Pooled(await speaking({"type": "response.created"})) as pooled:
+        exchange, shown = pooled.exchange(request(user("a"))), Shown()
+        with pytest.raises(PlainHTTP) as caught:
+            await exchange.run(shown)
+        assert caught.value.reason is Mismatch.CONNECTION_LOST
+        assert (exchange.turn.attempts, shown.events) == (2, [])
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ["nonsense", {"type": "response.completed"}, '{"type":"response.completed","resp', '{"type":"error",'],
+    ids=["no-event", "no-response", "cut-off", "cut-off-error"],
+)
+async def test_nonsense_in_mid_stream_is_a_loss(speaking: Speaking, frame: Any) -> None:
+    """What was delivered can't be taken back: the exchange raises, and a baseline is out of the question."""
+    async with Pooled(await speaking(CREATED, frame)) as pooled:
+        exchange, shown = pooled.exchange(request(user("a"))), Shown()
+        if frame == '{"type":"error",':
+            await exchange.run(shown)  # an error is passed on as it is
+            assert exchange.turn.state is State.FAILED
+        else:
+            with pytest.raises(ConnectionLost):
+                await exchange.run(shown)
+            assert shown.types == ["response.created"]
+        assert pooled.partition.slots == {}
+
+
+async def test_a_response_with_another_id_than_it_began_with_is_no_baseline(speaking: Speaking) -> None:
+    """The answer is delivered; what upstream holds is uncertain."""
+    completed = {"type": "response.completed", "response": {"id": "resp_2", "output": []}}
+    async with Pooled(await speaking(CREATED, completed)) as pooled:
+        exchange, shown = pooled.exchange(request(user("a"))), Shown()
+        await exchange.run(shown)
+        assert shown.types == ["response.created", "response.completed"]
+        assert exchange.turn.baseline is None
+        assert pooled.partition.slots == {}
+
+
+# Where HTTP is the way
+
+
+async def test_a_busy_pool_is_for_http(simulator: Simulator) -> None:
+    """There is no waiting for somebody else's turn."""
+    async with (
+        Pooled(simulator.base_url, max_connections=1) as pooled,
+        pooled.pool.lease(request(user("a")), pooled.partition),
+    ):
+        assert await plain_http(pooled, request(user("b"))) is Mismatch.BUSY
+
+
+async def test_an_upstream_without_websocket_is_for_http(pooled: Pooled, simulator: Simulator) -> None:
+    """The reason is in the figures' words."""
+    simulator.settings.refuse_upgrade = 426
+    assert await plain_http(pooled, request(user("a"))) is Mismatch.NO_WEBSOCKET
+
+
+async def test_a_full_history_over_the_limit_is_for_http_without_a_connection(
+    pooled: Pooled, simulator: Simulator
+) -> None:
+    """Nobody is evicted, and nothing is opened, for what can't be sent."""
+    pooled.waits = replace(WAITS, max_message_bytes=2000)
+    assert await plain_http(pooled, request(user("a" * 2000))) is Mismatch.TOO_LARGE
+    assert simulator.requests == []
+
+
+async def test_a_delta_over_the_limit_is_for_http_and_leaves_the_baseline(
+    pooled: Pooled, simulator: Simulator
+) -> None:
+    """The chain waits for a turn that fits; what was not sent was no attempt."""
+    pooled.waits = replace(WAITS, max_message_bytes=2000)
+    conversation, shown = Conversation(), Shown()
+    await pooled.exchange(conversation.says("a")).run(shown)
+    conversation.hears(shown.output)
+    exchange = pooled.exchange(request(*conversation.history, user("b" * 2000)))
+    with pytest.raises(PlainHTTP) as caught:
+        await exchange.run(Shown())
+    assert caught.value.reason is Mismatch.TOO_LARGE
+    assert exchange.turn.attempts == 0
+    exchange = pooled.exchange(conversation.says("b"))
+    await exchange.run(Shown())
+    assert isinstance(exchange.turn.upload, Delta)
+
+
+@pytest.mark.parametrize("spare", [-1, 0])
+async def test_the_limit_is_exact(pooled: Pooled, simulator: Simulator, spare: int) -> None:
+    """A delta of max_message_bytes is sent; with one byte more it would not be."""
+    conversation = Conversation()
+    for text in "ab":
+        shown = Shown()
+        await pooled.exchange(conversation.says(text)).run(shown)
+        conversation.hears(shown.output)
+    size = simulator.turns[1].raw_size  # the next delta is as long
+    pooled.waits = replace(WAITS, max_message_bytes=size + spare)
+    asked = conversation.says("c")
+    if spare < 0:
+        assert await plain_http(pooled, asked) is Mismatch.TOO_LARGE
+        assert len(simulator.turns) == 2
+    else:
+        await pooled.exchange(asked).run(Shown())
+        assert simulator.turns[2].raw_size == size
+
+
+async def test_nulls_that_a_websocket_refuses_are_for_http_for_a_while(
+    pooled: Pooled, simulator: Simulator
+) -> None:
+    """Some agents write null for what they leave unset: where upstream minds, HTTP gets it as it is."""
+    simulator.settings.reject_nulls = True
+    asked = request(user("a"), temperature=None)
+    assert await plain_http(pooled, asked) is Mismatch.UNSUPPORTED_FIELD
+    assert await plain_http(pooled, asked) is Mismatch.UNSUPPORTED_FIELD
+    assert len(simulator.turns) == 1
+    await pooled.exchange(request(user("a"))).run(Shown())
+    simulator.settings.reject_nulls = False
+    pooled.clock.advance(300)
+    await pooled.exchange(asked).run(Shown())
+    assert len(simulator.turns) == 3
+
+
+# Bytes
+
+
+async def test_the_bytes_of_all_attempts_are_the_turns(pooled: Pooled, simulator: Simulator) -> None:
+    """Handshakes, refused deltas, lost connections and answers: what upstream counted is what the turns cost."""
+    conversation, traffics = Conversation(), []
+    for number, fault in enumerate(
+        [None, None, Fault("before_created", "error", status=400), Fault("before_created", "close"), None]
+    ):
+        if fault is not None:
+            simulator.inject(fault)
+        shown, traffic = Shown(), Traffic()
+        await pooled.exchange(conversation.says(f"turn {number}"), traffic).run(shown)
+        conversation.hears(shown.output)
+        traffics.append(traffic)
+    assert sum(traffic.sent for traffic in traffics) == simulator.bytes_in == pooled.traffic.sent
+    assert sum(traffic.received for traffic in traffics) == simulator.bytes_out == pooled.traffic.received
+    assert traffics[1].sent < 200 < traffics[0].sent
+
+
+async def test_the_message_is_json_with_the_agents_fields(pooled: Pooled, simulator: Simulator) -> None:
+    """Settings go as the agent wrote them, without what only HTTP has a use for."""
+    asked = request(user("a"), temperature=0.5, metadata={"b": "1", "a": "2"})
+    await pooled.exchange(asked).run(Shown())
+    message = simulator.turns[0].request
+    assert message == orjson.loads(orjson.dumps(message))
+    assert message == {
+        "type": "response.create",
+        "model": "gpt-5.5",
+        "store": False,
+        "temperature": 0.5,
+        "metadata": {"b": "1", "a": "2"},
+        "input": [user("a")],
+    }

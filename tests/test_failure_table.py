@@ -1,0 +1,1211 @@
+"""The failure table of the architecture, row by row: an agent, the proxy, and an upstream that misbehaves.
+
+Each test says what the agent sees, what reached the model (its context is the agent's history, to the letter),
+and what the figures say about it.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from conftest import Peer, Proxied, RawUpstream
+from conversation import Agent, Clock, user
+
+from proxy.simulator import (
+    Failed,
+    Fault,
+    FunctionCall,
+    Incomplete,
+    Output,
+    RequestRecord,
+    Script,
+    SimulatedTurn,
+    Simulator,
+    Text,
+    says,
+    scripted,
+)
+from proxy.simulator.model import ModelCall
+
+Start = Callable[..., Awaitable[Proxied]]
+Agents = Callable[..., Awaitable[Agent]]
+Speaking = Callable[..., Awaitable[str]]
+RawUpstreams = Callable[..., Awaitable[RawUpstream]]
+
+LONG = Output((Text("x" * 400),), delta_size=1)
+"""An answer of some four hundred events: with a pause after each it lasts until a test ends the pauses."""
+
+WAYS_TO_LOSE = ("abort", "close", "garbage")
+
+both_ways = pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
+
+
+def numbered(call: ModelCall) -> Output:
+    """Answer with the number of the answer."""
+    return says(f"answer {call.number}")
+
+
+async def figures(proxied: Proxied, count: int) -> list[tuple[str, str | None, int, str]]:
+    """Return upload, reason, attempts and status of the *count* turns there were, oldest first."""
+    await proxied.recorded(count)
+    turns = (await proxied.figures("turns"))["turns"]
+    assert len(turns) == count
+    return [(turn["upload"], turn["reason"], turn["attempts"], turn["status"]) for turn in reversed(turns)]
+
+
+def contexts(simulator: Simulator) -> list[list[dict[str, Any]]]:
+    """Return what the model read for each answer that it completed."""
+    return [turn.context for turn in simulator.turns if turn.status == "completed"]
+
+
+def sent(simulator: Simulator) -> list[tuple[str, str, int]]:
+    """Return how each request came upstream: whole or delta (or HTTP), how it ended, and on which connection."""
+
+    def kind(turn: SimulatedTurn) -> str:
+        return "http" if turn.transport == "http" else "delta" if turn.previous_response_id else "full"
+
+    return [(kind(turn), turn.status, turn.connection_id) for turn in simulator.turns]
+
+
+def upgrades(simulator: Simulator) -> list[RequestRecord]:
+    """Return the requests for a WebSocket."""
+    return [request for request in simulator.requests if request.header("Upgrade")]
+
+
+def continuing(request: dict[str, Any]) -> bool:
+    """Whether *request* is a delta."""
+    return bool(request.get("previous_response_id"))
+
+
+def miss(times: int = 1) -> Fault:
+    """Return the fault of an upstream that forgot what a delta continues."""
+    return Fault(
+        "before_created",
+        "error",
+        status=400,
+        code="previous_response_not_found",
+        message="Previous response with id 'resp_1' not found.",
+        match=continuing,
+        times=times,
+    )
+
+
+DUPLICATE = "Duplicate item found with id msg_1. Remove duplicate items from your input and try again."
+
+
+# A miss
+
+
+@both_ways
+@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty"])
+async def test_a_miss_is_made_good_on_the_same_connection(
+    proxied: Start, agents: Agents, shape: str, *, stream: bool
+) -> None:
+    """In whatever shape the error comes, the agent sees an ordinary answer, and the chain goes on after it."""
+    start = await proxied(numbered, simulated={"error_shape": shape})
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    await agent.turn("one")
+    simulator.inject(miss())
+    answer = await agent.turn("two")
+    assert answer.text == "answer 1"
+    assert answer.types == [] or answer.types[0] == "response.created"
+    assert (await agent.turn("three")).text == "answer 2"
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("delta", "rejected", 0),
+        ("full", "completed", 0),
+        ("delta", "completed", 0),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "upstream_forgot", 2, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+@both_ways
+async def test_a_duplicate_after_a_miss_takes_a_fresh_connection(
+    proxied: Start, agents: Agents, *, stream: bool
+) -> None:
+    """Where upstream still holds the items that it says it forgot, a new connection has no such memory."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    await agent.turn("one")
+    simulator.inject(miss())
+    simulator.inject(Fault("before_created", "error", status=400, code=None, message=DUPLICATE))
+    assert (await agent.turn("two")).text == "answer 1"
+    await agent.turn("three")
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("delta", "rejected", 0),
+        ("full", "rejected", 0),
+        ("full", "completed", 1),
+        ("delta", "completed", 1),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 3))[1] == ("full", "upstream_forgot", 3, "completed")
+
+
+async def test_a_duplicate_in_a_delta_takes_a_fresh_connection(proxied: Start, agents: Agents) -> None:
+    """A delta that upstream calls a duplicate is sent in full where nothing can be one."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", "error", status=400, code=None, message=DUPLICATE))
+    await agent.turn("two")
+    assert sent(simulator)[1:] == [("delta", "rejected", 0), ("full", "completed", 1)]
+    assert contexts(simulator) == agent.answered
+
+
+async def test_a_delta_that_is_refused_is_sent_in_full(proxied: Start, agents: Agents) -> None:
+    """An upstream like xAI takes no instructions in a chain: the agent doesn't notice."""
+    start = await proxied(numbered, simulated={"citizen": "xai"})
+    agent, simulator = await agents(start.server.url, instructions="Be brief."), start.simulator
+    await agent.turn("one")
+    assert (await agent.turn("two")).text == "answer 1"
+    assert sent(simulator) == [("full", "completed", 0), ("delta", "rejected", 0), ("full", "completed", 0)]
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 2))[1] == ("full", "upstream_forgot", 2, "completed")
+
+
+async def test_three_misses_in_a_row_turn_chaining_off_for_a_while(proxied: Start, agents: Agents) -> None:
+    """An upstream that keeps forgetting gets full histories over the WebSocket, and is tried again later."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, websocket_retry_seconds=300)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("0")
+    simulator.inject(miss(times=3))
+    for number in range(1, 6):
+        await agent.turn(str(number))
+    clock.advance(300)
+    await agent.turn("6")
+    assert await figures(start, 7) == [
+        ("full", "first_turn", 1, "completed"),
+        *[("full", "upstream_forgot", 2, "completed")] * 3,
+        *[("full", "disabled", 1, "completed")] * 2,
+        ("delta", None, 1, "completed"),
+    ]
+    assert len(simulator.connections) == 1
+    assert contexts(simulator) == agent.answered
+
+
+async def test_misses_that_are_not_in_a_row_do_not_turn_chaining_off(proxied: Start, agents: Agents) -> None:
+    """A delta that works wipes the slate clean."""
+    start = await proxied(numbered)
+    agent = await agents(start.server.url)
+    await agent.turn("first")
+    for number in range(4):
+        start.simulator.inject(miss())
+        await agent.turn(f"missed {number}")
+        await agent.turn(f"found {number}")
+    assert [upload for upload, *_ in await figures(start, 9)] == ["full", *["full", "delta"] * 4]
+
+
+@both_ways
+async def test_an_answer_without_its_history_is_never_shown(
+    proxied: Start, agents: Agents, speaking: Speaking, *, stream: bool
+) -> None:
+    """Where upstream's first event says that it ignored what a delta continues, it is asked again in full."""
+    messages: list[dict[str, Any]] = []
+
+    def ignoring(message: dict[str, Any]) -> list[dict[str, Any]]:
+        messages.append(message)
+        response = {"id": f"resp_{len(messages)}", "status": "in_progress", "previous_response_id": None}
+        said = {"type": "message", "id": f"msg_{len(messages)}", "role": "assistant"}
+        said |= {"content": [{"type": "output_text", "text": f"{len(message['input'])} items"}]}
+        return [
+            {"type": "response.created", "response": response},
+            {"type": "response.output_item.done", "output_index": 0, "item": said},
+            {"type": "response.completed", "response": {**response, "status": "completed", "output": [said]}},
+        ]
+
+    clock = Clock()
+    start = await proxied(upstream=await speaking(ignoring), clock=clock)
+    agent = await agents(start.server.url, stream=stream)
+    answers = [(await agent.turn(said)).text for said in ("one", "two", "three")]
+    clock.advance(300)
+    answers.append((await agent.turn("four")).text)
+    assert answers == ["1 items", "3 items", "5 items", "7 items"]
+    assert [len(message["input"]) for message in messages] == [1, 1, 3, 5, 1, 7]
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "upstream_forgot", 2, "completed"),
+        ("full", "disabled", 1, "completed"),
+        ("full", "upstream_forgot", 2, "completed"),
+    ]
+    assert (await start.figures())["connections"]["opened"] == 3
+
+
+# Lost before the first event
+
+
+async def test_an_idle_connection_that_died_is_replaced(proxied: Start, agents: Agents) -> None:
+    """The next turn goes over a new connection in full, in one attempt."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    simulator.abort_connections()
+    await agent.turn("two")
+    await agent.turn("three")
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "connection_lost", 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 1}
+
+
+async def test_an_idle_connection_that_upstream_closes_is_replaced(proxied: Start, agents: Agents) -> None:
+    """A close frame between turns costs one full upload."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    await simulator.close_connections(1001, "going away")
+    await agent.turn("two")
+    assert (await figures(start, 2))[1] == ("full", "connection_lost", 1, "completed")
+    assert contexts(simulator) == agent.answered
+
+
+@both_ways
+@pytest.mark.parametrize("what", WAYS_TO_LOSE)
+async def test_a_loss_before_the_first_event_is_repeated_in_full(
+    proxied: Start, agents: Agents, what: Any, *, stream: bool
+) -> None:
+    """A connection that dies under a delta is replaced, and the agent gets its answer, later."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", what))
+    assert (await agent.turn("two")).text == "answer 1"
+    await agent.turn("three")
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("delta", "cancelled", 0),
+        ("full", "completed", 1),
+        ("delta", "completed", 1),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 3))[1] == ("full", "connection_lost", 2, "completed")
+
+
+@both_ways
+async def test_two_losses_before_the_first_event_end_in_plain_http(
+    proxied: Start, agents: Agents, *, stream: bool
+) -> None:
+    """Twice over a WebSocket and once over HTTP: three attempts, and an answer. The next turn tries again."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", "abort", times=2, transport="ws"))
+    assert (await agent.turn("two")).text == "answer 1"
+    await agent.turn("three")
+    await agent.turn("four")
+    assert [kind for kind, _, _ in sent(simulator)] == ["full", "delta", "full", "http", "full", "delta"]
+    assert contexts(simulator) == agent.answered
+    rows = await figures(start, 4)
+    assert rows[1] == ("http", "connection_lost", 3, "completed")
+    assert rows[2] == ("full", "connection_lost", 1, "completed")
+    assert rows[3] == ("delta", None, 1, "completed")
+
+
+async def test_losses_on_every_transport_are_a_502(proxied: Start, agents: Agents) -> None:
+    """Where HTTP is lost as well, the agent gets a status that it may retry, and JSON that says why."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    simulator.inject(Fault("before_created", "abort", times=None))
+    answer = await agent.turn("one")
+    assert answer.status == 502
+    assert answer.body["error"]["code"] == "upstream_unavailable"
+    assert answer.body["error"]["message"].startswith("packlight: ")
+    assert await figures(start, 1) == [("http", "connection_lost", 3, "failed")]
+
+
+async def test_an_upload_that_stands_still_is_a_loss(
+    proxied: Start, agents: Agents, raw_upstream: RawUpstreams
+) -> None:
+    """A connection that takes no bytes for send_timeout is given up, and the turn goes over a new one."""
+    simulator = Simulator(script=numbered)
+    simulator.settings.deflate = "off"
+    stalled = asyncio.Event()
+
+    async def relay(agent: Peer) -> None:
+        upstream = Peer(*await asyncio.open_connection("127.0.0.1", simulator.port))
+        first = not simulator.connections
+        if first:
+            agent.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(pump(upstream, agent))
+                await pump(agent, upstream, until=stalled if first else None)
+        finally:
+            upstream.close()
+
+    async def pump(source: Peer, sink: Peer, until: asyncio.Event | None = None) -> None:
+        while data := await source.reader.read(65536):
+            if until is not None and until.is_set():
+                await asyncio.Event().wait()
+            await sink.send(data)
+
+    async with simulator:
+        link = await raw_upstream(relay)
+        start = await proxied(upstream=link.base_url, send_timeout=0.3, close_timeout=0.1)
+        agent = await agents(start.server.url)
+        await agent.turn("one")
+        stalled.set()
+        assert (await agent.turn("two" * 2**22)).text == "answer 1"
+        assert sent(simulator) == [("full", "completed", 0), ("full", "completed", 1)]
+        assert contexts(simulator) == agent.answered
+        assert (await figures(start, 2))[1] == ("full", "connection_lost", 2, "completed")
+
+
+# Lost after the first event
+
+
+@pytest.mark.parametrize("what", WAYS_TO_LOSE)
+async def test_a_loss_after_the_first_event_aborts_the_answer(proxied: Start, what: Any) -> None:
+    """A streamed answer breaks off without the chunk that would end it properly."""
+    start = await proxied(numbered)
+    start.simulator.inject(Fault("after_events", what, events=3))
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await start.post({"model": "m", "input": "hi", "stream": True})
+    assert len(start.simulator.turns) == 1
+    assert await figures(start, 1) == [("full", "first_turn", 1, "failed")]
+
+
+@pytest.mark.parametrize("what", WAYS_TO_LOSE)
+async def test_the_openai_sdk_raises_where_an_answer_breaks_off(proxied: Start, what: Any) -> None:
+    """Official client code cannot take a broken answer for a whole one."""
+    start = await proxied(numbered)
+    start.simulator.inject(Fault("after_events", what, events=3))
+    async with openai.AsyncOpenAI(base_url=f"{start.server.url}/v1", api_key="key", max_retries=0) as client:
+        stream = await client.responses.create(model="m", input="hi", stream=True)
+        for _ in range(3):
+            assert (await anext(stream)).type != "response.completed"
+        with pytest.raises(openai.APIConnectionError):
+            await anext(stream)
+        await stream.close()
+
+
+@pytest.mark.parametrize("what", WAYS_TO_LOSE)
+async def test_a_loss_after_the_first_event_is_a_502_where_nothing_was_sent_yet(
+    proxied: Start, agents: Agents, what: Any
+) -> None:
+    """An agent that doesn't stream gets a status and JSON."""
+    start = await proxied(numbered)
+    agent = await agents(start.server.url, stream=False)
+    start.simulator.inject(Fault("after_events", what, events=3))
+    answer = await agent.turn("one")
+    assert answer.status == 502
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.body["error"]["type"] == "server_error"
+    assert len(start.simulator.turns) == 1
+    assert await figures(start, 1) == [("full", "first_turn", 1, "failed")]
+
+
+async def test_the_turn_after_a_broken_answer_is_right(proxied: Start, agents: Agents) -> None:
+    """The agent asks again, and gets the answer to its whole history on a new connection."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("after_events", "abort", events=3))
+    with pytest.raises(aiohttp.ClientError):
+        await agent.turn("two")
+    answer = await agent.turn()
+    assert answer.text == "answer 2"
+    await agent.turn("three")
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "failed"),
+        ("full", "connection_lost", 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+# Age
+
+
+@pytest.mark.parametrize("closes", [False, True], ids=["error", "error-and-close"])
+@pytest.mark.parametrize(
+    ("citizen", "settings", "seconds"),
+    [
+        ("xai", {}, 1500),
+        ("openai", {"max_age_seconds": 7200, "idle_seconds": 7200}, 3600),
+    ],
+)
+async def test_a_connection_that_is_too_old_for_upstream_is_replaced(
+    proxied: Start, agents: Agents, citizen: str, settings: dict[str, Any], seconds: float, *, closes: bool
+) -> None:
+    """The age limit of the provider costs one full upload; the agent sees nothing."""
+    clock = Clock()
+    start = await proxied(
+        numbered,
+        simulated={"citizen": citizen, "close_at_age_limit": closes},
+        clock=clock,
+        upstream_clock=clock,
+        **settings,
+    )
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    clock.advance(seconds)
+    assert (await agent.turn("two")).text == "answer 1"
+    await agent.turn("three")
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("delta", "rejected", 0),
+        ("full", "completed", 1),
+        ("delta", "completed", 1),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 3))[1:] == [
+        ("full", "connection_lost", 2, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+async def test_connections_retire_by_age_between_turns(proxied: Start, agents: Agents) -> None:
+    """Before the provider's limit a connection is closed properly, and the next turn takes a new one."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, upstream_clock=clock, max_age_seconds=3300, idle_seconds=4000)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    clock.advance(3299)
+    await agent.turn("two")
+    clock.advance(1)
+    await agent.turn("three")
+    await agent.turn("four")
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "completed"),
+        ("full", "retired", 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+    assert contexts(simulator) == agent.answered
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert simulator.connections[0].close_code == 1000
+    assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 0}
+
+
+async def test_a_turn_in_flight_is_never_cut_for_age(proxied: Start, agents: Agents) -> None:
+    """A connection that comes of age in the middle of a turn lasts until its end."""
+    clock = Clock()
+    start = await proxied(
+        scripted([LONG, "other", "next"]), clock=clock, simulated={"event_seconds": 0.02}, max_age_seconds=3300
+    )
+    agent, other, simulator = await agents(start.server.url), await agents(start.server.url), start.simulator
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+        clock.advance(10_000)
+        assert (await other.turn("something else")).text == "other"
+        assert not simulator.turns[0].finished
+        simulator.settings.event_seconds = 0
+        events = await stream.rest()
+    assert events[-1]["type"] == "response.completed"
+    agent.history += events[-1]["response"]["output"]
+    await agent.turn("two")
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "first_turn", 1, "completed"),
+        ("full", "retired", 1, "completed"),
+    ]
+
+
+# Errors as the first event
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, "context_length_exceeded", "invalid_request_error"),
+        (401, "invalid_api_key", "authentication_error"),
+        (429, "rate_limit_exceeded", "rate_limit_error"),
+        (500, "server_error", "server_error"),
+        (503, "server_is_overloaded", "service_unavailable_error"),
+    ],
+)
+@both_ways
+async def test_an_error_as_the_first_event_is_a_status(
+    proxied: Start, agents: Agents, status: int, code: str, kind: str, *, stream: bool
+) -> None:
+    """Upstream's status, its words and its retry-after reach the agent as over HTTP; no baseline is left."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    await agent.turn("one")
+    simulator.inject(
+        Fault("before_created", "error", status=status, code=code, message="In upstream's words.", retry_after=7)
+    )
+    answer = await agent.turn("two")
+    assert answer.status == status
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.body == {"error": {"type": kind, "code": code, "message": "In upstream's words.", "param": None}}
+    assert (await agent.turn()).text == "answer 1"
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "failed"),
+        ("full", "after_error", 1, "completed"),
+    ]
+    assert (await start.figures())["connections"]["lost"] == 0
+
+
+async def test_a_refusal_of_the_full_history_reaches_the_agent(proxied: Start, agents: Agents) -> None:
+    """A 400 is asked about once more in full; upstream's second word is the last."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", "error", status=400, code="invalid_prompt", message="No.", times=2))
+    answer = await agent.turn("two")
+    assert (answer.status, answer.body["error"]["code"]) == (400, "invalid_prompt")
+    assert [kind for kind, _, _ in sent(simulator)] == ["full", "delta", "full"]
+    assert (await figures(start, 2))[1] == ("full", "upstream_forgot", 2, "failed")
+
+
+@pytest.mark.parametrize("place", ["event", "error"])
+async def test_retry_after_is_found_in_either_place(
+    proxied: Start, agents: Agents, speaking: Speaking, place: str
+) -> None:
+    """Headers stand beside the error or inside it, as numbers or as text; the agent gets them as headers."""
+    headers = {"Retry-After": 7, "x-ratelimit-remaining-requests": "0", "set-cookie": "private"}
+    error = {"code": "rate_limit_exceeded", "message": "Slow down."}
+    event: dict[str, Any] = {"type": "error", "status": 429, "error": error}
+    (event if place == "event" else error)["headers"] = headers
+    start = await proxied(upstream=await speaking(event))
+    answer = await (await agents(start.server.url)).turn("one")
+    assert answer.status == 429
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert "set-cookie" not in {name.lower() for name in answer.headers}
+    assert answer.body == {"error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
+
+
+async def test_the_openai_sdk_retries_what_upstream_says_it_may(proxied: Start) -> None:
+    """A 429 before output is a status that the SDK waits for and retries: its caller sees nothing."""
+    start = await proxied(numbered)
+    start.simulator.inject(Fault("before_created", "error", status=429, retry_after=0.01))
+    async with openai.AsyncOpenAI(base_url=f"{start.server.url}/v1", api_key="key", max_retries=1) as client:
+        response = await client.responses.create(model="m", input="hi")
+        assert response.output_text == "answer 0"
+        start.simulator.inject(Fault("before_created", "error", status=429, times=2, retry_after=0.01))
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.responses.create(model="m", input="hi")
+    assert caught.value.response.headers["retry-after"] == "0.01"
+
+
+# Endings in mid-stream
+
+
+@pytest.mark.parametrize(
+    ("finish", "ending", "status"),
+    [
+        (Failed(), "response.failed", "failed"),
+        (Failed(error_event=True), "error", "failed"),
+        (Incomplete(), "response.incomplete", "incomplete"),
+    ],
+)
+async def test_an_ending_that_is_not_completed_passes_and_leaves_no_baseline(
+    proxied: Start, agents: Agents, finish: Any, ending: str, status: str
+) -> None:
+    """The agent sees upstream's event, and its next turn is sent in full."""
+    start = await proxied(scripted(["one", says("half an ans", finish=finish), "three", "four"]))
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("first")
+    async with agent.streaming("second") as stream:
+        events = await stream.rest()
+    assert [events[0]["type"], events[-1]["type"]] == ["response.created", ending]
+    assert (await agent.turn()).text == "three"
+    await agent.turn("third")
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, status),
+        ("full", "after_error", 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+@pytest.mark.parametrize(("finish", "status"), [(Failed(), "failed"), (Incomplete(), "incomplete")])
+async def test_an_ending_that_is_not_completed_is_the_whole_answer(
+    proxied: Start, agents: Agents, finish: Any, status: str
+) -> None:
+    """An agent that doesn't stream gets the response object with its own status, as over HTTP."""
+    start = await proxied(scripted([says("half an ans", finish=finish)]))
+    answer = await (await agents(start.server.url, stream=False)).turn("first")
+    assert (answer.status, answer.response["status"]) == (200, status)
+    assert await figures(start, 1) == [("full", "first_turn", 1, status)]
+
+
+async def test_an_error_in_mid_stream_passes(proxied: Start, agents: Agents) -> None:
+    """Once output was shown, upstream's error is an event like any other, and the last one."""
+    start = await proxied(numbered)
+    agent = await agents(start.server.url)
+    start.simulator.inject(Fault("after_events", "error", events=4, status=500, message="In upstream's words."))
+    async with agent.streaming("one") as stream:
+        events = await stream.rest()
+    assert [event["type"] for event in events].count("error") == 1
+    assert events[-1]["error"]["message"] == "In upstream's words."
+    assert await figures(start, 1) == [("full", "first_turn", 1, "failed")]
+
+
+# The agent hangs up
+
+
+@pytest.mark.parametrize("turns_before", [0, 1])
+async def test_an_agent_that_hangs_up_ends_its_connection(
+    proxied: Start, agents: Agents, turns_before: int
+) -> None:
+    """What upstream would still say is nobody's: the connection is closed, and the next turn takes another."""
+    start = await proxied(
+        scripted([*["before"] * turns_before, LONG, "after"]), simulated={"event_seconds": 0.001}
+    )
+    agent, simulator = await agents(start.server.url), start.simulator
+    for _ in range(turns_before):
+        await agent.turn("before")
+    async with agent.streaming("one") as stream:
+        for _ in range(10):
+            assert await stream.event() is not None
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert simulator.turns[-1].cancelled
+    answer = await agent.turn("no, this")
+    assert answer.text == "after"
+    assert answer.types[0] == "response.created"
+    assert simulator.turns[-1].connection_id == 1
+    assert contexts(simulator) == agent.answered
+    rows = await figures(start, turns_before + 2)
+    assert rows[-2] == (*(("delta", None) if turns_before else ("full", "first_turn")), 1, "aborted")
+    assert rows[-1] == ("full", "after_error" if turns_before else "first_turn", 1, "completed")
+    assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 0}
+
+
+async def test_an_agent_that_hangs_up_before_the_first_event_ends_its_connection(
+    proxied: Start, agents: Agents
+) -> None:
+    """The same holds while the model is still thinking."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    simulator.settings.first_event_seconds = 3600
+
+    async def ask() -> None:
+        await agent.turn("two")
+
+    task = asyncio.get_running_loop().create_task(ask())
+    await simulator.until(lambda: len(simulator.turns) == 2)
+    task.cancel()
+    await simulator.until(lambda: simulator.connections[0].closed)
+    simulator.settings.first_event_seconds = 0
+    assert (await agent.turn("no, this")).text == "answer 1"
+    assert contexts(simulator) == agent.answered
+    assert [status for *_, status in await figures(start, 3)] == ["completed", "aborted", "completed"]
+
+
+async def test_an_agent_that_hangs_up_during_the_upgrade_leaves_nothing(proxied: Start, agents: Agents) -> None:
+    """A connection that was not open yet is never used, nor does it take up room."""
+    start = await proxied(numbered, simulated={"handshake_seconds": 3600}, max_connections=1)
+    agent, simulator = await agents(start.server.url), start.simulator
+    task = asyncio.get_running_loop().create_task(agent.turn("one"))
+    await simulator.until(lambda: len(upgrades(simulator)) == 1)
+    task.cancel()
+    await start.recorded(1)
+    simulator.settings.handshake_seconds = 0
+    await agent.turn()
+    assert (await figures(start, 2))[1] == ("full", "first_turn", 1, "completed")
+    assert (await start.figures())["connections"] == {"open": 1, "opened": 1, "lost": 0}
+
+
+# The agent changes the history
+
+
+def edit(history: list[dict[str, Any]]) -> None:
+    """Change an old message."""
+    history[0] = user("one, but different")
+
+
+def rewind(history: list[dict[str, Any]]) -> None:
+    """Go back to the first answer."""
+    del history[2:]
+
+
+def compact(history: list[dict[str, Any]]) -> None:
+    """Put a summary in the place of everything."""
+    history[:] = [user("summary: one was said, then two")]
+
+
+def forget(history: list[dict[str, Any]]) -> None:
+    """Leave out an answer in the middle."""
+    del history[1]
+
+
+@pytest.mark.parametrize("change", [edit, rewind, compact, forget])
+@both_ways
+async def test_a_changed_history_is_sent_in_full_once(
+    proxied: Start, agents: Agents, change: Callable[[list[dict[str, Any]]], None], *, stream: bool
+) -> None:
+    """The model reads the history as it is now, and deltas continue it."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    await agent.turn("one")
+    await agent.turn("two")
+    change(agent.history)
+    await agent.turn("three")
+    await agent.turn("four")
+    assert contexts(simulator) == agent.answered
+    rows = await figures(start, 4)
+    reason = "first_turn" if change is compact else "history_changed"
+    if change is edit:
+        reason = "after_restart"
+    assert rows[1:] == [
+        ("delta", None, 1, "completed"),
+        ("full", reason, 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+# Several turns at once
+
+
+async def test_two_turns_of_one_conversation_at_once_use_two_connections(proxied: Start, agents: Agents) -> None:
+    """The second goes on a connection of its own; whichever ends last, both branches are continued as deltas."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("root")
+    simulator.script = scripted([LONG, "right", "left again", "right again"])
+    simulator.settings.event_seconds = 0.01
+    left, right = agent.fork(), agent.fork()
+    async with left.streaming("to the left") as stream:
+        first = await stream.event()
+        assert first is not None
+        await right.turn("to the right")
+        assert not simulator.turns[1].finished
+        simulator.settings.event_seconds = 0
+        events = await stream.rest()
+    left.history += events[-1]["response"]["output"]
+    assert (await left.turn("on")).text == "left again"
+    assert (await right.turn("on")).text == "right again"
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("delta", "completed", 0),
+        ("full", "completed", 1),
+        ("delta", "completed", 0),
+        ("delta", "completed", 1),
+    ]
+    assert simulator.turns[3].context == left.answered[-1]
+    assert simulator.turns[4].context == right.answered[-1]
+    rows = await figures(start, 5)
+    assert rows[1:3] == [("full", "busy", 1, "completed"), ("delta", None, 1, "completed")]
+
+
+async def test_a_late_finisher_does_not_overwrite_a_newer_baseline(proxied: Start, agents: Agents) -> None:
+    """The same request twice: the answer that the agent goes on with is the one that is continued."""
+    start = await proxied(scripted([LONG, "quick", "next"]), simulated={"event_seconds": 0.01})
+    agent, simulator = await agents(start.server.url), start.simulator
+    twin = agent.fork()
+    async with agent.streaming("the same") as stream:
+        assert await stream.event() is not None
+        await twin.turn("the same")
+        simulator.settings.event_seconds = 0
+        await stream.rest()
+    await twin.turn("on")
+    assert simulator.turns[2].context == twin.answered[-1]
+    assert sent(simulator)[2] == ("delta", "completed", 1)
+
+
+async def test_a_second_conversation_leaves_the_first_its_baseline(proxied: Start, agents: Agents) -> None:
+    """Conversations take turns, each continues its own chain, on its own connection."""
+    start = await proxied(numbered)
+    several = [await agents(start.server.url) for _ in range(3)]
+    for number in range(3):
+        for index, agent in enumerate(several):
+            await agent.turn(f"conversation {index}, turn {number}")
+    assert [(upload, reason) for upload, reason, _, _ in await figures(start, 9)] == [
+        *[("full", "first_turn")] * 3,
+        *[("delta", None)] * 6,
+    ]
+    assert [turn.connection_id for turn in start.simulator.turns] == [0, 1, 2] * 3
+    for index, agent in enumerate(several):
+        assert contexts(start.simulator)[index::3] == agent.answered
+
+
+async def test_two_keys_never_share_a_connection(proxied: Start, agents: Agents) -> None:
+    """The same history under another key is another partition."""
+    start = await proxied(numbered)
+    agent = await agents(start.server.url, key="mine")
+    await agent.turn("one")
+    thief = await agents(start.server.url, key="another")
+    thief.history = list(agent.history)
+    await thief.turn("two")
+    await agent.turn("two")
+    assert sent(start.simulator) == [("full", "completed", 0), ("full", "completed", 1), ("delta", "completed", 0)]
+    assert [each.identity.authorization for each in start.simulator.connections] == [
+        "Bearer mine",
+        "Bearer another",
+    ]
+
+
+async def test_a_full_pool_gives_up_a_conversation_of_one_turn_first(proxied: Start, agents: Agents) -> None:
+    """A title or a summary makes room; the long conversation keeps its baseline."""
+    start = await proxied(numbered, max_connections=2)
+    long, title, newcomer = [await agents(start.server.url) for _ in range(3)]
+    await long.turn("long")
+    await long.turn("longer")
+    await title.turn("title")
+    await newcomer.turn("new")
+    await long.turn("longest")
+    await title.turn("another title")
+    assert await figures(start, 6) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "completed"),
+        ("full", "first_turn", 1, "completed"),
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "completed"),
+        ("full", "retired", 1, "completed"),
+    ]
+    await start.simulator.until(lambda: start.simulator.connections[1].closed)
+    assert start.simulator.connections[1].close_code == 1000
+
+
+async def test_a_pool_that_is_busy_throughout_leaves_plain_http(proxied: Start, agents: Agents) -> None:
+    """With every connection at work, a turn goes over HTTP, and the others go on."""
+    start = await proxied(scripted([LONG, "over http", "next"]), max_connections=1)
+    start.simulator.settings.event_seconds = 0.01
+    agent, other = await agents(start.server.url), await agents(start.server.url)
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+        start.simulator.settings.event_seconds = 0
+        assert (await other.turn("else")).text == "over http"
+        events = await stream.rest()
+    agent.history += events[-1]["response"]["output"]
+    await agent.turn("two")
+    rows = await figures(start, 3)
+    assert ("http", "busy", 1, "completed") in rows
+    assert rows[-1] == ("delta", None, 1, "completed")
+    assert start.simulator.turns[1].transport == "http"
+    assert start.simulator.turns[1].context == other.answered[0]
+
+
+# The upgrade is refused
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "invalid_api_key"), (403, None), (429, "rate_limit_exceeded")])
+async def test_a_refused_agent_gets_upstreams_status(
+    proxied: Start, agents: Agents, status: int, code: str | None
+) -> None:
+    """What the upgrade was answered with is what HTTP would have said; the next turn asks again."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    fault = Fault("handshake", "error", status=status, code=code, message="Not you.", retry_after=9)
+    simulator.inject(fault)
+    answer = await agent.turn("one")
+    assert answer.status == status
+    assert answer.body == fault.error().body()
+    assert answer.headers["retry-after"] == "9"
+    assert simulator.turns == []
+    assert (await agent.turn()).text == "answer 0"
+    assert await figures(start, 2) == [("full", "first_turn", 0, "failed"), ("full", "first_turn", 1, "completed")]
+
+
+PORTAL = b"<html><body>Welcome on board! Please accept the terms.</body></html>"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *[Fault("handshake", "error", status=status, code=None) for status in (404, 405, 426, 501)],
+        Fault("handshake", "error", status=200, body=PORTAL),
+        Fault("handshake", "error", status=302, body=b"", headers={"Location": "http://portal.example/login"}),
+        Fault("handshake", "error", status=403, body=PORTAL),
+        Fault("handshake", "error", status=511, body=PORTAL),
+    ],
+    ids=lambda fault: f"{fault.status}-html" if fault.body is not None else str(fault.status),
+)
+@both_ways
+async def test_an_upstream_without_websocket_gets_plain_http_and_is_asked_again(
+    proxied: Start, agents: Agents, fault: Fault, *, stream: bool
+) -> None:
+    """The turns go over HTTP for websocket_retry_seconds, and no longer: the verdict is never final."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, websocket_retry_seconds=300)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    fault.times = 2
+    simulator.inject(fault)
+    for said in ("one", "two"):
+        assert (await agent.turn(said)).status == 200
+    assert len(upgrades(simulator)) == 1
+    clock.advance(299)
+    await agent.turn("three")
+    assert len(upgrades(simulator)) == 1
+    clock.advance(1)
+    await agent.turn("four")  # asks, and is refused once more
+    assert len(upgrades(simulator)) == 2
+    clock.advance(300)
+    await agent.turn("five")
+    await agent.turn("six")
+    assert len(upgrades(simulator)) == 3
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 6) == [
+        *[("http", "no_websocket", 1, "completed")] * 4,
+        ("full", "after_restart", 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+@pytest.mark.parametrize("what", ["abort", "close", "garbage"])
+async def test_an_upgrade_that_breaks_off_is_asked_for_again_with_the_next_turn(
+    proxied: Start, agents: Agents, what: Any
+) -> None:
+    """A flaky link is no verdict on upstream: this turn goes over HTTP, the next one tries the WebSocket."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    simulator.inject(Fault("handshake", what))
+    await agent.turn("one")
+    await agent.turn("two")
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 2) == [
+        ("http", "no_websocket", 1, "completed"),
+        ("full", "after_restart", 1, "completed"),
+    ]
+
+
+async def test_an_upgrade_that_is_not_answered_ends_with_open_timeout(proxied: Start, agents: Agents) -> None:
+    """The agent waits open_timeout, and gets its answer over HTTP."""
+    start = await proxied(numbered, open_timeout=0.1)
+    start.simulator.inject(Fault("handshake", "silence"))
+    agent = await agents(start.server.url)
+    assert (await agent.turn("one")).text == "answer 0"
+    assert await figures(start, 1) == [("http", "no_websocket", 1, "completed")]
+
+
+# Size
+
+
+async def test_a_message_over_the_limit_goes_over_http_for_that_turn_only(proxied: Start, agents: Agents) -> None:
+    """What is too large for a WebSocket message leaves the chain alone: the next delta continues it."""
+    start = await proxied(numbered, max_message_bytes=4096)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    aside = agent.fork()
+    await aside.turn("two" * 2000)
+    await agent.turn("two")
+    await agent.turn("three")
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("http", "completed", simulator.turns[1].connection_id),
+        ("delta", "completed", 0),
+        ("delta", "completed", 0),
+    ]
+    assert contexts(simulator) == [agent.answered[0], aside.answered[0], *agent.answered[1:]]
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("http", "too_large", 1, "completed"),
+        ("delta", None, 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+async def test_a_history_over_the_limit_still_grows_by_deltas(proxied: Start, agents: Agents) -> None:
+    """Small deltas of a long conversation fit, though the whole would not; a loss then leaves plain HTTP."""
+    start = await proxied(numbered, max_message_bytes=4096)
+    agent, simulator = await agents(start.server.url), start.simulator
+    for number in range(5):
+        await agent.turn(f"{number}" * 1000)
+    assert [row[0] for row in await figures(start, 5)] == ["full", "delta", "delta", "delta", "delta"]
+    simulator.abort_connections()
+    await agent.turn("and now")
+    assert (await figures(start, 6))[5] == ("http", "too_large", 1, "completed")
+    assert contexts(simulator) == agent.answered
+
+
+async def test_a_miss_of_a_history_over_the_limit_leaves_plain_http(proxied: Start, agents: Agents) -> None:
+    """Where only the delta fits and upstream forgot, the whole goes over HTTP."""
+    start = await proxied(numbered, max_message_bytes=4096)
+    agent, simulator = await agents(start.server.url), start.simulator
+    for number in range(5):
+        await agent.turn(f"{number}" * 1000)
+    simulator.inject(miss())
+    await agent.turn("and now")
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 6))[5] == ("http", "too_large", 2, "completed")
+
+
+# Stragglers
+
+
+async def test_telemetry_after_the_end_does_not_reach_the_next_turn(proxied: Start, agents: Agents) -> None:
+    """What trails a completed response is nobody's, and the chain goes on."""
+    start = await proxied(numbered, simulated={"extra_events": ("trailing",), "trailing_seconds": 0})
+    agent, simulator = await agents(start.server.url), start.simulator
+    for number in range(3):
+        answer = await agent.turn(str(number))
+        assert (answer.types[0], answer.types[-1]) == ("response.created", "response.completed")
+        assert "response.novelty.reported" not in answer.types
+        trailing = len(answer.events) + 1
+        await simulator.until(
+            lambda number=number, trailing=trailing: simulator.turns[number].events_sent == trailing  # type: ignore[misc]
+        )
+    assert sent(simulator) == [("full", "completed", 0), ("delta", "completed", 0), ("delta", "completed", 0)]
+    assert contexts(simulator) == agent.answered
+
+
+async def test_a_late_error_does_not_reach_the_next_turn(proxied: Start, agents: Agents) -> None:
+    """An error that belongs to nothing any more is dropped with the other stragglers."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    simulator.inject(Fault("idle", "late_error", status=500))
+    answer = await agent.turn("one")
+    await simulator.until(lambda: simulator.connections[0].frames_out == len(answer.events) + 1)
+    assert (await agent.turn("two")).text == "answer 1"
+    assert await figures(start, 2) == [("full", "first_turn", 1, "completed"), ("delta", None, 1, "completed")]
+
+
+async def test_words_of_another_response_are_not_shown(proxied: Start, agents: Agents) -> None:
+    """On a used connection, output before response.created is another turn's: the connection is given up."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    await agent.turn("one")
+    simulator.settings.extra_events = ("unknown_before_created",)
+    simulator.inject(Fault("after_events", "slow", events=1))
+    simulator.script = scripted([lambda _: says("nobody's"), "answer 1"])
+    answer = await agent.turn("two")
+    assert answer.text == "answer 1"
+    assert (await figures(start, 2))[1] == ("full", "connection_lost", 2, "completed")
+
+
+async def test_events_of_the_account_are_shown_with_the_answer(proxied: Start, agents: Agents) -> None:
+    """Keep-alives and rate limits before response.created don't begin an answer, and aren't lost."""
+    early = ("keepalive_before_created", "rate_limits_before_created")
+    start = await proxied(numbered, simulated={"extra_events": early})
+    agent = await agents(start.server.url)
+    await agent.turn("one")
+    start.simulator.inject(miss())
+    answer = await agent.turn("two")
+    assert answer.types[:3] == ["keepalive", "codex.rate_limits", "response.created"]
+    assert answer.types.count("keepalive") == 1
+    assert (await figures(start, 2))[1] == ("full", "upstream_forgot", 2, "completed")
+
+
+# Silence
+
+
+@both_ways
+async def test_silence_before_the_first_event_is_a_504(proxied: Start, agents: Agents, *, stream: bool) -> None:
+    """After first_event_timeout the agent gets a status; the model may be at work, so nothing is sent twice."""
+    start = await proxied(numbered, first_event_timeout=0.1)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    simulator.inject(Fault("before_created", "silence"))
+    answer = await agent.turn("one")
+    assert answer.status == 504
+    assert "first_event_timeout" in answer.body["error"]["message"]
+    assert len(simulator.turns) == 1
+    assert (await agent.turn()).text == "answer 0"
+    assert await figures(start, 2) == [
+        ("full", "first_turn", 1, "failed"),
+        ("full", "first_turn", 1, "completed"),
+    ]
+
+
+async def test_silence_in_mid_stream_aborts_the_answer(proxied: Start, agents: Agents) -> None:
+    """After event_timeout a streamed answer breaks off."""
+    start = await proxied(numbered, event_timeout=0.1)
+    agent, simulator = await agents(start.server.url), start.simulator
+    simulator.inject(Fault("after_events", "silence", events=3))
+    async with agent.streaming("one") as stream:
+        for _ in range(3):
+            assert await stream.event() is not None
+        with pytest.raises(aiohttp.ClientError):
+            await stream.event()
+    assert (await agent.turn()).text == "answer 1"
+    assert [status for *_, status in await figures(start, 2)] == ["failed", "completed"]
+    assert len(simulator.turns) == 2
+
+
+async def test_silence_in_mid_stream_is_a_504_where_nothing_was_sent_yet(proxied: Start, agents: Agents) -> None:
+    """An agent that doesn't stream gets a status that names the limit."""
+    start = await proxied(numbered, event_timeout=0.1)
+    start.simulator.inject(Fault("after_events", "silence", events=3))
+    answer = await (await agents(start.server.url, stream=False)).turn("one")
+    assert answer.status == 504
+    assert "event_timeout" in answer.body["error"]["message"]
+
+
+# Shutdown
+
+
+async def test_a_shutdown_lets_a_turn_in_flight_finish(proxied: Start, agents: Agents) -> None:
+    """Draining waits for the answer to end, and takes no new connections meanwhile."""
+    start = await proxied(scripted([LONG]), simulated={"event_seconds": 0.01}, drain_seconds=20)
+    agent, simulator = await agents(start.server.url), start.simulator
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+        async with asyncio.TaskGroup() as group:
+            draining = group.create_task(start.server.drain())
+            while True:
+                try:
+                    peer = await start.dial()
+                except OSError:
+                    break
+                peer.close()
+            assert not draining.done()
+            simulator.settings.event_seconds = 0
+            events = await stream.rest()
+    assert events[-1]["type"] == "response.completed"
+    await simulator.until(lambda: not simulator.open_connections)
+    assert next(start.server.ledger.turns(1)).status == "completed"
+
+
+async def test_a_shutdown_aborts_what_does_not_finish(proxied: Start, agents: Agents) -> None:
+    """After drain_seconds the answer breaks off, visibly."""
+    start = await proxied(scripted([LONG]), simulated={"event_seconds": 0.5}, drain_seconds=0.2)
+    agent = await agents(start.server.url)
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+        await start.server.drain()
+        with pytest.raises(aiohttp.ClientError):
+            await stream.rest()
+    assert next(start.server.ledger.turns(1)).status == "aborted"
+
+
+# Everything at once
+
+
+async def test_the_openai_sdk_notices_nothing_of_what_can_be_made_good(proxied: Start) -> None:
+    """A session of tool calls, with a miss, losses and a refused upgrade on the way, is an ordinary one."""
+    calls: Script = lambda call: says(FunctionCall("ls", "{}", f"call_{call.number}"), f"say {call.number}")  # noqa: E731
+    clock = Clock()
+    start = await proxied(calls, clock=clock)
+    faults = {
+        1: miss(),
+        3: Fault("before_created", "abort"),
+        5: Fault("before_created", "close", times=2, transport="ws"),
+        6: Fault("handshake", "error", status=426, code=None),
+    }
+    history: list[Any] = []
+    async with openai.AsyncOpenAI(base_url=f"{start.server.url}/v1", api_key="key", max_retries=0) as client:
+        for number in range(10):
+            if number in faults:
+                start.simulator.inject(faults[number])
+            if number == 8:
+                clock.advance(300)
+            history.append(user(f"question {number}"))
+            response = await client.responses.create(model="m", input=history, store=False)
+            assert response.output_text == f"say {number}"
+            history += [item.model_dump(exclude_none=True) for item in response.output]
+            history.append({"type": "function_call_output", "call_id": f"call_{number}", "output": "done"})
+            assert contexts(start.simulator)[-1] == history[:-3]
+    assert [(upload, reason, attempts) for upload, reason, attempts, _ in await figures(start, 10)] == [
+        ("full", "first_turn", 1),
+        ("full", "upstream_forgot", 2),
+        ("delta", None, 1),
+        ("full", "connection_lost", 2),
+        ("delta", None, 1),
+        ("http", "connection_lost", 3),
+        ("http", "no_websocket", 1),
+        ("http", "no_websocket", 1),
+        ("full", "connection_lost", 1),
+        ("delta", None, 1),
+    ]

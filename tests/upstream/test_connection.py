@@ -1,0 +1,426 @@
+"""One WebSocket to upstream, over real sockets: the simulated upstream, or one that says exact words."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import Message, Peer, RawUpstream
+from conversation import Clock, user
+from pooling import KEY, TIMING, request
+from websockets.utils import accept_key
+
+from proxy.core.delta import Baseline
+from proxy.core.events import response_create
+from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.ledger import Traffic
+from proxy.simulator import Fault, Simulator, SimulatorSettings, scripted
+from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.meter import Meter
+
+Connect = Callable[..., Awaitable[Connection]]
+Simulate = Callable[..., Awaitable[Simulator]]
+Speaking = Callable[..., Awaitable[str]]
+RawUpstreams = Callable[..., Awaitable[RawUpstream]]
+
+MESSAGE = response_create(request(user("hello")), None)
+
+
+@pytest.fixture
+def simulate(stack: AsyncExitStack) -> Simulate:
+    """Start a simulator: keyword arguments are its settings."""
+
+    async def start(**settings: Any) -> Simulator:
+        script = scripted(f"answer {number}" for number in range(100))
+        return await stack.enter_async_context(Simulator(SimulatorSettings(**settings), script=script))
+
+    return start
+
+
+@pytest.fixture
+def connect(stack: AsyncExitStack) -> Connect:
+    """Open a connection to an API base; it is aborted at the end."""
+
+    async def start(base_url: str, timing: Timing = TIMING, **options: Any) -> Connection:
+        headers, meter = options.pop("headers", KEY), options.pop("meter", Meter(Traffic()))
+        clock = options.pop("clock", Clock())
+        connection = await Connection.open(Endpoint(base_url), headers, meter, timing, clock=clock, **options)
+        stack.callback(connection.abort)
+        return connection
+
+    return start
+
+
+async def answer(connection: Connection) -> list[str]:
+    """Send a message, and return the types of the events up to the end."""
+    await connection.send(MESSAGE)
+    types: list[str] = []
+    while not types or types[-1] != "response.completed":
+        types.append((await connection.receive(5, "event_timeout")).type)
+    return types
+
+
+# Opening
+
+
+async def test_the_handshake_has_the_agents_identity(simulate: Simulate, connect: Connect) -> None:
+    """Its headers are there once each, its User-Agent is its own, and the query goes along."""
+    simulator = await simulate()
+    headers = (*KEY, ("OpenAI-Project", "proj_1"), ("User-Agent", "agent/1.0"))
+    clock = Clock()
+    connection = await connect(simulator.base_url, headers=headers, query="api-version=1", clock=clock)
+    (record,) = simulator.connections
+    assert record.path == "/v1/responses?api-version=1"
+    names = [name.lower() for name, _ in record.headers]
+    assert len(names) == len(set(names))
+    assert {("Authorization", "Bearer key"), ("OpenAI-Project", "proj_1"), ("User-Agent", "agent/1.0")} <= set(
+        record.headers
+    )
+    assert connection.is_open
+    assert connection.opened_at == clock()
+
+
+async def test_no_user_agent_is_made_up(simulate: Simulate, connect: Connect) -> None:
+    """Where the agent sends none, upstream gets none."""
+    simulator = await simulate()
+    await connect(simulator.base_url)
+    assert "user-agent" not in {name.lower() for name, _ in simulator.connections[0].headers}
+
+
+@pytest.mark.parametrize(
+    ("deflate", "negotiated"),
+    [
+        ("off", None),
+        ("15", "permessage-deflate"),
+        ("12", "permessage-deflate; server_max_window_bits=12"),
+        (
+            "no_takeover",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ),
+    ],
+)
+async def test_compression_is_whatever_upstream_grants(
+    simulate: Simulate, connect: Connect, deflate: str, negotiated: str | None
+) -> None:
+    """Each way of compressing works both ways, and our own window is never shrunk."""
+    simulator = await simulate(deflate=deflate)
+    connection = await connect(simulator.base_url)
+    assert connection.compression == negotiated
+    for _ in range(2):
+        assert (await answer(connection))[-1] == "response.completed"
+    assert [turn.context for turn in simulator.turns] == [[user("hello")]] * 2
+
+
+@pytest.mark.parametrize("status", [401, 403, 429])
+async def test_a_refusal_of_the_agent_is_upstreams_own(simulate: Simulate, connect: Connect, status: int) -> None:
+    """Status, body and retry-after are kept; other headers are not."""
+    simulator = await simulate()
+    fault = Fault("handshake", "error", status=status, message="Not you.", retry_after=3)
+    fault.headers["x-private"] = "1"
+    simulator.inject(fault)
+    with pytest.raises(UpstreamError) as caught:
+        await connect(simulator.base_url)
+    assert caught.value.status == status
+    assert b"Not you." in caught.value.body
+    assert caught.value.headers["retry-after"] == "3"
+    assert "x-private" not in caught.value.headers
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "definite"),
+    [
+        (404, None, True),
+        (405, None, True),
+        (426, None, True),
+        (501, None, True),
+        (400, None, False),
+        (500, None, False),
+        (503, None, False),
+        (200, b"<html>", False),
+        (302, b"<html>", False),
+        (401, b"<html>", False),
+        (403, b"<html>", False),
+        (429, b"<html>", False),
+        (511, b"<html>", False),
+    ],
+)
+async def test_another_refusal_means_no_websocket(
+    simulate: Simulate, connect: Connect, status: int, body: bytes | None, *, definite: bool
+) -> None:
+    """A status that names the endpoint is definite; one that anything in between might send is not."""
+    simulator = await simulate()
+    simulator.inject(Fault("handshake", "error", status=status, body=body))
+    with pytest.raises(NoWebSocket) as caught:
+        await connect(simulator.base_url)
+    assert (caught.value.status, caught.value.definite) == (status, definite)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(simulate: Simulate, connect: Connect, status: int) -> None:
+    """It would take the credentials along."""
+    simulator, elsewhere = await simulate(), await simulate()
+    simulator.inject(
+        Fault("handshake", "error", status=status, body=b"", headers={"Location": elsewhere.websocket_url})
+    )
+    with pytest.raises(NoWebSocket):
+        await connect(simulator.base_url)
+    assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("what", ["close", "abort", "garbage"])
+async def test_an_upgrade_that_breaks_off_is_no_verdict(simulate: Simulate, connect: Connect, what: Any) -> None:
+    """Upstream is unavailable; whether it has a WebSocket is not known. Whoever waits for the end is told."""
+    simulator, gone = await simulate(), asyncio.Event()
+    simulator.inject(Fault("handshake", what))
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await connect(simulator.base_url, gone=gone.set)
+    assert type(caught.value) is UpstreamUnavailable
+    await gone.wait()
+
+
+async def test_an_upgrade_has_open_timeout(simulate: Simulate, connect: Connect) -> None:
+    """The message names the setting."""
+    simulator = await simulate()
+    simulator.inject(Fault("handshake", "silence"))
+    with pytest.raises(UpstreamUnavailable, match="open_timeout"):
+        await connect(simulator.base_url, replace(TIMING, open_timeout=0.05))
+
+
+async def test_nobody_there_is_unavailable(simulate: Simulate, connect: Connect) -> None:
+    """A refused TCP connection is upstream's fault."""
+    simulator = await simulate()
+    await simulator.stop()
+    with pytest.raises(UpstreamUnavailable):
+        await connect(simulator.base_url)
+
+
+async def test_an_upgrade_to_something_else_is_unavailable(connect: Connect, raw_upstream: RawUpstreams) -> None:
+    """A 101 without the right key is not believed."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 101 Sure\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+
+    with pytest.raises(UpstreamUnavailable, match="made no sense"):
+        await connect((await raw_upstream(serve)).base_url)
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY"])
+async def test_an_upstream_on_this_machine_needs_no_outbound_proxy(
+    simulate: Simulate, connect: Connect, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Loopback is reached directly whatever the environment says."""
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    connection = await connect((await simulate()).base_url)
+    assert connection.is_open
+
+
+async def test_an_upstream_elsewhere_is_reached_through_the_outbound_proxy(
+    connect: Connect, raw_upstream: RawUpstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HTTPS_PROXY is asked for a tunnel, and gets none of the agent's headers."""
+    asked: list[Message] = []
+
+    async def serve(peer: Peer) -> None:
+        asked.append(await peer.head())
+        await peer.send(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n")
+
+    outbound = await raw_upstream(serve)
+    monkeypatch.setenv("HTTPS_PROXY", outbound.base_url.removesuffix("/v1"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(UpstreamUnavailable):
+        await connect("https://upstream.invalid/v1")
+    assert [message.start for message in asked] == ["CONNECT upstream.invalid:443 HTTP/1.1"]
+    assert asked[0].get("Authorization") == ""
+
+
+# Bytes
+
+
+@pytest.mark.parametrize("deflate", ["15", "off"])
+async def test_bytes_are_counted_where_they_cross_the_socket(
+    simulate: Simulate, connect: Connect, deflate: str
+) -> None:
+    """Handshake, frames and the closing handshake: to the byte what the other end counted."""
+    simulator, total = await simulate(deflate=deflate), Traffic()
+    connection = await connect(simulator.base_url, meter=Meter(total))
+    await answer(connection)
+    await connection.close()
+    await simulator.until(lambda: simulator.connections[0].closed)
+    record = simulator.connections[0]
+    assert (total.sent, total.received) == (record.bytes_in, record.bytes_out)
+    assert (connection.meter.turn.sent, connection.meter.turn.received) == (total.sent, total.received)
+
+
+# Receiving
+
+
+async def test_silence_raises_with_the_name_of_the_limit(simulate: Simulate, connect: Connect) -> None:
+    """The message says how long was waited, and for what."""
+    connection = await connect((await simulate()).base_url)
+    with pytest.raises(UpstreamTimeout, match=r"silent for 0\.05 s \(event_timeout\)"):
+        await connection.receive(0.05, "event_timeout")
+
+
+async def test_a_close_frame_gives_its_code_and_its_reason(simulate: Simulate, connect: Connect) -> None:
+    """Both are in the message, and whoever waits for the end is told once."""
+    simulator, ends = await simulate(), []
+    connection = await connect(simulator.base_url, gone=lambda: ends.append(connection))
+    await simulator.close_connections(1012, "restarting")
+    with pytest.raises(ConnectionLost, match="closed with 1012: restarting") as caught:
+        await connection.receive(5, "event_timeout")
+    assert caught.value.code == 1012
+    assert not connection.is_open
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert len(ends) == 1
+
+
+async def test_a_reset_has_no_code(simulate: Simulate, connect: Connect) -> None:
+    """1006 stands for a connection that ended without a word."""
+    simulator, gone = await simulate(), asyncio.Event()
+    connection = await connect(simulator.base_url, gone=gone.set)
+    simulator.abort_connections()
+    with pytest.raises(ConnectionLost, match=r"closed with 1006$") as caught:
+        await connection.receive(5, "event_timeout")
+    assert caught.value.code == 1006
+    await gone.wait()
+
+
+@pytest.mark.parametrize("frame", ["", "hello", "[]", '{"kind": 1}', '{"type": 7}', b"\xff"])
+async def test_what_is_no_event_is_a_loss(connect: Connect, speaking: Speaking, frame: str | bytes) -> None:
+    """Whatever speaks there, it isn't upstream."""
+    connection = await connect(await speaking(frame))
+    await connection.send(MESSAGE)
+    with pytest.raises(ConnectionLost, match="not an event"):
+        await connection.receive(5, "event_timeout")
+
+
+async def test_an_event_in_a_binary_frame_or_over_several_lines_is_an_event(
+    connect: Connect, speaking: Speaking
+) -> None:
+    """It comes out on one line."""
+    connection = await connect(await speaking(b'{"type": "one"}', '{\n  "type": "two",\r\n  "text": "\\n"\n}'))
+    await connection.send(MESSAGE)
+    assert (await connection.receive(5, "event_timeout")).raw == b'{"type": "one"}'
+    event = await connection.receive(5, "event_timeout")
+    assert event.type == "two"
+    assert event.json() == {"type": "two", "text": "\n"}
+    assert b"\n" not in event.raw
+    assert b"\r" not in event.raw
+
+
+async def test_an_event_may_be_as_large_as_max_event_bytes(connect: Connect, speaking: Speaking) -> None:
+    """A larger one ends the connection before it fills the memory, also where it was small on the wire."""
+    fits, too_large = '{"type":"' + "x" * 989 + '"}', '{"type":"' + "x" * 990 + '"}'
+    connection = await connect(await speaking(fits, too_large), replace(TIMING, max_event_bytes=1000))
+    await connection.send(MESSAGE)
+    assert len((await connection.receive(5, "event_timeout")).raw) == 1000
+    with pytest.raises(ConnectionLost):
+        await connection.receive(5, "event_timeout")
+    assert not connection.is_open
+
+
+# Sending
+
+
+async def test_stragglers_are_forgotten_before_the_next_message(simulate: Simulate, connect: Connect) -> None:
+    """What came after the end of a turn isn't the beginning of the next."""
+    simulator = await simulate(extra_events=("trailing",), trailing_seconds=0)
+    connection = await connect(simulator.base_url)
+    events = len(await answer(connection))
+    await simulator.until(lambda: simulator.turns[0].events_sent == events + 1)
+    await (await connection._socket.ping())  # the pong comes after what trails
+    types = await answer(connection)
+    assert types[0] == "response.created"
+    assert len(types) == events
+
+
+async def test_sending_on_a_closed_connection_is_a_loss(simulate: Simulate, connect: Connect) -> None:
+    """The close that arrived meanwhile is the reason given."""
+    simulator, gone = await simulate(), asyncio.Event()
+    connection = await connect(simulator.base_url, gone=gone.set)
+    await simulator.close_connections(1001, "bye")
+    await gone.wait()
+    with pytest.raises(ConnectionLost, match="1001: bye"):
+        await connection.send(MESSAGE)
+
+
+async def test_an_upload_that_makes_no_progress_ends_with_send_timeout(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """Upstream that stops reading is a loss, and the message names the setting."""
+
+    async def serve(peer: Peer) -> None:
+        head = await peer.head()
+        accepted = accept_key(head.get("Sec-WebSocket-Key"))
+        await peer.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accepted.encode() + b"\r\n\r\n"
+        )
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve)).base_url, replace(TIMING, send_timeout=0.2))
+    with pytest.raises(ConnectionLost, match="send_timeout"):
+        await connection.send(b"x" * 2**26)
+
+
+async def test_a_slow_upload_is_not_a_stuck_one(simulate: Simulate, connect: Connect) -> None:
+    """While the kernel takes bytes the deadline moves: an upload may take many times send_timeout."""
+    simulator = await simulate(uplink_bytes_per_second=1_000_000, deflate="off")
+    connection = await connect(simulator.base_url, replace(TIMING, send_timeout=0.5))
+    raw = connection._socket.transport.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)  # loopback would swallow megabytes at once
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await connection.send(response_create(request(user("x" * 1_200_000)), None))
+    assert loop.time() - began > 2 * 0.5
+    assert (await connection.receive(5, "first_event_timeout")).type == "response.created"
+
+
+# Closing
+
+
+async def test_closing_is_polite(simulate: Simulate, connect: Connect) -> None:
+    """Upstream gets a close frame with 1000."""
+    simulator = await simulate()
+    connection = await connect(simulator.base_url)
+    await connection.close()
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert simulator.connections[0].close_code == 1000
+
+
+async def test_closing_has_close_timeout(simulate: Simulate, connect: Connect) -> None:
+    """An upstream that says nothing any more is not waited for."""
+    simulator = await simulate()
+    connection = await connect(simulator.base_url, replace(TIMING, close_timeout=0.05))
+    simulator.silence_connections()
+    async with asyncio.timeout(5):
+        await connection.close()
+    assert not connection.is_open
+
+
+async def test_aborting_says_nothing(simulate: Simulate, connect: Connect) -> None:
+    """Upstream sees the socket end without a close frame."""
+    simulator = await simulate()
+    connection = await connect(simulator.base_url)
+    connection.abort()
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert simulator.connections[0].close_code in (None, 1006)
+
+
+async def test_it_shows_its_state_and_what_it_knows(simulate: Simulate, connect: Connect) -> None:
+    """One look at the repr tells both."""
+    connection = await connect((await simulate()).base_url)
+    assert repr(connection) == "<Connection OPEN, knows nothing>"
+    connection.baseline = Baseline.after(request(user("hello")), "resp_1", ())
+    assert repr(connection) == "<Connection OPEN, knows resp_1>"
+    await connection.close()
+    assert repr(connection) == "<Connection CLOSED, knows resp_1>"

@@ -1,0 +1,258 @@
+"""Upstream over plain HTTP: what is sent is what was given, and every byte is counted for whom it was sent."""
+
+import asyncio
+import base64
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.errors import UpstreamUnavailable
+from proxy.ledger import Traffic
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.http import Http, chunks
+
+MEBIBYTE = 1024 * 1024
+Start = Callable[..., Awaitable[Http]]
+
+
+@pytest.fixture
+def http(stack: AsyncExitStack) -> Start:
+    """Start a client towards a base URL."""
+
+    async def start(base: str, traffic: Traffic | None = None, *, connect_timeout: float = 5) -> Http:
+        endpoint = Endpoint(base)
+        return await stack.enter_async_context(
+            Http(endpoint, connect_timeout=connect_timeout, traffic=traffic or Traffic())
+        )
+
+    return start
+
+
+class Counted:
+    """An upstream that counts the bytes of each connection by itself, and answers *size* bytes to each request."""
+
+    def __init__(self, size: int = 2) -> None:
+        self.size = size
+        self.received: list[int] = []
+        self.sent: list[int] = []
+        self.messages: list[Any] = []
+
+    async def __call__(self, peer: Any) -> None:
+        """Serve one connection."""
+        at = len(self.received)
+        self.received.append(0)
+        self.sent.append(0)
+        feed = peer.reader.feed_data
+
+        def count(data: bytes) -> None:
+            self.received[at] += len(data)
+            feed(data)
+
+        # What arrived before this ran is in the reader's buffer already.
+        self.received[at] += len(peer.reader._buffer)
+        peer.reader.feed_data = count
+        while True:
+            self.messages.append(await peer.message())
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.size + b"x" * self.size
+            self.sent[at] += len(answer)
+            await peer.send(answer)
+
+
+async def ask(http: Http, path: str = "/models", *, body: Any = None, headers: Any = ()) -> tuple[bytes, Traffic]:
+    """Send one request; return the body of its answer, and its bytes."""
+    traffic = Traffic()
+    method = "GET" if body is None else "POST"
+    async with http.request(method, path, tuple(headers), body, traffic) as response:
+        return b"".join([chunk async for chunk in chunks(response)]), traffic
+
+
+async def pieces_of(body: bytes) -> AsyncIterator[bytes]:
+    """Yield *body* as an agent's upload."""
+    for at in range(0, len(body), 50_000):
+        yield body[at : at + 50_000]
+
+
+@pytest.mark.parametrize("size", [0, 5, 3 * MEBIBYTE])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_counts_what_crosses_the_socket(
+    raw_upstream: Any, http: Start, size: int, *, streamed: bool
+) -> None:
+    """Heads, bodies and chunks: a request's figures and the totals are the socket's own."""
+    upstream, total = Counted(size), Traffic()
+    client = await http((await raw_upstream(upstream)).base_url, total)
+    body = bytes(size)
+    _, traffic = await ask(client, body=pieces_of(body) if streamed else body)
+    assert upstream.messages[0].body == body
+    assert (total.sent, total.received) == (upstream.received[0], upstream.sent[0])
+    assert traffic == total
+
+
+async def test_each_request_is_counted_for_itself(raw_upstream: Any, http: Start) -> None:
+    """On one connection that several requests use in turn, each has its own bytes, and they add up."""
+    upstream, total = Counted(), Traffic()
+    client = await http((await raw_upstream(upstream)).base_url, total)
+    figures = [(await ask(client, body=bytes(size)))[1] for size in (10, 2000, 300_000)]
+    assert len(upstream.received) == 1
+    assert sum(traffic.sent for traffic in figures) == total.sent == upstream.received[0]
+    assert sum(traffic.received for traffic in figures) == total.received == upstream.sent[0]
+    assert figures[1].sent - figures[0].sent == 1990 + len("2000") - len("10")
+
+
+async def test_simultaneous_requests_are_not_mixed(raw_upstream: Any, http: Start) -> None:
+    """Requests that run at once are counted apart, on connections of their own."""
+    upstream, total = Counted(100_000), Traffic()
+    client = await http((await raw_upstream(upstream)).base_url, total)
+    sizes = [1000 * n for n in range(8)]
+    answers = await asyncio.gather(*[ask(client, body=pieces_of(bytes(size))) for size in sizes])
+    figures = [traffic for _, traffic in answers]
+    assert sorted(traffic.sent for traffic in figures) == sorted(upstream.received)
+    assert [traffic.sent for traffic in figures] == sorted(traffic.sent for traffic in figures)
+    assert total.sent == sum(upstream.received)
+
+
+async def test_adds_no_headers_of_its_own(raw_upstream: Any, http: Start) -> None:
+    """But for Host and the framing, upstream gets the headers that were given and no others."""
+    upstream = Counted()
+    client = await http((await raw_upstream(upstream)).base_url)
+    await ask(client)
+    await ask(client, body=b"{}", headers=[("X-A", "1")])
+    first, second = upstream.messages
+    assert [name for name, _ in first.headers] == ["Host"]
+    assert sorted(name for name, _ in second.headers) == ["Content-Length", "Host", "X-A"]
+
+
+async def test_keeps_no_cookies(raw_upstream: Any, http: Start) -> None:
+    """What upstream sets for one agent never goes out with another's request."""
+    seen = []
+
+    async def serve(peer: Any) -> None:
+        while True:
+            seen.append((await peer.message()).get("Cookie"))
+            await peer.send(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nContent-Length: 0\r\n\r\n")
+
+    client = await http((await raw_upstream(serve)).base_url)
+    await ask(client)
+    await ask(client)
+    assert seen == ["", ""]
+
+
+async def test_follows_no_redirect(raw_upstream: Any, http: Start) -> None:
+    """A redirect is an answer like any other."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 302 Found\r\nLocation: /v1/elsewhere\r\nContent-Length: 0\r\n\r\n")
+
+    client = await http((await raw_upstream(serve)).base_url)
+    async with client.request("GET", "/models", (), None, Traffic()) as response:
+        assert (response.status, response.headers["Location"]) == (302, "/v1/elsewhere")
+
+
+async def test_an_unread_answer_is_not_left_for_the_next(raw_upstream: Any, http: Start) -> None:
+    """A connection whose answer was not read to its end is closed, and the next request gets another."""
+    upstream = Counted(MEBIBYTE)
+    client = await http((await raw_upstream(upstream)).base_url)
+    async with client.request("GET", "/models", (), None, Traffic()):
+        pass
+    body, _ = await ask(client)
+    assert len(body) == MEBIBYTE
+    assert len(upstream.received) == 2
+
+
+async def test_says_when_nobody_listens(http: Start) -> None:
+    """A refused connection is upstream's fault."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        client = await http(f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
+        with pytest.raises(UpstreamUnavailable, match="ClientConnectorError"):
+            await ask(client)
+
+
+async def test_gives_up_connecting(http: Start) -> None:
+    """A connection that is neither accepted nor refused is waited for no longer than connect_timeout."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for each in (first, second):  # they fill the queue of a listener that never accepts
+            each.settimeout(0)
+            each.connect_ex(full.getsockname())
+        client = await http(f"http://127.0.0.1:{full.getsockname()[1]}/v1", connect_timeout=0.2)
+        with pytest.raises(UpstreamUnavailable, match="Timeout"):
+            await ask(client)
+
+
+async def test_says_when_the_answer_breaks_off(raw_upstream: Any, http: Start) -> None:
+    """Half a body raises, after what there was of it."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+    client = await http((await raw_upstream(serve)).base_url)
+    async with client.request("GET", "/models", (), None, Traffic()) as response:
+        pieces = chunks(response)
+        assert await anext(pieces) == b"half"
+        with pytest.raises(UpstreamUnavailable, match="ClientPayloadError"):
+            await anext(pieces)
+
+
+# The environment's proxy, and nothing else of the environment's.
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Begin with an environment that names no proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+async def test_goes_through_the_environments_proxy(
+    no_proxies: pytest.MonkeyPatch, raw_upstream: Any, http: Start
+) -> None:
+    """Where the environment names a proxy, a remote upstream is asked through it, with the proxy's password."""
+    outbound = Counted()
+    base = (await raw_upstream(outbound)).base_url.removesuffix("/v1")
+    no_proxies.setenv("HTTP_PROXY", base.replace("://", "://user:pass@"))
+    no_proxies.setenv("http_proxy", base.replace("://", "://user:pass@"))
+    client = await http("http://api.example.test/v1")
+    await ask(client, "/models?a=%2F", headers=[("Authorization", "Bearer key")])
+    (request,) = outbound.messages
+    assert request.target == "http://api.example.test/v1/models?a=%2F"
+    assert request.get("Proxy-Authorization") == "Basic " + base64.b64encode(b"user:pass").decode()
+    assert request.all("Authorization") == ["Bearer key"]
+
+
+async def test_asks_this_machine_directly(no_proxies: pytest.MonkeyPatch, raw_upstream: Any, http: Start) -> None:
+    """No proxy stands between us and an upstream on loopback, nor one that NO_PROXY names."""
+    outbound, upstream = Counted(), Counted()
+    no_proxies.setenv("http_proxy", (await raw_upstream(outbound)).base_url.removesuffix("/v1"))
+    base = (await raw_upstream(upstream)).base_url
+    await ask(await http(base))
+    await ask(await http(base.replace("127.0.0.1", "localhost")))
+    assert (len(upstream.messages), outbound.messages) == (2, [])
+    no_proxies.setenv("no_proxy", "example.test")
+    with pytest.raises(UpstreamUnavailable):
+        await ask(await http("http://api.example.test/v1"))
+    assert outbound.messages == []
+
+
+@pytest.mark.parametrize("headers", [(), (("Authorization", "Bearer key"),)])
+async def test_takes_no_credentials_from_netrc(
+    no_proxies: pytest.MonkeyPatch, raw_upstream: Any, http: Start, tmp_path: Path, headers: Any
+) -> None:
+    """The agent's credentials are passed on, and no others: a ~/.netrc neither adds to them nor clashes."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password secret\n")
+    netrc.chmod(0o600)
+    no_proxies.setenv("NETRC", str(netrc))
+    outbound = Counted()
+    no_proxies.setenv("http_proxy", (await raw_upstream(outbound)).base_url.removesuffix("/v1"))
+    await ask(await http("http://api.example.test/v1"), headers=headers)
+    (request,) = outbound.messages
+    assert request.all("Authorization") == [value for _, value in headers]

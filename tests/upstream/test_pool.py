@@ -1,0 +1,420 @@
+"""The connections to one upstream, who may use which, and for how long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conversation import user
+from pooling import KEY, TIMING, Conversation, Pooled, request, run
+
+from proxy.core.delta import Delta, Full, Mismatch
+from proxy.errors import UpstreamError
+from proxy.simulator import Fault, Incomplete, Simulator, SimulatorSettings, says, scripted
+from proxy.upstream import pool as pool_module
+from proxy.upstream.pool import NoLease
+
+Start = Callable[..., Awaitable[Pooled]]
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """Return a simulator that numbers its answers."""
+    script = scripted(f"answer {number}" for number in range(100))
+    async with Simulator(SimulatorSettings(), script=script) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def pooled(stack: AsyncExitStack, simulator: Simulator) -> Start:
+    """Start a pool towards the simulator; keyword arguments are its limits."""
+
+    async def start(**options: Any) -> Pooled:
+        return await stack.enter_async_context(Pooled(simulator.base_url, **options))
+
+    return start
+
+
+async def converse(pooled: Pooled, simulator: Simulator, conversation: Conversation, text: str) -> Delta | Full:
+    """Run a turn of *conversation*; return how it was sent."""
+    turn = await pooled.lend(conversation.says(text))
+    conversation.hears(simulator.turns[-1].output)
+    return turn.upload
+
+
+def reason(upload: Delta | Full) -> Mismatch | None:
+    """Return why *upload* was no delta."""
+    return None if isinstance(upload, Delta) else upload.reason
+
+
+# A lease
+
+
+async def test_a_lease_opens_a_connection_and_gives_it_back(pooled: Start, simulator: Simulator) -> None:
+    """The next turn of the conversation is a delta on it."""
+    here, conversation = await pooled(), Conversation()
+    uploads = [await converse(here, simulator, conversation, text) for text in "abc"]
+    assert [reason(upload) for upload in uploads] == [Mismatch.FIRST_TURN, None, None]
+    assert len(simulator.connections) == 1
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 1, 0)
+
+
+async def test_a_lease_that_leaves_no_baseline_closes_the_connection(pooled: Start, simulator: Simulator) -> None:
+    """What upstream may still send there is nobody's; the conversation's next turn is full, after an error."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    simulator.script = scripted([says("half", finish=Incomplete()), "b", "c"])
+    await here.lend(conversation.says("b"))
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert reason(await converse(here, simulator, conversation, "again")) is Mismatch.AFTER_ERROR
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 0)
+
+
+async def test_a_lease_that_ends_in_an_exception_closes_the_connection(
+    pooled: Start, simulator: Simulator
+) -> None:
+    """Whatever went wrong in the block: even a connection that knows something again is not trusted."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    asked = conversation.says("b")
+
+    async def fail() -> None:
+        async with here.pool.lease(asked, here.partition) as lease:
+            lease.connection.baseline = None
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await fail()
+    assert here.partition.slots == {}
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert reason(await converse(here, simulator, conversation, "c")) is Mismatch.AFTER_ERROR
+
+
+async def test_a_lease_that_sends_nothing_keeps_the_baseline(pooled: Start, simulator: Simulator) -> None:
+    """A turn that decides for HTTP before it sends leaves the connection as it was."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    async with here.pool.lease(conversation.says("b"), here.partition) as lease:
+        assert isinstance(lease.upload, Delta)
+    async with here.pool.lease(request(*conversation.history), here.partition) as lease:
+        assert isinstance(lease.upload, Delta)
+    assert len(simulator.connections) == 1
+
+
+async def test_a_connection_is_claimed_before_anyone_waits(pooled: Start, simulator: Simulator) -> None:
+    """Of two turns that could continue the same baseline, only one gets it."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    asked = conversation.says("b")
+    async with (
+        here.pool.lease(asked, here.partition) as first,
+        here.pool.lease(asked, here.partition) as second,
+    ):
+        assert first.connection is not second.connection
+        assert isinstance(first.upload, Delta)
+        assert reason(second.upload) is Mismatch.BUSY
+
+
+async def test_connections_that_are_opening_take_up_room(pooled: Start, simulator: Simulator) -> None:
+    """The limit holds while the upgrades are still under way."""
+    here = await pooled(max_connections=2)
+    simulator.settings.handshake_seconds = 3600
+    tasks = [asyncio.get_running_loop().create_task(here.lend(request(user(text)))) for text in "ab"]
+    await simulator.until(lambda: len(simulator.requests) == 2)
+    with pytest.raises(NoLease) as caught:
+        await here.lend(request(user("c")))
+    assert caught.value.reason is Mismatch.BUSY
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert here.partition.slots == {}
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (0, 0, 0)
+
+
+async def test_a_fresh_lease_takes_a_new_connection(pooled: Start, simulator: Simulator) -> None:
+    """It sends everything for the reason given, and leaves the old baseline where it is."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    turn = await here.lend(conversation.says("b"), fresh=Mismatch.CONNECTION_LOST)
+    assert reason(turn.upload) is Mismatch.CONNECTION_LOST
+    assert [record.turns for record in simulator.connections] == [1, 1]
+    assert sorted(slot.free for slot in here.partition.slots.values()) == [True, True]
+
+
+async def test_what_does_not_fit_a_message_may_only_be_a_delta(pooled: Start, simulator: Simulator) -> None:
+    """A history that is too large takes no connection for a full upload."""
+    here, conversation = await pooled(), Conversation()
+    with pytest.raises(NoLease) as caught:
+        async with here.pool.lease(request(user("a")), here.partition, fits=False):
+            pass
+    assert caught.value.reason is Mismatch.TOO_LARGE
+    assert simulator.requests == []
+    await converse(here, simulator, conversation, "a")
+    async with here.pool.lease(conversation.says("b"), here.partition, fits=False) as lease:
+        assert isinstance(lease.upload, Delta)
+
+
+async def test_what_does_not_fit_evicts_nobody(pooled: Start, simulator: Simulator) -> None:
+    """With a full pool, a history that is too large leaves every baseline alone."""
+    here, conversation = await pooled(max_connections=1), Conversation()
+    await converse(here, simulator, conversation, "a")
+    with pytest.raises(NoLease) as caught:
+        async with here.pool.lease(request(user("b")), here.partition, fits=False):
+            pass
+    assert caught.value.reason is Mismatch.TOO_LARGE
+    assert reason(await converse(here, simulator, conversation, "c")) is None
+
+
+# Lifetimes
+
+
+@pytest.mark.parametrize(
+    ("steps", "retired"),
+    [([1800], True), ([1799], False), ([1700, 1599], False), ([1700, 1600], True)],
+    ids=["idle", "not-idle", "in-use", "old"],
+)
+async def test_connections_retire_when_idle_or_old(
+    pooled: Start, simulator: Simulator, steps: list[float], *, retired: bool
+) -> None:
+    """1800 s without a turn or 3300 s in all: the next turn takes a new connection, and says why."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    for seconds in steps:
+        here.clock.advance(seconds)
+        upload = await converse(here, simulator, conversation, "more")
+    assert reason(upload) is (Mismatch.RETIRED if retired else None)
+    if retired:
+        await simulator.until(lambda: simulator.connections[0].closed)
+        assert simulator.connections[0].close_code == 1000
+    assert (here.connections.open, here.connections.lost) == (1, 0)
+
+
+async def test_a_leased_connection_never_retires(pooled: Start, simulator: Simulator) -> None:
+    """A turn that lasts for hours keeps its connection, and gives it back for the sweep to take."""
+    here, conversation, other = await pooled(), Conversation(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    asked = conversation.says("b")
+    async with here.pool.lease(asked, here.partition) as lease:
+        here.clock.advance(100_000)
+        await converse(here, simulator, other, "meanwhile")
+        turn = await run(lease, asked)
+    assert turn.baseline is not None
+    conversation.hears(simulator.turns[-1].output)
+    assert reason(await converse(here, simulator, conversation, "c")) is Mismatch.RETIRED
+
+
+async def test_idle_connections_retire_without_another_turn(
+    pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool looks by itself every few seconds."""
+    monkeypatch.setattr(pool_module, "_SWEEP_SECONDS", 0.01)
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    here.clock.advance(1800)
+    await simulator.until(lambda: simulator.connections[0].closed)
+    assert simulator.connections[0].close_code == 1000
+    assert (here.connections.open, here.connections.lost) == (0, 0)
+
+
+async def test_an_idle_connection_that_is_lost_is_forgotten_at_once(pooled: Start, simulator: Simulator) -> None:
+    """Its place is free, the loss is counted once, and the next turn says why it is full."""
+    here, conversation = await pooled(max_connections=1), Conversation()
+    await converse(here, simulator, conversation, "a")
+    (slot,) = here.partition.slots.values()
+    assert slot.connection is not None
+    simulator.abort_connections()
+    await slot.connection._socket.wait_closed()
+    assert here.partition.slots == {}
+    assert reason(await converse(here, simulator, conversation, "b")) is Mismatch.CONNECTION_LOST
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
+
+
+async def test_a_connection_lost_during_a_turn_is_counted_once(pooled: Start, simulator: Simulator) -> None:
+    """The turn that held it gives back nothing, and the next one says what became of it."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    async with here.pool.lease(conversation.says("b"), here.partition) as lease:
+        lease.connection.baseline = None
+        simulator.abort_connections()
+        await lease.connection._socket.wait_closed()
+    assert here.partition.slots == {}
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (0, 1, 1)
+    assert reason(await converse(here, simulator, conversation, "c")) is Mismatch.CONNECTION_LOST
+
+
+async def test_leaving_the_pool_closes_what_is_open(simulator: Simulator) -> None:
+    """Every connection gets a close frame, and nothing is left behind."""
+    async with Pooled(simulator.base_url) as here:
+        for text in "abc":
+            await here.lend(request(user(text)))
+        assert here.connections.open == 3
+    await simulator.until(lambda: not simulator.open_connections)
+    assert [record.close_code for record in simulator.connections] == [1000] * 3
+    assert (here.connections.open, here.connections.lost) == (0, 0)
+
+
+async def test_leaving_the_pool_does_not_wait_for_a_dead_upstream(simulator: Simulator) -> None:
+    """An upstream that went silent costs close_timeout, no more."""
+    async with asyncio.timeout(5):
+        async with Pooled(simulator.base_url, timing=replace(TIMING, close_timeout=0.05)) as here:
+            await here.lend(request(user("a")))
+            simulator.silence_connections()
+
+
+# Room
+
+
+async def test_a_conversation_of_one_turn_makes_room_first(pooled: Start, simulator: Simulator) -> None:
+    """A newcomer evicts the shortest and oldest baseline; the evicted one's next turn says why it is full."""
+    here = await pooled(max_connections=3)
+    long, old, young, new = (Conversation() for _ in range(4))
+    for conversation, text in ((long, "long"), (long, "longer"), (old, "old"), (young, "young")):
+        here.clock.advance(1)
+        await converse(here, simulator, conversation, text)
+    here.clock.advance(1)
+    assert reason(await converse(here, simulator, new, "new")) is Mismatch.FIRST_TURN
+    assert reason(await converse(here, simulator, long, "longest")) is None
+    assert reason(await converse(here, simulator, young, "younger")) is None
+    assert reason(await converse(here, simulator, old, "older")) is Mismatch.RETIRED
+    assert here.connections.open == 3
+
+
+async def test_a_pool_at_work_throughout_has_no_room(pooled: Start) -> None:
+    """Nobody at work is evicted, and a second attempt finds no room either."""
+    here = await pooled(max_connections=1)
+    async with here.pool.lease(request(user("a")), here.partition):
+        for fresh in (None, Mismatch.CONNECTION_LOST):
+            with pytest.raises(NoLease) as caught:
+                await here.lend(request(user("b")), fresh=fresh)
+            assert caught.value.reason is Mismatch.BUSY
+
+
+# Partitions
+
+
+async def test_a_partition_is_its_headers_and_its_query(pooled: Start) -> None:
+    """Order and case of names don't matter; every value does."""
+    here = await pooled()
+    partition = here.pool.partition
+    mine = partition((*KEY, ("OpenAI-Project", "p")))
+    assert partition((("openai-project", "p"), ("authorization", "Bearer key"))) is mine
+    others = [
+        partition(KEY),
+        partition((("Authorization", "Bearer KEY"), ("OpenAI-Project", "p"))),
+        partition((*KEY, ("OpenAI-Project", "q"))),
+        partition((*KEY, ("OpenAI-Project", "p")), "api-version=1"),
+    ]
+    assert len({id(each) for each in (mine, *others)}) == 5
+
+
+async def test_partitions_are_bounded_and_used_ones_stay(pooled: Start, simulator: Simulator) -> None:
+    """Of hundreds of keys the pool forgets those without a connection, oldest first."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    used = here.partition
+    unused = [here.pool.partition((("Authorization", f"Bearer {number}"),)) for number in range(300)]
+    assert len(here.pool._partitions) == 256
+    assert here.partition is used
+    assert here.pool.partition((("Authorization", "Bearer 299"),)) is unused[299]
+    assert here.pool.partition((("Authorization", "Bearer 0"),)) is not unused[0]
+
+
+async def test_a_refusal_of_one_key_says_nothing_about_another(pooled: Start, simulator: Simulator) -> None:
+    """What was learned about upstream stays in its partition."""
+    here = await pooled()
+    simulator.inject(Fault("handshake", "error", status=426))
+    with pytest.raises(NoLease):
+        await here.lend(request(user("a")))
+    other = here.pool.partition((("Authorization", "Bearer other"),))
+    async with here.pool.lease(request(user("a")), other) as lease:
+        assert lease.connection.is_open
+
+
+# Upgrades that fail
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(426, None), (404, None), (503, None), (200, b"<html>"), (511, b"<html>")]
+)
+async def test_a_refused_upgrade_is_remembered_for_a_while(
+    pooled: Start, simulator: Simulator, status: int, body: bytes | None
+) -> None:
+    """For 300 s there is no lease and no upgrade; then upstream is asked again."""
+    here = await pooled()
+    simulator.inject(Fault("handshake", "error", status=status, body=body))
+    for _ in range(3):
+        with pytest.raises(NoLease) as caught:
+            await here.lend(request(user("a")))
+        assert caught.value.reason is Mismatch.NO_WEBSOCKET
+    assert len(simulator.requests) == 1
+    here.clock.advance(300)
+    await here.lend(request(user("a")))
+    assert len(simulator.requests) == 2
+
+
+async def test_open_connections_outlive_a_refused_upgrade_elsewhere(pooled: Start, simulator: Simulator) -> None:
+    """A refusal closes nothing: once it is forgotten, old conversations go on where they were."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    simulator.inject(Fault("handshake", "error", status=503))
+    with pytest.raises(NoLease):
+        await here.lend(request(user("else")))
+    here.clock.advance(300)
+    assert reason(await converse(here, simulator, conversation, "b")) is None
+
+
+async def test_an_upgrade_that_breaks_off_is_not_remembered(pooled: Start, simulator: Simulator) -> None:
+    """This turn has no lease; the next one asks at once."""
+    here = await pooled()
+    simulator.inject(Fault("handshake", "abort"))
+    with pytest.raises(NoLease) as caught:
+        await here.lend(request(user("a")))
+    assert caught.value.reason is Mismatch.NO_WEBSOCKET
+    await here.lend(request(user("a")))
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 1, 0)
+
+
+async def test_an_agent_that_is_refused_is_told_and_takes_up_no_room(pooled: Start, simulator: Simulator) -> None:
+    """Upstream's words pass through the lease, and its place is free again."""
+    here = await pooled(max_connections=1)
+    simulator.inject(Fault("handshake", "error", status=401))
+    with pytest.raises(UpstreamError) as caught:
+        await here.lend(request(user("a")))
+    assert caught.value.status == 401
+    await here.lend(request(user("a")))
+
+
+# Whether upstream keeps its promises
+
+
+async def test_three_broken_promises_in_a_row_turn_chaining_off(pooled: Start, simulator: Simulator) -> None:
+    """Then everything is sent in full for a while, on the connection that would have continued it."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    async with here.pool.lease(conversation.says("b"), here.partition) as lease:
+        for continued in (False, False, True, False, False):
+            lease.note_delta(continued=continued, now=here.clock(), off_seconds=300)
+    async with here.pool.lease(request(*conversation.history), here.partition) as lease:
+        assert isinstance(lease.upload, Delta)
+        lease.note_delta(continued=False, now=here.clock(), off_seconds=300)
+    async with here.pool.lease(request(*conversation.history), here.partition) as lease:
+        assert reason(lease.upload) is Mismatch.DISABLED
+    here.clock.advance(300)
+    async with here.pool.lease(request(*conversation.history), here.partition) as lease:
+        assert isinstance(lease.upload, Delta)
+    assert len(simulator.connections) == 1
+
+
+async def test_a_promise_broken_without_a_word_turns_chaining_off_at_once(
+    pooled: Start, simulator: Simulator
+) -> None:
+    """An upstream that answers without the history it was told to continue gets no second chance for a while."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    asked = conversation.says("b")
+    async with here.pool.lease(asked, here.partition) as lease:
+        lease.note_delta(continued=False, now=here.clock(), off_seconds=300, at_once=True)
+    async with here.pool.lease(asked, here.partition) as lease:
+        assert reason(lease.upload) is Mismatch.DISABLED
