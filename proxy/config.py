@@ -61,6 +61,9 @@ class Config:
         300.0, "After upstream refused the upgrade, use plain HTTP for this long before asking again."
     )
     ping_interval: float = setting(20.0, "Ping upstream this often, so that middleboxes keep the connection.")
+    probe_timeout: float = setting(
+        5.0, "Longest wait for the pong that a connection owes after a long silence, before a new one is opened."
+    )
     open_timeout: float = setting(20.0, "Longest wait for a WebSocket to open (TCP, TLS and upgrade).")
     send_timeout: float = setting(120.0, "Longest time in which an upload may make no progress.")
     first_event_timeout: float = setting(600.0, "Longest wait for upstream's first event of a turn.")

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from conftest import Peer, Proxied, RawUpstream
 from conversation import Agent, Clock, user
+from proxied import Peer, Proxied, RawUpstream
 
 from proxy.simulator import (
     Failed,

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import Message, Peer, Proxied
+from proxied import Message, Peer, Proxied
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import ServerEvent

@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from proxy import __version__, log
-from proxy.cli.settings import config_option, load_settings, setting_option
+from proxy.cli.settings import Refused, config_option, load_settings, setting_option
 from proxy.cli.stop import Stop
 from proxy.config import SIMULATED, Config
+from proxy.errors import BadConfiguration
 from proxy.server import Server
 from proxy.simulator import Simulator, SimulatorSettings, agent_script
 
@@ -42,13 +43,15 @@ async def _serve(config: Config) -> None:
     with Stop() as stop:
         async with AsyncExitStack() as stack:
             if config.upstream == SIMULATED:
-                lenient = SimulatorSettings(require_key=False, strict_fields=False)
+                lenient = SimulatorSettings(require_key=False, strict_fields=False, keep_records=100)
                 simulator = await stack.enter_async_context(Simulator(lenient, script=agent_script()))
                 config = replace(config, upstream=simulator.base_url)
             try:
                 server = await stack.enter_async_context(Server(config))
             except OSError as exc:
                 raise cannot_listen(config.host, config.port, exc) from exc
+            except BadConfiguration as exc:
+                raise Refused(str(exc)) from exc
             click.echo(f"packlight {__version__} listening on {server.url}/v1 -> {shown}")
             await stop.wait()
             log.get("serve").info("draining", drain_seconds=config.drain_seconds)

@@ -49,7 +49,7 @@ def simulate(*, host: str, port: int, tool_turns: int, echo: bool, **knobs: Any)
     `packlight serve --upstream http://127.0.0.1:9000/v1` uses it.
     """
     script = echo_script if echo else agent_script(tool_turns=tool_turns)
-    asyncio.run(_simulate(SimulatorSettings(**knobs), script, host, port))
+    asyncio.run(_simulate(SimulatorSettings(**knobs, keep_records=100), script, host, port))
 
 
 async def _simulate(settings: SimulatorSettings, script: Script, host: str, port: int) -> None:

@@ -16,7 +16,7 @@ from proxy.frontends.responses import Responses
 from proxy.ledger import Ledger, TurnRecord
 from proxy.server.figures import Figures
 from proxy.server.guard import Guard
-from proxy.server.reply import Reply
+from proxy.server.reply import Reply, prepare
 from proxy.server.turns import AgentRequest, Services
 from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
@@ -80,6 +80,7 @@ class Server:
                     send_timeout=config.send_timeout,
                     close_timeout=config.close_timeout,
                     ping_interval=config.ping_interval,
+                    probe_timeout=config.probe_timeout,
                     max_event_bytes=config.max_event_bytes,
                 ),
                 traffic=ledger.upstream,
@@ -152,6 +153,7 @@ def _application(config: Config, services: Services) -> web.Application:
         return await handler(request) if refused is None else refused
 
     application = web.Application(middlewares=[guarded])
+    application.on_response_prepare.append(prepare)
     application.add_routes(Figures(services.ledger, config.upstream).routes())
     router = application.router
     router.add_route("POST", "/v1/responses", answer_responses, expect_handler=expect)

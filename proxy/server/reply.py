@@ -9,9 +9,32 @@ from collections.abc import Mapping
 
 import orjson
 from aiohttp import web
+from multidict import CIMultiDict
 
 from proxy.core.events import ServerEvent
 from proxy.frontends.base import Answer
+
+_FILLED_IN = ("Content-Type", "Date", "Server")
+"""Headers that the library adds to a response without them."""
+
+
+class RelayedResponse(web.StreamResponse):
+    """Upstream's own response, with upstream's headers and no others."""
+
+    def __init__(self, *, status: int, reason: str | None, headers: CIMultiDict[str]) -> None:
+        super().__init__(status=status, reason=reason, headers=headers)
+        self._filled_in = [name for name in _FILLED_IN if name not in headers]
+
+    def take_out(self) -> None:
+        """Remove what was filled in."""
+        for name in self._filled_in:
+            self.headers.popall(name, None)
+
+
+async def prepare(_request: web.Request, response: web.StreamResponse) -> None:
+    """Take out of a *response* that is about to begin what the library has added to its headers."""
+    if isinstance(response, RelayedResponse):
+        response.take_out()
 
 
 class Reply:

@@ -19,7 +19,7 @@ from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import FrontEnd, Opaque
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.server import body as bodies
-from proxy.server.reply import EventReply, Reply
+from proxy.server.reply import EventReply, RelayedResponse, Reply
 from proxy.upstream.headers import end_to_end, of_answer, of_identity, of_wire, to_http
 from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
@@ -184,9 +184,7 @@ class AgentRequest:
 
     async def _relay(self, response: ClientResponse) -> web.StreamResponse:
         headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
-        await self._reply.begin(
-            web.StreamResponse(status=response.status, reason=response.reason, headers=headers)
-        )
+        await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
         async for chunk in chunks(response):
             self._note_shown()
             await self._reply.write(chunk)

@@ -36,6 +36,9 @@ _DEFINITE = frozenset({404, 405, 426, 501})
 _THE_AGENTS_AFFAIR = frozenset({401, 403, 429})
 """Statuses of an upgrade that plain HTTP would have answered as well."""
 
+_PINGS_MISSED = 1.5
+"""Silence, in intervals between pings, after which a connection is suspected: pongs should have come."""
+
 _QUEUED_EVENTS = 1024
 """Frames held for an agent that reads slowly, before TCP makes upstream wait."""
 
@@ -48,6 +51,7 @@ class Timing:
     send_timeout: float
     close_timeout: float
     ping_interval: float
+    probe_timeout: float
     max_event_bytes: int
 
 
@@ -58,12 +62,14 @@ class _Socket(ClientConnection):
         super().__init__(*args, **kwargs)
         self._meter = meter
         self._gone = gone
+        self.heard_at = self.loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
 
     def data_received(self, data: bytes) -> None:
+        self.heard_at = self.loop.time()
         self._meter.received(len(data))
         super().data_received(data)
 
@@ -82,7 +88,7 @@ class _NoRedirect(websocket_connect):
 class Connection:
     """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one."""
 
-    def __init__(self, socket: ClientConnection, meter: Meter, timing: Timing, *, opened_at: float) -> None:
+    def __init__(self, socket: _Socket, meter: Meter, timing: Timing, *, opened_at: float) -> None:
         self.meter = meter
         self.opened_at = opened_at
         self.baseline: Baseline | None = None
@@ -136,7 +142,7 @@ class Connection:
         except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
             # TimeoutError is an OSError; what upstream's words were does not matter to the agent.
             raise UpstreamUnavailable(f"no WebSocket to upstream: {_describe(exc)}") from exc
-        return cls(socket, meter, timing, opened_at=clock())
+        return cls(cast("_Socket", socket), meter, timing, opened_at=clock())
 
     @property
     def is_open(self) -> bool:
@@ -150,9 +156,10 @@ class Connection:
         return response.headers.get("Sec-WebSocket-Extensions") if response is not None else None
 
     async def send(self, message: bytes) -> None:
-        """Send *message*. Raises ConnectionLost, also where the upload makes no progress for send_timeout."""
+        """Send *message*. Raises ConnectionLost where the connection is dead, or the upload makes no progress."""
         try:
             await self._discard_stragglers()
+            await self._probe()
             limit = self._timing.send_timeout
             async with asyncio.timeout(limit) as deadline:
                 with _Progress(deadline, limit, self._socket.transport.get_write_buffer_size):
@@ -187,6 +194,20 @@ class Connection:
                     await self._socket.recv(decode=False)
         except TimeoutError:
             return
+
+    async def _probe(self) -> None:
+        """Have a connection that was silent for longer than our pings allow prove that it is alive.
+
+        That a write succeeds proves nothing: the other end, or a middlebox, may be long gone.
+        """
+        silent = asyncio.get_running_loop().time() - self._socket.heard_at
+        if silent <= _PINGS_MISSED * self._timing.ping_interval:
+            return
+        try:
+            async with asyncio.timeout(self._timing.probe_timeout):
+                await (await self._socket.ping())
+        except TimeoutError as exc:
+            raise ConnectionLost("no pong after a long silence (probe_timeout)") from exc
 
     async def close(self) -> None:
         """Close politely, within close_timeout."""

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import BadConfiguration, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
@@ -69,11 +69,20 @@ def _connector(endpoint: Endpoint, total: Traffic) -> aiohttp.TCPConnector:
 
 
 def _outbound_proxy(endpoint: Endpoint) -> str | None:
-    """Return the environment's proxy; the library, asked to look itself, would take logins from ~/.netrc too."""
+    """Return the environment's proxy; the library, asked to look itself, would take logins from ~/.netrc too.
+
+    Raises BadConfiguration for one that neither transport can use.
+    """
     url = URL(endpoint.base)
     if endpoint.is_loopback or proxy_bypass(url.host or ""):
         return None
-    return getproxies().get(url.scheme)
+    proxy = getproxies().get(url.scheme)
+    if proxy is not None and URL(proxy).scheme not in {"http", "https"}:
+        raise BadConfiguration(
+            f"{url.scheme.upper()}_PROXY names a {URL(proxy).scheme} proxy, and packlight speaks to HTTP proxies "
+            "only: name one of those, or unset it"
+        )
+    return proxy
 
 
 class Http:

@@ -157,3 +157,12 @@ def test_every_command_explains_itself(packlight: Any, command: tuple[str, ...])
     result = packlight.call(*command, "-h")
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: packlight {' '.join(command)}".rstrip())
+
+
+def test_a_socks_proxy_in_the_environment_is_refused(packlight: Any) -> None:
+    """What cannot work is said at the start, with status 2 and what to do."""
+    environ = {"https_proxy": "socks5://127.0.0.1:1080", "no_proxy": "", "NO_PROXY": ""}
+    process = packlight.start("serve", "--port", "0", environ=environ)
+    _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 2
+    assert "HTTPS_PROXY names a socks5 proxy" in errors

@@ -78,3 +78,34 @@ def done(item: Any, index: Any = 0) -> ServerEvent:
 def completed(*output: Any, response_id: Any = "resp_2") -> ServerEvent:
     """Return the last event of a response."""
     return event("response.completed", response={"id": response_id, "output": list(output)})
+
+
+MISS = "Previous response with id 'resp_1' not found."
+MISSES: dict[str, JSON] = {
+    "nested": {
+        "type": "error",
+        "status": 400,
+        "error": {"type": "invalid_request_error", "code": "previous_response_not_found", "message": MISS},
+    },
+    "flat": {"type": "error", "code": "previous_response_not_found", "message": MISS, "param": None},
+    "failed response": {
+        "type": "response.failed",
+        "response": {"id": "resp_2", "error": {"code": "previous_response_not_found", "message": MISS}},
+    },
+    "without a code": {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "Invalid `previous_response_id`."},
+    },
+    "by its parameter": {
+        "type": "error",
+        "error": {"code": None, "param": "previous_response_id", "message": "Not found"},
+    },
+    "only a text": {"type": "error", "error": "unknown previous_response_id"},
+    "not found": {
+        "type": "error",
+        "status_code": 404,
+        "error": {"type": "not_found_error", "message": "previous_response_id is gone"},
+    },
+    "response.error": {"type": "response.error", "error": {"code": "previous_response_not_found"}},
+}
+"""One thing in the words of different services: upstream does not know the response that a delta continues."""

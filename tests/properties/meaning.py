@@ -15,7 +15,7 @@ Raw: TypeAlias = dict[str, Any]
 Dropped: TypeAlias = Literal["none", "reasoning", "any"]
 
 SEALS = "st"
-"""A ciphertext is one of these letters and the identity: the second is what the terminal event may have instead."""
+"""A ciphertext is one of these letters and the identity: the terminal event may have the second one instead."""
 
 
 def meaning(raw: Raw) -> Token:
@@ -34,6 +34,7 @@ def meaning(raw: Raw) -> Token:
             return (kind, raw["call_id"], _parts(raw["output"]))
         case "reasoning" | "compaction" as kind:
             told = tuple(part["text"] for part in raw.get("summary") or ())
+            told += tuple(("content", part["text"]) for part in raw.get("content") or ())
             return (kind, _identity(raw), told or None)
         case "web_search_call" as kind:
             return (kind, raw["action"]["query"])

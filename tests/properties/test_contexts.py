@@ -1,4 +1,4 @@
-"""The property that decides the project: the context upstream reconstructs is the agent's history, in every case."""
+"""The property that decides: the context upstream reconstructs is the agent's history, in every case."""
 
 import os
 from collections import Counter

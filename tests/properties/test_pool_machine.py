@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import pytest
 from echo import STYLES
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -36,6 +37,8 @@ from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import of_identity
 from proxy.upstream.pool import Limits, Pool
+
+pytestmark = pytest.mark.timeout(300)
 
 STYLES_HERE = sorted(STYLES.keys() - {"ai_sdk_stored"})  # references need a store, and these agents have none
 OUTPUTS = (
@@ -136,7 +139,14 @@ class PoolMachine(RuleBasedStateMachine):
         pool = Pool(
             Endpoint(self.simulator.base_url),
             self.limits,
-            Timing(open_timeout=5, send_timeout=5, close_timeout=1, ping_interval=20, max_event_bytes=1_000_000),
+            Timing(
+                open_timeout=5,
+                send_timeout=5,
+                close_timeout=1,
+                ping_interval=20,
+                probe_timeout=1,
+                max_event_bytes=1_000_000,
+            ),
             traffic=Traffic(),
             connections=self.connections,
             clock=lambda: self.now,
@@ -202,7 +212,7 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.agents)
     @rule(place=Places, texts=st.tuples(st.sampled_from("ab"), st.sampled_from("ab")), said=Said)
     def go_on_twice_at_once(self, place: int, texts: tuple[str, str], said: Output) -> None:
-        """A conversation forks, and both of its ends speak at once."""
+        """Two ends of a conversation that forked speak at once."""
         agent = self._agent(place)
         other = agent.forked()
         self.agents.append(other)
@@ -305,7 +315,9 @@ class PoolMachine(RuleBasedStateMachine):
         except (PlainHTTP, UpstreamError, ConnectionLost, ConnectionResetError):
             assert turn.state is not State.COMPLETED or not patient
         if shown:
-            self._check(agent, [orjson.loads(event.raw) for event in shown], complete=turn.state is State.COMPLETED)
+            self._check(
+                agent, [orjson.loads(event.raw) for event in shown], complete=turn.state is State.COMPLETED
+            )
 
     def _check(self, agent: Agent, events: list[Raw], *, complete: bool) -> None:
         """Compare what upstream read with what the agent said."""
@@ -336,5 +348,5 @@ def edited(raw: Raw) -> Raw:
     return {**raw, "summary": [*raw.get("summary", ()), {"type": "summary_text", "text": "!"}]}
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestPool = PoolMachine.TestCase

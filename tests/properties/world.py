@@ -14,7 +14,7 @@ from typing import Any, Self
 import orjson
 from echo import STYLES, Echo
 from meaning import Dropped, Held, Raw, Token, agree, meaning
-from upstream import MemoryPool, ModelUpstream, Pick
+from model_upstream import MemoryPool, ModelUpstream, Pick
 
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
@@ -28,10 +28,27 @@ from proxy.upstream.pool import Limits
 
 TEXTS = ("a", "b", "ab", "ba", "")
 CALL_IDS = ("c1", "c2", "c3")
-ARGUMENTS = ("{}", "", '{"x":1}', '{"x":2}', '{"x": 1.0, "y": [true]}', '{"x":"1"}', '{"x":true}', '{"x', '{"x":1,"x":2}')
+ARGUMENTS = (
+    "{}",
+    "",
+    '{"x":1}',
+    '{"x":2}',
+    '{"x": 1.0, "y": [true]}',
+    '{"x":"1"}',
+    '{"x":true}',
+    '{"x',
+    '{"x":1,"x":2}',
+)
 SETTINGS: tuple[Raw, ...] = (
     {"model": "m", "store": False, "stream": True},
-    {"model": "m", "store": False, "stream": True, "instructions": "i", "tools": [], "reasoning": {"effort": "low"}},
+    {
+        "model": "m",
+        "store": False,
+        "stream": True,
+        "instructions": "i",
+        "tools": [],
+        "reasoning": {"effort": "low"},
+    },
     {"model": "n", "store": False, "stream": True},
     {"model": "m", "stream": True, "store": None, "temperature": 0.5},
     {"model": "m", "store": False, "novelty": 1},
@@ -39,6 +56,9 @@ SETTINGS: tuple[Raw, ...] = (
 )
 FIXED = ("model", "store", "novelty", "truncation")
 """The settings above that make another chain."""
+
+SAYINGS = (*("m",) * 5, *("c",) * 4, "cc", "cc", "mrc", "mrc", "mm", "rmr", "s", "k", "")
+"""What a response consists of: messages, calls, reasoning, searches, compaction."""
 
 KEYS = (
     (("Authorization", "Bearer one"), ("X-Request-Id", "1")),
@@ -146,7 +166,7 @@ class World:
         self._advance(len(self._running) - 1)
 
     def settle(self) -> None:
-        """Let everything under way end; then every place in the pool is free, and every socket is accounted for."""
+        """Let everything under way end; then every place in the pool is free, every socket accounted for."""
         while self._running:
             self._advance(0)
         assert self.upstream.unexpected_misses == 0, "the proxy continued a response that is not the latest"
@@ -238,32 +258,17 @@ class World:
         else:
             case.agent.heard = list(answer.outputs)
 
-    def _say(self, context: list[Held]) -> list[tuple[Raw, Token]]:
+    def _say(self, _context: list[Held]) -> list[tuple[Raw, Token]]:
         """Decide what the model says."""
-        del context
-        said = []
-        if self.pick(3) == 2:
-            said.append(self._reasoning())
-        match self.pick(8):
-            case 0 | 1 | 2:
-                said.append(self._spoken())
-            case 3 | 4:
-                said.append(self._call())
-            case 5:
-                said += [self._call(), self._call()]
-            case 6:
-                said += [self._spoken(), self._reasoning(), self._call()]
-            case 7:
-                match self.pick(5):
-                    case 0:
-                        said += [self._spoken(), self._spoken()]
-                    case 1:
-                        said.append(self._search())
-                    case 2:
-                        said.append(self._compaction())
-                    case 3:
-                        said += [self._reasoning(), self._spoken(), self._reasoning()]
-        return said
+        kinds = ("", "", "r")[self.pick(3)] + SAYINGS[self.pick(len(SAYINGS))]
+        makers = {
+            "m": self._spoken,
+            "c": self._call,
+            "r": self._reasoning,
+            "s": self._search,
+            "k": self._compaction,
+        }
+        return [makers[kind]() for kind in kinds]
 
     # Items of the model
 
@@ -294,8 +299,8 @@ class World:
         return raw, meaning(raw)
 
     def _reasoning(self) -> tuple[Raw, Token]:
-        number, told = self._number(), ("p", "q")[: self.pick(3)]
-        raw: Raw = {"id": f"rs_{number}", "type": "reasoning", "summary": _summary(told)}
+        number, told = self._number(), (("p", "q") + (("content", "p"),) * (self.pick(8) == 7))[: self.pick(4)]
+        raw: Raw = {"id": f"rs_{number}", "type": "reasoning", **_thoughts(told)}
         if self.pick(6) != 5:
             raw["encrypted_content"] = f"s{number}"
         return raw, ("reasoning", number, told or None)
@@ -351,10 +356,12 @@ class World:
             case (("function_call_output" | "custom_tool_call_output") as kind, call_id, parts):
                 whole = len(parts) == 1 and way < 3
                 output = parts[0] if whole else [_part(part) for part in parts]
-                return {"type": kind, "call_id": call_id, "output": output} | ({"status": None} if way == 1 else {})
+                return {"type": kind, "call_id": call_id, "output": output} | (
+                    {"status": None} if way == 1 else {}
+                )
             case (("reasoning" | "compaction") as kind, number, told):
                 raw = {"type": kind, "id": f"rs_{number}", "encrypted_content": f"s{number}"}
-                return raw | ({"summary": _summary(told or ())} if kind == "reasoning" else {})
+                return raw | (_thoughts(told or ()) if kind == "reasoning" else {})
             case ("web_search_call", query):
                 return {"type": "web_search_call", "action": {"type": "search", "query": query}}
         raise AssertionError(token)
@@ -417,9 +424,8 @@ class World:
         if pick(16) == 15:
             title = [self._user()]
             return Case(Agent(agent.key, 0, 0, title), SETTINGS[pick(2)], title, agent.key)
-        if agent.heard or agent.history[1:]:
-            if pick(8) != 7:  # else: the same body once more
-                self._go_on(agent)
+        if (agent.heard or agent.history[1:]) and pick(8) != 7:  # else: the same body once more
+            self._go_on(agent)
         return Case(agent, settings, list(agent.history), agent.key)
 
     def _go_on(self, agent: Agent) -> None:
@@ -447,37 +453,32 @@ class World:
 
     def _changed(self, items: list[Entry]) -> list[Entry]:
         """Change a stretch of history in one of the ways that people, agents and mistakes do."""
-        pick, items = self.pick, list(items)
         if not items:
             return items
-        at = len(items) - 1 - pick(len(items))
-        match pick(16):
-            case 0 if items[at].token[0] != "?":
-                items[at] = self._written(items[at].token)
-            case 1 | 2 | 3 if items[at].token[0] != "?":
-                items[at] = self._edited(items[at].token)
-            case 0 | 1 | 2 | 3 | 13 | 14 | 15:
-                items[at] = self._edited_in_place(items[at])
-            case 4:
-                del items[at]
-            case 5:
-                items.insert(at, items[at])
-            case 6:
-                other = pick(len(items))
-                items[at], items[other] = items[other], items[at]
-            case 7:
-                items.insert(at, self._stranger())
-            case 8:
-                items.append(self._stranger())
-            case 9:
-                del items[at + 1 :]
-            case 10:
-                items[at:] = [self._user()]
-            case 11:
-                items = self._compacted(items)
-            case 12:
-                items.insert(at, self._user())
-        return items
+        at = len(items) - 1 - self.pick(len(items))
+        before, entry, after = items[:at], items[at], items[at + 1 :]
+        changes: tuple[Callable[[], list[Entry]], ...] = (
+            lambda: [*before, self._respelled(entry), *after],
+            lambda: [*before, self._edited(entry), *after],
+            lambda: [*before, self._edited(entry), *after],
+            lambda: [*before, self._edited_in_place(entry), *after],
+            lambda: [*before, self._edited_in_place(entry), *after],
+            lambda: [*before, *after],
+            lambda: [*before, entry, entry, *after],
+            lambda: [*before, *after[:1], entry, *after[1:]],
+            lambda: [*before, *reversed(items[at:])],
+            lambda: [*before, self._stranger(), entry, *after],
+            lambda: [*items, self._stranger()],
+            lambda: [*before, self._user(), entry, *after],
+            lambda: [*before, entry],
+            lambda: [*before, self._user()],
+            lambda: self._compacted(items),
+        )
+        return changes[self.pick(len(changes))]()
+
+    def _respelled(self, entry: Entry) -> Entry:
+        """Return the same, written in another way."""
+        return entry if entry.token[0] == "?" else self._written(entry.token)
 
     def _stranger(self) -> Entry:
         """Return an item as only the model writes them, which the model did not write."""
@@ -495,11 +496,11 @@ class World:
     def _edited_in_place(self, entry: Entry) -> Entry:
         """Return *entry* written the same way, but for one field."""
         raw = orjson.loads(entry.written)
-        names = sorted(raw.keys() & _EDITED)
+        names = sorted(name for name in raw.keys() & _EDITED if raw[name] is not None)
         name = names[self.pick(len(names))]
         value = raw[name]
         if isinstance(value, list):
-            value.append({"type": "output_text", "text": "b"} if name != "summary" else _summary(("p",))[0])
+            value.append({"type": "summary_text" if name == "summary" else "output_text", "text": "b"})
             if self.pick(2):
                 del value[-2:]
         elif name == "role":
@@ -514,10 +515,11 @@ class World:
             raw[name] = f"{value or ''}b"
         return self._entry(raw, meaning(raw))
 
-    def _edited(self, token: Token) -> Entry:
-        """Return an item that differs in one field."""
-        pick = self.pick
-        match token:
+    def _edited(self, entry: Entry) -> Entry:
+        """Return an item that differs in one field, written anew."""
+        match entry.token:
+            case ("?", _):
+                return self._edited_in_place(entry)
             case ("message", "assistant", text, phase):
                 edits: tuple[Token, ...] = (
                     ("message", "assistant", text + "a", phase),
@@ -543,12 +545,12 @@ class World:
             case (("reasoning" | "compaction") as kind, number, told):
                 edits = (
                     (kind, self._number(), told),
-                    (kind, number, None if kind == "compaction" else (*(told or ()), "e")),
+                    (kind, number, None if kind == "compaction" else ("e", *(told or ()))),
                     (kind, number, None if kind == "compaction" else tuple((told or ())[:1])[:1] or ("f",)),
                 )
             case (kind, text):
                 edits = ((kind, text + "a"),)
-        return self._written(edits[pick(len(edits))])
+        return self._written(edits[self.pick(len(edits))])
 
 
 CASES_A_WORLD = 100
@@ -583,7 +585,20 @@ def play(seeds: range) -> Counter[str]:
 
 
 _EDITED = frozenset(
-    "role content arguments call_id name summary encrypted_content phase input output action id".split()
+    {
+        "role",
+        "content",
+        "arguments",
+        "call_id",
+        "name",
+        "summary",
+        "encrypted_content",
+        "phase",
+        "input",
+        "output",
+        "action",
+        "id",
+    }
 )
 """The fields that an edit in place changes."""
 
@@ -594,5 +609,7 @@ def _part(part: Any) -> Raw:
     return {"type": "input_image", "image_url": part[1]}
 
 
-def _summary(told: tuple[str, ...]) -> list[Raw]:
-    return [{"type": "summary_text", "text": text} for text in told]
+def _thoughts(told: tuple[Any, ...]) -> Raw:
+    raw: Raw = {"summary": [{"type": "summary_text", "text": text} for text in told if isinstance(text, str)]}
+    content = [{"type": "reasoning_text", "text": text[1]} for text in told if not isinstance(text, str)]
+    return {**raw, "content": content} if content else raw

@@ -205,6 +205,18 @@ async def test_keeps_upstreams_headers(proxied: Any, raw_upstream: Any) -> None:
     assert answer.body == b"{}"
 
 
+async def test_invents_no_headers(proxied: Any, raw_upstream: Any) -> None:
+    """What upstream left out stays out: our server adds no type, no date and no name of its own."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    answer = await run.ask("GET", "/v1/models", KEY)
+    assert answer.headers == [("Content-Length", "2")]
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, 70_000, 3 * MEBIBYTE])
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_binary_bodies_come_through(proxied: Any, size: int, *, chunked: bool) -> None:

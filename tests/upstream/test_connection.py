@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import Message, Peer, RawUpstream
 from conversation import Clock, user
 from pooling import KEY, TIMING, request
+from proxied import Message, Peer, RawUpstream
 from websockets.utils import accept_key
 
 from proxy.core.delta import Baseline
@@ -424,3 +424,27 @@ async def test_it_shows_its_state_and_what_it_knows(simulate: Simulate, connect:
     assert repr(connection) == "<Connection OPEN, knows resp_1>"
     await connection.close()
     assert repr(connection) == "<Connection CLOSED, knows resp_1>"
+
+
+# After a long silence
+
+
+async def test_a_dead_connection_is_found_out_before_it_is_used(simulate: Simulate, connect: Connect) -> None:
+    """One that went silent without closing takes no message: its pong does not come."""
+    simulator = await simulate()
+    connection = await connect(simulator.base_url, replace(TIMING, probe_timeout=0.05))
+    await answer(connection)
+    simulator.silence_connections()
+    connection._socket.heard_at -= 3600
+    with pytest.raises(ConnectionLost, match="probe_timeout"):
+        await connection.send(MESSAGE)
+    assert len(simulator.turns) == 1
+
+
+async def test_a_living_connection_proves_itself(simulate: Simulate, connect: Connect) -> None:
+    """After a silence that pings did not break, the pong comes and the turn goes on."""
+    simulator = await simulate()
+    connection = await connect(simulator.base_url)
+    await answer(connection)
+    connection._socket.heard_at -= 3600
+    assert (await answer(connection))[-1] == "response.completed"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import BadConfiguration, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http, chunks
@@ -256,3 +256,10 @@ async def test_takes_no_credentials_from_netrc(
     await ask(await http("http://api.example.test/v1"), headers=headers)
     (request,) = outbound.messages
     assert request.all("Authorization") == [value for _, value in headers]
+
+
+async def test_refuses_a_socks_proxy(no_proxies: pytest.MonkeyPatch, http: Start) -> None:
+    """A proxy that neither transport speaks to is said at the start, not with the first request."""
+    no_proxies.setenv("https_proxy", "socks5://127.0.0.1:1080")
+    with pytest.raises(BadConfiguration, match="HTTPS_PROXY names a socks5 proxy"):
+        await http("https://api.example.test/v1")

@@ -154,24 +154,33 @@ class ModelConnection:
         answer = Answer(self, message, context, outputs, asked)
         upstream.answers[response_id] = answer
         events = self._events_of(response_id, answer, told=None if trouble == 1 else asked)
+        ending = self._ending(trouble, response_id, answer, events)
+        if ending is None:
+            self._latest = response_id
+        return [*self._early(), *(events if ending is None else ending)]
+
+    def _ending(
+        self, trouble: int | None, response_id: str, answer: Answer, events: list[Any]
+    ) -> list[Any] | None:
+        """Return the events of a turn that does not complete."""
+        pick = self._upstream.pick
+        some = events[: 1 + pick(len(events) - 1)] if trouble in {6, 10} else []
         match trouble:
             case 2 | 3:
-                return [*self._early(), _ERRORS[pick(len(_ERRORS))]]
-            case 4:
-                return [*self._early(), ConnectionLost("lost")]
+                return [_ERRORS[pick(len(_ERRORS))]]
+            case 4 | 6:
+                return [*some, ConnectionLost("lost")]
             case 5:
                 return [UpstreamTimeout("silence")]
-            case 6:
-                return [*events[: 1 + pick(len(events) - 1)], ConnectionLost("lost in the middle")]
             case 7 | 8:
-                events[-1] = {"type": "response.incomplete", "response": {"id": response_id, "output": outputs}}
+                last = {"id": response_id, "output": answer.outputs}
+                return [*events[:-1], {"type": "response.incomplete", "response": last}]
             case 9:
-                events[-1] = {"type": "response.failed", "response": {"id": response_id, "error": {"code": "x"}}}
+                last = {"id": response_id, "error": {"code": "x"}}
+                return [*events[:-1], {"type": "response.failed", "response": last}]
             case 10:
-                return [*events[: 1 + pick(len(events) - 1)], {"type": "error", "error": {"code": "server_error"}}]
-            case _:
-                self._latest = response_id
-        return [*self._early(), *events]
+                return [*some, {"type": "error", "error": {"code": "server_error"}}]
+        return None
 
     def _events_of(self, response_id: str, answer: Answer, told: str | None) -> list[Any]:
         pick = self._upstream.pick
@@ -251,7 +260,7 @@ class MemoryPool(Pool):
         super().__init__(
             Endpoint("http://upstream.test/v1"),
             limits,
-            Timing(1, 1, 1, 1, 1),
+            Timing(1, 1, 1, 1, 1, 1),
             traffic=Traffic(),
             connections=Connections(),
             clock=clock,

@@ -1,0 +1,492 @@
+"""One request answered by one response, whatever comes in between."""
+
+from typing import Any
+
+import orjson
+import pytest
+from said import (
+    JSON,
+    MISSES,
+    answer,
+    assistant,
+    baseline,
+    call,
+    completed,
+    created,
+    done,
+    event,
+    reasoning,
+    request,
+    user,
+)
+
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
+from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.core.items import Output
+from proxy.core.turn import Again, State, Turn
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+
+HISTORY = [user("Hello")]
+SAID = [reasoning("Look"), call()]
+SENT = request(*HISTORY, *SAID, answer())
+FULL = Full(Mismatch.FIRST_TURN)
+IN_PROGRESS = event("response.in_progress", response={"id": "resp_2"})
+WORD = event("response.output_text.delta", delta="Hi")
+
+
+def delta() -> Delta:
+    """Return what the request adds to the response before it."""
+    found = diff(SENT, baseline(HISTORY, *SAID))
+    assert isinstance(found, Delta)
+    return found
+
+
+def started(upload: Delta | Full = FULL, *, reused: bool = True) -> Turn:
+    """Return a turn that was sent."""
+    turn = Turn(SENT)
+    turn.start(upload, reused=reused)
+    return turn
+
+
+def continued(**response: Any) -> ServerEvent:
+    """Return the first event of a response that continues the chain."""
+    return created(previous_response_id="resp_1", **response)
+
+
+def refusal(status: int, **error: Any) -> ServerEvent:
+    """Return an error event."""
+    return event("error", status=status, error=error)
+
+
+def outputs(*items: JSON) -> tuple[Output, ...]:
+    """Return the outputs that *items* make."""
+    return tuple(Output.of(item) for item in items)
+
+
+# The straight way.
+
+
+def test_a_turn_is_sent_streamed_and_completed() -> None:
+    """Every event is shown as it comes, and at the end upstream holds history and output."""
+    turn = Turn(SENT)
+    assert (turn.state, turn.finished, turn.in_flight, turn.shown) == (State.READY, False, False, False)
+    message = orjson.loads(turn.start(FULL, reused=False))
+    assert message["input"] == [*HISTORY, *SAID, answer()]
+    assert (turn.state, turn.in_flight, turn.shown) == (State.SENT, True, False)
+    assert turn.attempts == 1
+    events = [created(), IN_PROGRESS, WORD, done(assistant("Hi")), completed(assistant("Hi"))]
+    for each in events[:-1]:
+        assert turn.receive(each) == (each,)
+        assert (turn.state, turn.in_flight, turn.shown) == (State.STREAMING, True, True)
+        assert turn.baseline is None
+    assert turn.receive(events[-1]) == (events[-1],)
+    assert (turn.state, turn.finished, turn.in_flight) == (State.COMPLETED, True, False)
+    assert turn.baseline == Baseline.after(SENT, "resp_2", outputs(assistant("Hi")))
+    assert turn.again is None
+
+
+def test_a_delta_continues_the_chain_and_counts_its_turns() -> None:
+    """The message has what is new; the new baseline has everything."""
+    turn = Turn(SENT)
+    message = orjson.loads(turn.start(delta(), reused=True))
+    assert message["previous_response_id"] == "resp_1"
+    assert message["input"] == [answer()]
+    for each in (continued(), done(assistant("Hi")), completed()):
+        assert turn.receive(each) == (each,)
+    assert turn.baseline == Baseline.after(SENT, "resp_2", outputs(assistant("Hi")), turns=2)
+    assert not turn.chain_ignored
+
+
+@pytest.mark.parametrize(
+    ("ending", "state"),
+    [
+        ("response.incomplete", State.INCOMPLETE),
+        ("response.failed", State.FAILED),
+        ("response.cancelled", State.FAILED),
+        ("response.done", State.FAILED),
+        ("response.error", State.FAILED),
+        ("error", State.FAILED),
+    ],
+)
+def test_only_completed_makes_a_baseline(ending: str, state: State) -> None:
+    """Any other terminal event is shown and ends the turn."""
+    turn = started()
+    turn.receive(created())
+    turn.receive(done(assistant("Hi")))
+    last = event(ending, response={"id": "resp_2", "output": [assistant("Hi")]})
+    assert turn.receive(last) == (last,)
+    assert (turn.state, turn.finished, turn.baseline) == (state, True, None)
+    assert turn.again is None
+
+
+def test_an_unknown_event_is_passed_on() -> None:
+    """Once the response has begun, everything is shown, telemetry too."""
+    turn = started()
+    turn.receive(created())
+    for kind in ("response.of.next.year", "keepalive", "codex.rate_limits"):
+        assert turn.receive(event(kind, x=1)) == (event(kind, x=1),)
+
+
+def test_events_of_the_connection_wait_for_the_response() -> None:
+    """They don't begin the answer, so an error after them is still an HTTP status."""
+    turn = started()
+    early = event("codex.rate_limits"), event("response.metadata"), event("keepalive")
+    for each in early:
+        assert turn.receive(each) == ()
+    assert turn.state is State.SENT
+    assert not turn.shown
+    assert turn.receive(created()) == (*early, created())
+    assert turn.receive(WORD) == (WORD,)
+
+
+def test_events_of_a_failed_attempt_are_not_shown() -> None:
+    """The second attempt owes nothing to the first."""
+    turn = started(delta())
+    turn.receive(event("keepalive"))
+    turn.receive(refusal(400, code="previous_response_not_found"))
+    turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True)
+    assert turn.receive(created()) == (created(),)
+    assert turn.attempts == 2
+
+
+# What upstream holds.
+
+
+def ended(*events: ServerEvent) -> Baseline | None:
+    """Return the baseline after *events*."""
+    turn = started()
+    for each in (created(), *events):
+        turn.receive(each)
+    assert turn.state is State.COMPLETED
+    return turn.baseline
+
+
+def held(*events: ServerEvent) -> tuple[Output, ...]:
+    """Return the outputs of the baseline after *events*."""
+    known = ended(*events)
+    assert known is not None
+    return known.outputs
+
+
+TWO = reasoning("Look"), call()
+
+
+def test_the_streamed_items_count() -> None:
+    """The terminal list may be empty, shorter, absent or odd."""
+    streamed = done(TWO[0], 0), done(TWO[1], 1)
+    for last in (
+        completed(*TWO),
+        completed(),
+        completed(TWO[1]),
+        completed(None, "x"),
+        event("response.completed", response={"id": "resp_2"}),
+        event("response.completed", response={"id": "resp_2", "output": {}}),
+    ):
+        assert held(*streamed, last) == outputs(*TWO)
+
+
+def test_the_streamed_item_wins_over_the_terminal_one() -> None:
+    """Agents have seen the streamed one."""
+    assert held(done(assistant("streamed")), completed(assistant("terminal"))) == outputs(assistant("streamed"))
+
+
+def test_items_are_held_in_the_order_of_their_index() -> None:
+    """They may finish in another."""
+    assert held(done(TWO[1], 1), done(TWO[0], 0), completed()) == outputs(*TWO)
+    assert held(done(TWO[0], None), done(TWO[1], "x"), completed()) == outputs(*TWO)
+
+
+def test_without_streamed_items_the_terminal_list_counts() -> None:
+    """Some services only have that."""
+    assert held(completed(*TWO)) == outputs(*TWO)
+    assert held(completed()) == ()
+    assert held(event("response.output_item.done", output_index=0, item=None), completed()) == ()
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        (*TWO, assistant("more")),
+        (TWO[0], assistant("instead")),
+        (TWO[0], call(id="fc_9")),
+        (TWO[0], {**call(), "id": None}),
+        (TWO[0], TWO[1], TWO[1]),
+    ],
+)
+def test_an_item_that_was_never_streamed_leaves_no_baseline(final: tuple[JSON, ...]) -> None:
+    """Nobody knows what upstream holds then, so the next turn is sent in full."""
+    assert ended(done(TWO[0], 0), done(TWO[1], 1), completed(*final)) is None
+
+
+def test_reasoning_is_known_by_both_of_its_ciphertexts() -> None:
+    """The one of the terminal event counts beside the streamed one."""
+    sealed_anew = reasoning("Look", encrypted_content="gAAAAA2")
+    known = ended(done(TWO[0], 0), done(TWO[1], 1), completed(sealed_anew, TWO[1]))
+    assert known is not None
+    for blob in ("gAAAAA1", "gAAAAA2"):
+        echo = reasoning("Look", encrypted_content=blob)
+        assert isinstance(diff(request(*HISTORY, *SAID, answer(), echo, call(), answer()), known), Delta)
+    forged = reasoning("Look", encrypted_content="gAAAAA3")
+    assert isinstance(diff(request(*HISTORY, *SAID, answer(), forged, call(), answer()), known), Full)
+
+
+@pytest.mark.parametrize("response_id", ["resp_9", None, 7])
+def test_another_or_no_response_id_leaves_no_baseline(response_id: Any) -> None:
+    """The terminal event has to be of the response that began."""
+    assert ended(completed(response_id=response_id)) is None
+
+
+def test_the_terminal_events_id_will_do() -> None:
+    """Where the first event had none."""
+    turn = started()
+    turn.receive(event("response.created", response={}))
+    turn.receive(completed())
+    assert turn.baseline is not None
+    assert turn.response_id == "resp_2"
+
+
+def test_a_response_may_come_whole() -> None:
+    """On a new connection nothing can be stale, so any event may be the first."""
+    turn = started(reused=False)
+    assert turn.receive(completed(assistant("Hi"))) == (completed(assistant("Hi")),)
+    assert turn.baseline == Baseline.after(SENT, "resp_2", outputs(assistant("Hi")))
+    turn = started(reused=False)
+    assert turn.receive(WORD) == (WORD,)
+
+
+@pytest.mark.parametrize("kind", ["response.created", "response.completed"])
+def test_a_response_event_without_a_response_is_garbled(kind: str) -> None:
+    """Nothing can be read from it."""
+    with pytest.raises(GarbledEvent):
+        started(reused=False).receive(event(kind, response=None))
+
+
+# Upstream forgot, or never chained.
+
+
+@pytest.mark.parametrize("said", MISSES.values(), ids=MISSES)
+def test_a_miss_is_sent_again_in_full_on_the_same_connection(said: JSON) -> None:
+    """Whatever its shape, the agent sees nothing of it."""
+    turn = started(delta())
+    assert turn.receive(ServerEvent.parse(orjson.dumps(said))) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
+    assert (turn.state, turn.shown) == (State.READY, False)
+    message = orjson.loads(turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True))
+    assert "previous_response_id" not in message
+    assert message["input"] == [*HISTORY, *SAID, answer()]
+    turn.receive(created())
+    turn.receive(completed())
+    assert turn.baseline == Baseline.after(SENT, "resp_2", ())
+
+
+@pytest.mark.parametrize("said", MISSES.values(), ids=MISSES)
+def test_a_miss_that_nobody_asked_for_is_of_an_earlier_attempt(said: JSON) -> None:
+    """A full turn names no response; on a used connection another connection will do, on a new one nothing."""
+    miss = ServerEvent.parse(orjson.dumps(said))
+    turn = started(FULL)
+    assert turn.receive(miss) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(FULL, reused=False)
+    if miss.type == "response.failed":
+        assert turn.receive(miss) == (miss,)
+    else:
+        with pytest.raises(UpstreamError):
+            turn.receive(miss)
+    assert turn.state is State.FAILED
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
+def test_a_refused_delta_is_tried_in_full(status: int) -> None:
+    """What upstream dislikes may be the delta; in full, its words are the agent's."""
+    turn = started(delta())
+    assert turn.receive(refusal(status, code="invalid_value", message="No tool call found")) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
+    turn.start(FULL, reused=True)
+    with pytest.raises(UpstreamError) as raised:
+        turn.receive(refusal(status, code="invalid_value", message="No tool call found"))
+    assert raised.value.status == status
+    assert turn.state is State.FAILED
+
+
+def test_a_duplicate_item_asks_for_a_fresh_connection() -> None:
+    """Upstream still holds what it was told there before; if it was told nothing, the error is the agent's."""
+    duplicate = refusal(400, code=None, message="Duplicate item found with id msg_1.")
+    turn = started(delta())
+    assert turn.receive(duplicate) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn = started(FULL)
+    assert turn.receive(duplicate) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(FULL, reused=False)
+    with pytest.raises(UpstreamError):
+        turn.receive(duplicate)
+
+
+def test_a_miss_and_then_a_duplicate_end_on_a_fresh_connection() -> None:
+    """Delta, full on the same connection, full on a new one: never more."""
+    turn = started(delta())
+    turn.receive(refusal(400, code="previous_response_not_found"))
+    turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True)
+    turn.receive(refusal(400, message="Duplicate item found with id rs_1."))
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=False)
+    turn.receive(created())
+    turn.receive(completed())
+    assert turn.state is State.COMPLETED
+    assert turn.attempts == 3
+
+
+@pytest.mark.parametrize("said", ["resp_0", "resp_2", None, ""])
+def test_a_response_to_another_history_is_not_shown(said: str | None) -> None:
+    """Upstream names the response it continues; if it is not ours, the agent must not see the answer."""
+    turn = started(delta())
+    turn.receive(event("keepalive"))
+    assert turn.receive(created(previous_response_id=said)) == ()
+    assert turn.chain_ignored
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    assert (turn.state, turn.shown, turn.baseline) == (State.READY, False, None)
+
+
+def test_a_full_turn_that_continues_something_is_not_shown() -> None:
+    """On a used connection, upstream may have taken the history for a continuation."""
+    turn = started(FULL)
+    assert turn.receive(created(previous_response_id="resp_1")) == ()
+    assert turn.chain_ignored
+    turn.start(FULL, reused=False)
+    assert turn.receive(created(previous_response_id=None)) == (created(previous_response_id=None),)
+
+
+def test_upstream_need_not_name_what_it_continues() -> None:
+    """Without a word on it, the chain is believed."""
+    turn = started(delta())
+    assert turn.receive(created()) == (created(),)
+    assert not turn.chain_ignored
+
+
+# Events that are not this turn's.
+
+
+@pytest.mark.parametrize("stale", [WORD, IN_PROGRESS, done(call()), completed(), event("response.incomplete")])
+@pytest.mark.parametrize("upload", [FULL, delta()])
+def test_a_stale_event_on_a_used_connection_is_refused(stale: ServerEvent, upload: Delta | Full) -> None:
+    """Nothing of a response may come before its response.created: it would be the last turn's words."""
+    turn = started(upload)
+    with pytest.raises(ConnectionLost):
+        turn.receive(stale)
+    assert (turn.shown, turn.baseline) == (False, None)
+    turn.connection_lost(ConnectionLost("stale"))
+    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+
+
+def test_a_response_may_fail_before_it_was_created() -> None:
+    """That is upstream's answer to this turn, on a used connection too."""
+    failed = event("response.failed", response={"id": "resp_2", "error": {"code": "server_error"}})
+    turn = started(delta())
+    assert turn.receive(failed) == (failed,)
+    assert (turn.state, turn.baseline) == (State.FAILED, None)
+
+
+def test_a_failure_while_streaming_is_shown_whatever_it_says() -> None:
+    """Nothing is sent again once the agent has seen an event."""
+    for kind in ("response.failed", "error"):
+        turn = started(delta())
+        turn.receive(continued())
+        last = event(kind, response={"error": {"code": "previous_response_not_found"}})
+        assert turn.receive(last) == (last,)
+        assert (turn.state, turn.again) == (State.FAILED, None)
+
+
+# Errors, losses and silence.
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, {"code": "invalid_api_key"}),
+        (429, {"code": "rate_limit_exceeded"}),
+        (500, {"code": "server_error"}),
+        (503, {"code": "server_is_overloaded"}),
+        (400, {"code": "context_length_exceeded"}),
+    ],
+)
+@pytest.mark.parametrize("upload", [FULL, delta()])
+def test_an_error_before_output_is_the_agents(upload: Delta | Full, status: int, error: JSON) -> None:
+    """It becomes the HTTP answer, and nothing is tried again behind the agent's back."""
+    turn = started(upload)
+    turn.receive(event("keepalive"))
+    with pytest.raises(UpstreamError) as raised:
+        turn.receive(event("error", status=status, error=error, headers={"Retry-After": "2"}))
+    assert raised.value.status == status
+    assert orjson.loads(raised.value.body) == {"error": error}
+    assert raised.value.headers == {"retry-after": "2"}
+    assert (turn.state, turn.finished, turn.shown) == (State.FAILED, True, True)
+
+
+AGE_LIMIT = refusal(400, code="websocket_connection_limit_reached", message="60 minutes")
+
+
+@pytest.mark.parametrize("upload", [FULL, delta()])
+def test_a_connection_that_is_too_old_counts_as_lost(upload: Delta | Full) -> None:
+    """A new one takes the whole history; a second refusal is the agent's."""
+    turn = started(upload)
+    assert turn.receive(AGE_LIMIT) == ()
+    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+    turn.start(FULL, reused=False)
+    with pytest.raises(UpstreamError):
+        turn.receive(AGE_LIMIT)
+    assert turn.state is State.FAILED
+
+
+def test_a_connection_lost_before_the_first_event_is_replaced_once() -> None:
+    """The second loss is upstream's fault."""
+    turn = started(delta())
+    turn.receive(event("keepalive"))
+    turn.connection_lost(ConnectionLost("gone"))
+    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+    assert (turn.state, turn.finished) == (State.READY, False)
+    turn.start(Full(Mismatch.CONNECTION_LOST), reused=False)
+    second = ConnectionLost("gone again")
+    with pytest.raises(UpstreamUnavailable) as raised:
+        turn.connection_lost(second)
+    assert not isinstance(raised.value, ConnectionLost)
+    assert raised.value.__cause__ is second
+
+
+def test_an_old_connection_and_then_a_lost_one_are_two_losses() -> None:
+    """Either way upstream had its second chance."""
+    turn = started()
+    turn.receive(AGE_LIMIT)
+    turn.start(FULL, reused=False)
+    with pytest.raises(UpstreamUnavailable):
+        turn.connection_lost(ConnectionLost("gone"))
+
+
+def test_a_connection_lost_after_the_first_event_ends_the_turn() -> None:
+    """The agent has seen part of the answer; a second one would not fit it."""
+    turn = started()
+    turn.receive(created())
+    fault = ConnectionLost("gone", code=1011)
+    with pytest.raises(ConnectionLost) as raised:
+        turn.connection_lost(fault)
+    assert raised.value is fault
+    assert (turn.state, turn.again, turn.baseline) == (State.FAILED, None, None)
+
+
+def test_silence_is_not_asked_twice() -> None:
+    """Upstream may be working on it; a second request would cost twice."""
+    turn = started()
+    with pytest.raises(UpstreamTimeout):
+        turn.connection_lost(UpstreamTimeout("first_event_timeout"))
+    assert (turn.state, turn.again) == (State.FAILED, None)
+
+
+def test_a_second_attempt_keeps_nothing_of_the_first() -> None:
+    """Outputs, ids and what to do next begin anew."""
+    turn = started(reused=False)
+    turn.receive(event("keepalive"))
+    turn.connection_lost(ConnectionLost("gone"))
+    turn.start(Full(Mismatch.CONNECTION_LOST), reused=False)
+    assert (turn.again, turn.response_id, turn.baseline) == (None, None, None)
+    turn.receive(created("resp_3"))
+    turn.receive(completed(assistant("Hi"), response_id="resp_3"))
+    assert turn.baseline == Baseline.after(SENT, "resp_3", outputs(assistant("Hi")))

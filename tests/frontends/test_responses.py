@@ -1,0 +1,227 @@
+"""The Responses API: requests read as turns, and events written as answers."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.core.delta import FIELDS, Mismatch, Reuse, TurnRequest, reuse
+from proxy.core.events import ServerEvent
+from proxy.errors import UpstreamError
+from proxy.frontends.base import Opaque
+from proxy.frontends.responses import Responses, StreamedAnswer, WholeAnswer
+
+JSON = dict[str, Any]
+MINIMAL: JSON = {"model": "gpt-5.5", "input": "Hello"}
+NOT_OURS = sorted(name for name in FIELDS if reuse(name) is Reuse.NOT_OURS)
+
+
+def decode(**fields: Any) -> TurnRequest | Opaque:
+    """Read a request that has *fields* too."""
+    return Responses().decode(orjson.dumps({**MINIMAL, **fields}))
+
+
+def read(**fields: Any) -> TurnRequest:
+    """Read a request that has to be a turn."""
+    request = decode(**fields)
+    assert isinstance(request, TurnRequest), request
+    return request
+
+
+def event(kind: str, **fields: Any) -> ServerEvent:
+    """Return an event from upstream."""
+    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
+
+
+def message(text: str) -> JSON:
+    """Return a message of the model."""
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
+def done(item: Any, index: Any) -> ServerEvent:
+    """Return the event for a finished item."""
+    return event("response.output_item.done", output_index=index, item=item)
+
+
+# Requests.
+
+
+def test_a_request_is_read_as_a_turn() -> None:
+    """Its history, its model, its size, and whether it streams."""
+    items = [{"role": "user", "content": "Hello"}, message("Hi"), {"role": "user", "content": "What is here?"}]
+    body = orjson.dumps({"model": "gpt-5.5", "stream": True, "store": False, "input": items})
+    request = Responses().decode(body)
+    assert isinstance(request, TurnRequest)
+    assert [item.raw for item in request.items] == items
+    assert request.input == items
+    assert len(request.marks) == 4
+    assert (request.model, request.stream, request.size) == ("gpt-5.5", True, len(body))
+    assert request.fields == {"model": "gpt-5.5", "store": False}
+
+
+def test_a_text_is_a_user_message() -> None:
+    """The next turn sends it as an item, and is a continuation all the same."""
+    text = read(input="Hello")
+    item = read(input=[{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]}])
+    assert text.marks == item.marks
+    assert text.input == "Hello"
+
+
+def test_a_request_without_input_has_no_history() -> None:
+    """Null, absent and empty are the same."""
+    for request in (read(input=None), read(input=[])):
+        assert request.items == ()
+    absent = Responses().decode(b'{"model":"gpt-5.5"}')
+    assert isinstance(absent, TurnRequest)
+    assert absent.items == ()
+    assert absent.input is None
+
+
+@pytest.mark.parametrize(("given", "streams"), [(True, True), (False, False), (None, False)])
+def test_an_agent_says_whether_it_streams(given: bool | None, streams: bool) -> None:  # noqa: FBT001
+    """By default it does not."""
+    request = read(stream=given)
+    assert request.stream is streams
+    assert "stream" not in request.fields
+    assert isinstance(Responses().answer(request), StreamedAnswer if streams else WholeAnswer)
+
+
+def test_pretty_printed_requests_are_read() -> None:
+    """Spaces carry no meaning."""
+    pretty = orjson.dumps({**MINIMAL, "temperature": 0.5}, option=orjson.OPT_INDENT_2)
+    request = Responses().decode(pretty)
+    assert isinstance(request, TurnRequest)
+    assert request.marks == read().marks
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"hello",
+        b"[]",
+        b'"text"',
+        b"null",
+        b"{}",
+        b'{"input":"x"}',
+        b'{"model":null,"input":"x"}',
+        b'{"model":1,"input":"x"}',
+        b'{"model":"m","stream":"true"}',
+        b'{"model":"m","stream":1}',
+        b'{"model":"m","model":"m"}',
+        b'{"model":"m","input":"\\ud800"}',
+        b'{"model":"m","seed":1e400}',
+        b'{"model":"m","seed":1e-99999999999999999999}',
+        b'{"model":"m","input":' + b"[" * 300 + b"]" * 300 + b"}",
+    ],
+)
+def test_what_cannot_be_compared_goes_in_its_own_bytes(body: bytes) -> None:
+    """Upstream's answer to it is none of our business."""
+    assert Responses().decode(body) == Opaque(Mismatch.NOT_DIFFABLE)
+
+
+@pytest.mark.parametrize("given", [1, True, {}, {"role": "user"}, ["Hello"], [{"role": "user"}, None], [[]]])
+def test_a_history_of_another_shape_goes_in_its_own_bytes(given: Any) -> None:
+    """The model is known by then."""
+    assert decode(input=given) == Opaque(Mismatch.NOT_DIFFABLE, "gpt-5.5")
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+@pytest.mark.parametrize("value", ["x", "", True, 0, 1, {}, {"id": "x"}, []])
+def test_a_request_that_manages_upstreams_state_goes_in_its_own_bytes(name: str, value: Any) -> None:
+    """Whatever the value is worth."""
+    assert decode(**{name: value}) == Opaque(Mismatch.UNSUPPORTED_FIELD, "gpt-5.5")
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_null_does_not_use_a_field(name: str) -> None:
+    """Nor is it sent over the WebSocket."""
+    assert name not in read(**{name: None}).fields
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_false_means_nothing_only_for_background(name: str) -> None:
+    """Elsewhere it asks for something: `generate: false` for no answer at all."""
+    request = decode(**{name: False})
+    if name == "background":
+        assert isinstance(request, TurnRequest)
+        assert name not in request.fields
+    else:
+        assert request == Opaque(Mismatch.UNSUPPORTED_FIELD, "gpt-5.5")
+
+
+# Answers.
+
+
+def test_a_streamed_answer_has_the_bytes_of_each_event() -> None:
+    """Nothing is parsed or written anew, and nothing is added at the end."""
+    answer = StreamedAnswer()
+    raw = b'{"type":"response.output_text.delta", "delta":"\\u00e9", "unheard_of":1.0}'
+    assert answer.content_type == "text/event-stream; charset=utf-8"
+    assert answer.add(ServerEvent.parse(raw)) == b"event: response.output_text.delta\ndata: " + raw + b"\n\n"
+    assert answer.finish() == b""
+
+
+def whole(*events: ServerEvent) -> Any:
+    """Return the body of an answer that is not streamed."""
+    answer = WholeAnswer()
+    assert answer.content_type == "application/json"
+    for each in events:
+        assert answer.add(each) == b""
+    return orjson.loads(answer.finish())
+
+
+def last(output: Any, **fields: Any) -> ServerEvent:
+    """Return the last event of a response."""
+    return event("response.completed", response={"id": "resp_1", "output": output, **fields})
+
+
+def test_a_whole_answer_is_the_response() -> None:
+    """That of the terminal event, with everything in it."""
+    response = whole(
+        event("response.created", response={}), last([message("Hi")], usage={"total_tokens": 1}, x=1.5)
+    )
+    assert response == {"id": "resp_1", "output": [message("Hi")], "usage": {"total_tokens": 1}, "x": 1.5}
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
+def test_every_ending_with_a_response_is_an_answer(kind: str) -> None:
+    """The status stands in the response."""
+    assert whole(event(kind, response={"status": "x", "output": []})) == {"status": "x", "output": []}
+
+
+@pytest.mark.parametrize("final", [[], None, [message("b")], [message("x"), message("y")]])
+def test_the_streamed_items_fill_the_answer(final: Any) -> None:
+    """They count more than the terminal list, in the order of their index."""
+    response = whole(done(message("b"), 1), done(message("a"), 0), last(final))
+    assert response["output"] == [message("a"), message("b")]
+    assert whole(done(message("a"), None), done(message("b"), "x"), last(final)) == response
+
+
+def test_items_that_were_not_streamed_are_not_lost() -> None:
+    """Some services number every item 0, or stream only some of them."""
+    both = [message("a"), message("b")]
+    assert whole(done(both[0], 0), done(both[1], 0), last(both))["output"] == both
+    assert whole(done(both[1], 0), last(both))["output"] == both
+
+
+def test_an_error_instead_of_a_response_is_an_http_error() -> None:
+    """Nothing was shown yet, so the agent gets upstream's status and words."""
+    answer = WholeAnswer()
+    answer.add(event("response.created", response={}))
+    answer.add(event("error", status=503, error={"code": "server_is_overloaded", "message": "Busy"}))
+    with pytest.raises(UpstreamError) as raised:
+        answer.finish()
+    assert raised.value.status == 503
+    assert orjson.loads(raised.value.body)["error"]["message"] == "Busy"
+
+
+def test_an_answer_of_nothing_is_an_error() -> None:
+    """An empty body would pass for an answer."""
+    with pytest.raises(UpstreamError):
+        WholeAnswer().finish()
+
+
+def test_the_front_end_has_a_name() -> None:
+    """The figures are kept under it."""
+    assert Responses().name == "responses"
