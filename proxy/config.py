@@ -310,13 +310,13 @@ def _upstream(where: str, value: str) -> str:
     for path in ("/responses", "/chat/completions"):
         if base.endswith(path):
             raise BadConfiguration(f"{must}: the API base, without {path}")
-    return base
+    return f"{url.scheme}://{url.netloc.lower()}{base.split('://', 1)[1].removeprefix(url.netloc)}"
 
 
 def _hosts(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
     if any("/" in each for each in value):
         raise BadConfiguration(f'{where} must be host names alone, such as "host.docker.internal"')
-    return value
+    return tuple(each.lower() for each in value)
 
 
 def _origins(where: str, value: tuple[str, ...]) -> tuple[str, ...]:

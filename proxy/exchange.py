@@ -9,11 +9,14 @@ from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Traffic
-from proxy.upstream.pool import Lease, NoLease, Partition, Pool
+from proxy.upstream.pool import SUSPECT_SECONDS, Lease, NoLease, Partition, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
 
+
+_TOO_BIG = 1009
+"""The close code for a message that is larger than upstream takes (RFC 6455, section 7.4.1)."""
 
 _OVERHEAD = 256
 """Bytes that `response.create` may add to a request's body: its type and an id."""
@@ -122,21 +125,28 @@ class Exchange:
             if shown:
                 await deliver(shown)
         connection.baseline = turn.baseline
+        self._partition.turns_lost = 0
         self._learn(lease, upload)
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
         if isinstance(upload, Delta):
             lease.note_delta(
-                continued=self.turn.again is None,
+                continued=self.turn.again is None and not self.turn.chain_ignored,
                 now=self._clock(),
                 off_seconds=self._waits.chaining_retry_seconds,
                 at_once=self.turn.chain_ignored,
             )
 
     def _lost(self, fault: ConnectionLost) -> None:
+        if fault.code == _TOO_BIG and not self.turn.shown:
+            raise PlainHTTP(Mismatch.TOO_LARGE) from fault
         try:
             self.turn.connection_lost(fault)
         except ConnectionLost:
             raise
         except UpstreamUnavailable as exc:
+            self._partition.turns_lost += 1
+            if self._partition.turns_lost > 1:
+                # Something closes every WebSocket that is used: the next turns need not find that out again.
+                self._partition.refuse_until(self._clock() + SUSPECT_SECONDS)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from exc

@@ -220,6 +220,12 @@ def test_loopback_needs_none(file: Path, host: str) -> None:
     assert loaded(file, host=host).config.host == host
 
 
+def test_an_upstream_in_capitals_is_spoken_to_in_the_same_way(file: Path) -> None:
+    """Scheme and host mean the same in any case: what is safe must not depend on it."""
+    loaded = load(file=file, environ={"PACKLIGHT_UPSTREAM": "HTTPS://API.Example.test/V1/"}, flags={})
+    assert loaded.config.upstream == "https://api.example.test/V1"
+
+
 def test_packlight_is_not_its_own_upstream(file: Path) -> None:
     """A loop is refused where it can be seen."""
     message = refusal(file, upstream="http://localhost:8484/v1")

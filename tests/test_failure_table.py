@@ -981,7 +981,49 @@ async def test_an_upgrade_that_is_not_answered_ends_with_open_timeout(proxied: S
     assert await figures(start, 1) == [("http", "no_websocket", 1, "completed")]
 
 
+async def test_upgrades_that_are_swallowed_cost_one_wait(proxied: Start, agents: Agents) -> None:
+    """The turns that follow go over HTTP at once, and half a minute later the WebSocket is tried again."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, open_timeout=0.1)
+    start.simulator.inject(Fault("handshake", "silence"))
+    agent = await agents(start.server.url)
+    for said in ("one", "two", "three"):
+        await agent.turn(said)
+    assert len(start.simulator.connections) == 0
+    clock.advance(30)
+    await agent.turn("four")
+    assert [row[:2] for row in await figures(start, 4)] == [
+        *[("http", "no_websocket")] * 3,
+        ("full", "after_restart"),
+    ]
+
+
+async def test_websockets_that_always_break_are_left_alone_for_a_while(proxied: Start, agents: Agents) -> None:
+    """Two turns in a row pay for finding out; the third goes over HTTP at once."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock)
+    start.simulator.inject(Fault("before_created", "abort", times=None, transport="ws"))
+    agent = await agents(start.server.url)
+    for said in ("one", "two", "three"):
+        await agent.turn(said)
+    assert [row[:3] for row in await figures(start, 3)] == [
+        ("http", "connection_lost", 3),
+        ("http", "connection_lost", 3),
+        ("http", "no_websocket", 1),
+    ]
+
+
 # Size
+
+
+async def test_a_message_that_upstream_finds_too_large_goes_over_http_at_once(
+    proxied: Start, agents: Agents
+) -> None:
+    """Its limit may be lower than ours; the message is not sent to it twice."""
+    start = await proxied(numbered, simulated={"max_message_bytes": 2000})
+    agent = await agents(start.server.url)
+    assert (await agent.turn("one" * 2000)).text == "answer 0"
+    assert await figures(start, 1) == [("http", "too_large", 2, "completed")]
 
 
 async def test_a_message_over_the_limit_goes_over_http_for_that_turn_only(proxied: Start, agents: Agents) -> None:
@@ -1168,6 +1210,41 @@ async def test_a_shutdown_aborts_what_does_not_finish(proxied: Start, agents: Ag
         with pytest.raises(aiohttp.ClientError):
             await stream.rest()
     assert next(start.server.ledger.turns(1)).status == "aborted"
+
+
+@both_ways
+async def test_a_shutdown_answers_what_has_not_begun(proxied: Start, agents: Agents, *, stream: bool) -> None:
+    """Cut off before its first event, a turn ends with a status that agents retry."""
+    start = await proxied(numbered, simulated={"first_event_seconds": 60}, drain_seconds=0.2)
+    agent = await agents(start.server.url, stream=stream)
+    loop = asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as group:
+        turn = group.create_task(agent.turn("one"))
+        await start.simulator.until(lambda: start.simulator.turns)
+        began = loop.time()
+        await start.server.drain()
+        took = loop.time() - began
+    assert (turn.result().status, turn.result().body["error"]["code"]) == (503, "stopping")
+    assert took < 5
+    assert next(start.server.ledger.turns(1)).status == "aborted"
+
+
+async def test_what_strict_parsers_refuse_reaches_the_agent(
+    agents: Agents, proxied: Start, speaking: Speaking
+) -> None:
+    """NaN and half a character, which some servers write, cost a baseline and not the answer."""
+    item = '{"type":"message","role":"assistant","content":[{"type":"output_text","text":"\\ud83d"}]}'
+    frames = [
+        '{"type":"response.created","response":{"id":"resp_1","top_p":NaN}}',
+        '{"type":"response.output_item.done","output_index":0,"item":%s}' % item,  # noqa: UP031
+        '{"type":"response.completed","response":{"id":"resp_1","status":"completed","top_p":NaN,"output":[]}}',
+    ]
+    start = await proxied(upstream=await speaking(*frames))
+    agent = await agents(start.server.url, stream=False)
+    async with agent.posting("one") as response:
+        assert response.status == 200
+        assert b"\\ud83d" in await response.read()
+    assert [row[0] for row in await figures(start, 1)] == ["full"]
 
 
 # Everything at once

@@ -1,5 +1,6 @@
 """What crosses the WebSocket: events from upstream, and the one message we send."""
 
+import json  # noqa: TID251  (takes what some servers write though it is not JSON)
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,10 +74,16 @@ class ServerEvent:
         return self.type.startswith("response.") and self.type != "response.metadata"
 
     def json(self) -> dict[str, Any]:
-        """Parse the whole event. Raises GarbledEvent where it is not a JSON object."""
+        """Parse the whole event. Raises GarbledEvent where it is not a JSON object.
+
+        NaN, Infinity and lone surrogates, which some servers write, are taken.
+        """
         try:
-            value = orjson.loads(self.raw)
-        except orjson.JSONDecodeError as exc:
+            try:
+                value = orjson.loads(self.raw)
+            except orjson.JSONDecodeError:
+                value = json.loads(self.raw)
+        except (ValueError, RecursionError) as exc:
             raise GarbledEvent("not JSON") from exc
         if not isinstance(value, dict):
             raise GarbledEvent("not an object")
@@ -126,9 +133,8 @@ class Fault:
             error = {key: event[key] for key in ("code", "message", "param") if key in event}
         headers = {**_texts(event.get("headers")), **_texts(error.get("headers"))}
         error = {key: value for key, value in error.items() if key != "headers"}
-        status = next(
-            (each for each in (event.get("status"), event.get("status_code")) if _is_error_status(each)), None
-        )
+        statuses = (_error_status(event.get(name)) for name in ("status", "status_code"))
+        status = next((each for each in statuses if each is not None), None)
         return cls(status or _status_of(error), error, headers)
 
     @property
@@ -177,8 +183,10 @@ def _texts(headers: Any) -> dict[str, str]:
     return {name.lower(): str(value) for name, value in headers.items() if isinstance(value, str | int | float)}
 
 
-def _is_error_status(status: Any) -> bool:
-    return isinstance(status, int) and not isinstance(status, bool) and 400 <= status <= 599
+def _error_status(status: Any) -> int | None:
+    if isinstance(status, str) and len(status) == 3 and status.isdecimal():
+        status = int(status)
+    return status if type(status) is int and 400 <= status <= 599 else None
 
 
 _STATUSES = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
-from proxy.core.events import ERRORS, Fault, GarbledEvent, ServerEvent, response_create
+from proxy.core.events import ERRORS, Fault, ServerEvent, response_create
 from proxy.core.items import Output, Raw
 from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
@@ -57,6 +57,8 @@ class Turn:
         self.response_id: str | None = None
         self.chain_ignored = False
         self._reused = False
+        self._certain = True
+        self._retried_here = False
         self._outputs: dict[int, Output] = {}
         self._early: list[ServerEvent] = []
 
@@ -78,12 +80,14 @@ class Turn:
     def start(self, upload: Delta | Full, *, reused: bool) -> bytes:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before."""
         self.upload = upload
+        self._retried_here = self.again is not None and not self.again.fresh
         self.again = None
         self.baseline = None
         self.response_id = None
         self._reused = reused
         self._outputs = {}
         self._early = []
+        self._certain = True
         message = response_create(self.request, upload if isinstance(upload, Delta) else None)
         self.attempts += 1
         self.state = State.SENT
@@ -98,6 +102,10 @@ class Turn:
         if event.type in ERRORS:
             return self._error(event)
         if event.type == "response.failed" and self.state is State.SENT and self._is_miss(event):
+            return ()
+        if event.type == "response.failed" and self.state is State.SENT and self._retried_here:
+            # It may be the last word on the attempt that was refused on this connection.
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
         if self.state is State.SENT:
             if not event.of_response:
@@ -144,11 +152,17 @@ class Turn:
         response_id = response.get("id")
         if isinstance(response_id, str):
             self.response_id = response_id
-        asked = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
-        if response.get("previous_response_id", asked) != asked and (asked is not None or self._reused):
+        if not self._is_asked(response):
             # Upstream answers to another history than it was told: the agent must not see that.
             self.chain_ignored = True
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+
+    def _is_asked(self, response: Raw) -> bool:
+        """Whether *response* names the parent it was asked to continue, or none where it was asked for none."""
+        asked = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
+        if asked is None and not self._reused:
+            return True
+        return bool(response.get("previous_response_id", asked) == asked)
 
     def _is_miss(self, event: ServerEvent) -> bool:
         continued = isinstance(self.upload, Delta)
@@ -178,8 +192,14 @@ class Turn:
 
     def _note_output(self, event: Raw) -> None:
         item, index = event.get("item"), event.get("output_index")
-        if isinstance(item, dict):
-            self._outputs[index if isinstance(index, int) else len(self._outputs)] = Output.of(item)
+        if not isinstance(item, dict):
+            return
+        try:
+            output = Output.of(item)
+        except TypeError:  # nested too deeply, or with half a character: it cannot be known again
+            self._certain = False
+        else:
+            self._outputs[index if isinstance(index, int) else len(self._outputs)] = output
 
     def _end(self, event: ServerEvent) -> None:
         self.state = _ENDINGS.get(event.type, State.FAILED)
@@ -189,7 +209,13 @@ class Turn:
         response_id = response.get("id")
         if not isinstance(response_id, str) or self.response_id not in (None, response_id):
             return
-        outputs = self._all_outputs(response.get("output"))
+        if not self._is_asked(response):
+            self.chain_ignored = True
+            return
+        try:
+            outputs = self._all_outputs(response.get("output")) if self._certain else None
+        except TypeError:
+            outputs = None
         if outputs is None:
             return
         turns = self.upload.baseline.turns + 1 if isinstance(self.upload, Delta) else 1
@@ -218,6 +244,4 @@ class Turn:
 
 def _response(event: ServerEvent) -> Raw:
     response = event.json().get("response")
-    if not isinstance(response, dict):
-        raise GarbledEvent(f"{event.type} without a response")
-    return response
+    return response if isinstance(response, dict) else {}

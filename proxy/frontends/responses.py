@@ -1,5 +1,6 @@
 """The Responses API: `POST /v1/responses`, streamed as server-sent events or answered whole."""
 
+import json  # noqa: TID251  (writes half a character, which orjson refuses)
 from typing import Any
 
 import orjson
@@ -100,4 +101,7 @@ class WholeAnswer:
             raise Fault.of(last).as_error()
         if self._items and len(self._items) >= len(response.get("output") or ()):
             response["output"] = [self._items[index] for index in sorted(self._items)]
-        return orjson.dumps(response)
+        try:
+            return orjson.dumps(response)
+        except TypeError:  # half a character, or nested deeply: written the way upstream wrote it
+            return json.dumps(response, separators=(",", ":")).encode()

@@ -25,6 +25,9 @@ from proxy.upstream.pool import Limits, Pool
 
 log = structlog.get_logger("server")
 
+_CLOSING_SECONDS = 1.0
+"""How long the library may take to close connections once the requests on them have ended."""
+
 _LINE_LIMIT = 64 * 1024
 """Longest request line and header: agents put routing tokens and metadata there."""
 
@@ -88,7 +91,8 @@ class Server:
                 clock=self._clock,
             )
         )
-        application = _application(config, Services(config, pool, http, ledger, self._clock, _now))
+        services = Services(config, pool, http, ledger, self._clock, _now)
+        application = _application(config, services)
         runner = web.AppRunner(
             application,
             access_log=None,
@@ -98,12 +102,14 @@ class Server:
             auto_decompress=False,
             max_line_size=_LINE_LIMIT,
             max_field_size=_LINE_LIMIT,
-            shutdown_timeout=config.drain_seconds,
+            shutdown_timeout=_CLOSING_SECONDS,
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, config.host, config.port)
         await site.start()
+        self._stack.push_async_callback(services.drain)
+        self._stack.push_async_callback(site.stop)
         host, port = runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -131,7 +137,7 @@ def _application(config: Config, services: Services) -> web.Application:
         return await AgentRequest(request, services, front_end="chat").pass_through(Mismatch.DISABLED)
 
     async def pass_through(request: web.Request) -> web.StreamResponse:
-        if "upgrade" in request.headers.get("Connection", "").lower():
+        if "websocket" in request.headers.get("Upgrade", "").lower():
             return _no_upgrade(request)
         return await AgentRequest(request, services).pass_through()
 

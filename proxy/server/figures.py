@@ -36,7 +36,7 @@ class Figures:
     async def turns(self, request: web.Request) -> web.Response:
         """Show the last turns, newest first; `limit` says how many at most."""
         limit = request.query.get("limit", "100")
-        if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_TURNS:
+        if not limit.isdecimal() or len(limit) > len(str(_MOST_TURNS)) or not 1 <= int(limit) <= _MOST_TURNS:
             return _json({"error": f"limit must be a number from 1 to {_MOST_TURNS}"}, status=400)
         return _json({"turns": [record.as_json() for record in self._ledger.turns(int(limit))]})
 

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from traceback import extract_tb
+from typing import Any
 
 import structlog
 from aiohttp import ClientResponse, web
@@ -40,6 +42,16 @@ class Services:
     clock: Callable[[], float]
     now: Callable[[], datetime]
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    in_flight: set[asyncio.Task[Any]] = field(default_factory=set)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def drain(self) -> None:
+        """Give the requests in flight drain_seconds, and then end them."""
+        if self.in_flight:
+            await asyncio.wait(set(self.in_flight), timeout=self.config.drain_seconds)
+        self.stopping.set()
+        for task in set(self.in_flight):
+            task.cancel()
 
     @property
     def waits(self) -> Waits:
@@ -83,16 +95,26 @@ class AgentRequest:
         return await self._recorded(self._answer(front_end))
 
     async def _recorded(self, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  (we are in a coroutine)
+        self._services.in_flight.add(task)
         try:
             return await work
         except bodies.Stalled as exc:
             if self._reply.begun:
                 return self._reply.abort()
             return self._reply.error(408, str(exc), "request_timeout")
-        except (asyncio.CancelledError, ConnectionResetError):
-            self._status = "aborted"  # the agent is gone, or we are: nobody is left to answer
+        except asyncio.CancelledError:
+            self._status = "aborted"
+            if self._reply.begun or not self._services.stopping.is_set():
+                raise  # the agent is gone, or has a part of the answer that must not pass for the whole
+            task.uncancel()
+            return self._reply.error(503, "packlight is stopping", "stopping")
+        except ConnectionResetError:
+            self._status = "aborted"  # the agent is gone: nobody is left to answer
             raise
         finally:
+            self._services.in_flight.discard(task)
             self._enter()
 
     async def _answer(self, front_end: FrontEnd) -> web.StreamResponse:
@@ -112,11 +134,17 @@ class AgentRequest:
             return await self._over_http(raw, exc.reason)
         except ConnectionResetError:
             raise
-        except Exception as exc:  # a defect of ours: the agent gets its answer over plain HTTP, or a clean break
-            log.exception("defect", error=type(exc).__name__, shown=self._reply.begun)
+        except Exception as exc:  # noqa: BLE001  (a defect: the agent gets its answer over HTTP, or a clean break)
+            self._report(exc)
             if self._reply.begun:
                 return self._reply.abort()
             return await self._over_http(raw, Mismatch.DEFECT)
+
+    def _report(self, defect: Exception) -> None:
+        """Log where *defect* happened; not its message, which may quote what was said."""
+        place = extract_tb(defect.__traceback__)[-1]
+        at = f"{place.name}:{place.lineno}"
+        log.error("defect", error=type(defect).__name__, at=at, shown=self._reply.begun)
 
     def _read(self, raw: bytes, front_end: FrontEnd) -> TurnRequest | Opaque:
         config = self._services.config
@@ -132,9 +160,10 @@ class AgentRequest:
         """Answer *turn* over a WebSocket. Raises PlainHTTP where nothing was shown and HTTP should be used."""
         services, request = self._services, self._request
         volatile = frozenset(name.lower() for name in services.config.volatile_headers)
-        partition = services.pool.partition(
-            of_identity(request.headers.items(), volatile), request.rel_url.raw_query_string
-        )
+        identity = of_identity(request.headers.items(), volatile)
+        if not all(value.isascii() for _, value in identity):
+            raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)  # a handshake would not carry it to the byte
+        partition = services.pool.partition(identity, request.rel_url.raw_query_string)
         exchange = Exchange(turn, services.pool, partition, services.waits, services.clock, self._traffic)
 
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:

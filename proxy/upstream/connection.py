@@ -139,8 +139,9 @@ class Connection:
             )
         except InvalidStatus as exc:
             raise _refusal(exc.response) from exc
+        except TimeoutError as exc:
+            raise UpstreamTimeout("no WebSocket to upstream: it did not open in time (open_timeout)") from exc
         except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
-            # TimeoutError is an OSError; what upstream's words were does not matter to the agent.
             raise UpstreamUnavailable(f"no WebSocket to upstream: {_describe(exc)}") from exc
         return cls(cast("_Socket", socket), meter, timing, opened_at=clock())
 
@@ -265,8 +266,6 @@ def _lost(exc: ConnectionClosed) -> ConnectionLost:
 
 
 def _describe(exc: Exception) -> str:
-    if isinstance(exc, TimeoutError):
-        return "it did not open in time (open_timeout)"
     if isinstance(exc, InvalidHandshake):
         return "the answer to the upgrade made no sense"
     return type(exc).__name__

@@ -30,7 +30,7 @@ class Endpoint:
     @cached_property
     def secure(self) -> bool:
         """Whether it is spoken to over TLS."""
-        return self.base.startswith("https://")
+        return not self.base.startswith("http://")
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:

@@ -5,6 +5,7 @@ count, a session) is not put into it, and everything else keeps conversations ap
 to be volatile might be somebody's credentials.
 """
 
+import re
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TypeAlias
@@ -63,22 +64,27 @@ _VOLATILE = frozenset(
         "x-affinity",
         "x-client-request-id",
         "x-initiator",
+        "x-litellm-session-id",
+        "x-session-affinity",
+        "x-session-id",
         "x-request-id",
         "x-title",
     }
 )
 _VOLATILE_PREFIXES = (
-    "sec-",
     "x-amzn-trace",
     "x-b3-",
     "x-codex-",
     "x-datadog-",
     "x-interaction-",
-    "x-litellm-session",
-    "x-session-",
     "x-stainless-",
 )
 """Headers that change from request to request in traces of real agents, or are a tracing standard's."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+_CREDENTIAL = re.compile("auth|cookie|cred|key|passw|secret|sign|token")
+"""A name with this in it might be somebody's credentials, whatever it begins with."""
 
 _ANSWERED = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
 _ANSWERED_PREFIXES = ("x-ratelimit-", "openai-")
@@ -124,8 +130,8 @@ def of_identity(headers: Iterable[tuple[str, str]], volatile: frozenset[str] = f
         if (low := name.lower()) not in _OF_A_BODY
         and low not in _VOLATILE
         and low not in volatile
-        and not low.startswith(_VOLATILE_PREFIXES)
-        and value.isascii()
+        and not low.startswith("sec-")
+        and not (low.startswith(_VOLATILE_PREFIXES) and not _CREDENTIAL.search(low))
     )
 
 
@@ -141,5 +147,5 @@ def of_answer(headers: Iterable[tuple[str, str]]) -> Headers:
         (name, value)
         for name, value in headers
         if (low := name.lower()) in _ANSWERED or low.startswith(_ANSWERED_PREFIXES)
-        if "\r" not in value and "\n" not in value
+        if _TOKEN.fullmatch(name) and value.isprintable()
     )

@@ -14,7 +14,7 @@ from typing import Self
 from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.items import Dropped
-from proxy.errors import NoWebSocket, UpstreamUnavailable
+from proxy.errors import NoWebSocket, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.connection import Connection, Timing
@@ -22,9 +22,15 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.meter import Meter
 
-_PARTITIONS_KEPT = 256
+_PARTITIONS_KEPT = 64
 _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
+SUSPECT_SECONDS = 30.0
+"""How long plain HTTP is used after trouble that says nothing definite about WebSockets."""
+
+_PASSING = frozenset({500, 502, 503, 504})
+"""Statuses of an upgrade that speak of a passing fault rather than of WebSockets."""
+
 _MISSES_BELIEVED = 3
 """After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
 
@@ -67,7 +73,12 @@ class Partition:
     websocket_refused_until: float = 0.0
     chaining_off_until: float = 0.0
     misses: int = 0
+    turns_lost: int = 0
     nulls_refused_until: float = 0.0
+
+    def refuse_until(self, moment: float) -> None:
+        """Use plain HTTP until the clock shows *moment*."""
+        self.websocket_refused_until = max(self.websocket_refused_until, moment)
 
 
 class Lease:
@@ -137,13 +148,20 @@ class Pool:
         found = self._partitions.setdefault(key, Partition(headers, query))
         self._partitions.move_to_end(key)
         if len(self._partitions) > _PARTITIONS_KEPT:
-            self._forget_one()
+            self._forget_one(newest=key)
         return found
 
-    def _forget_one(self) -> None:
-        unused = next((key for key, each in self._partitions.items() if not each.slots), None)
-        if unused is not None:
-            del self._partitions[unused]
+    def _forget_one(self, *, newest: bytes) -> None:
+        """Drop the oldest partition that has no connections, or else the oldest that has none at work."""
+        idle = [
+            key
+            for key, each in self._partitions.items()
+            if key != newest and all(slot.free for slot in each.slots.values())
+        ]
+        if idle:
+            key = next((key for key in idle if not self._partitions[key].slots), idle[0])
+            for slot in self._partitions.pop(key).slots.values():
+                self._retire(slot, Mismatch.RETIRED)
 
     @asynccontextmanager
     async def lease(
@@ -217,9 +235,13 @@ class Pool:
                 clock=self._clock,
             )
         except NoWebSocket as exc:
-            partition.websocket_refused_until = self._clock() + self._limits.websocket_retry_seconds
+            pause = SUSPECT_SECONDS if exc.status in _PASSING else self._limits.websocket_retry_seconds
+            partition.refuse_until(self._clock() + pause)
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         except UpstreamUnavailable as exc:
+            if isinstance(exc, UpstreamTimeout):
+                # Something swallows upgrades, or the link is dark: the next turns need not wait for it as well.
+                partition.refuse_until(self._clock() + SUSPECT_SECONDS)
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         self._connections.opened += 1
         self._connections.open += 1

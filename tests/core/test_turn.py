@@ -21,7 +21,7 @@ from said import (
 )
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
-from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.core.events import ServerEvent
 from proxy.core.items import Output
 from proxy.core.turn import Again, State, Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
@@ -255,10 +255,56 @@ def test_a_response_may_come_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", ["response.created", "response.completed"])
-def test_a_response_event_without_a_response_is_garbled(kind: str) -> None:
-    """Nothing can be read from it."""
-    with pytest.raises(GarbledEvent):
-        started(reused=False).receive(event(kind, response=None))
+def test_a_response_event_without_a_response_is_passed_on(kind: str) -> None:
+    """Nothing can be read from it, so it makes no baseline; the agent gets it all the same."""
+    turn = started(reused=False)
+    said = event(kind, response=None)
+    assert turn.receive(said) == (said,)
+    assert turn.baseline is None
+
+
+BEGUN = event("response.created", response={"id": "resp_2"})
+
+
+@pytest.mark.parametrize("text", ['"\\ud83d"', "[" * 300 + "]" * 300], ids=["half a character", "nested"])
+def test_an_output_that_cannot_be_known_again_makes_no_baseline(text: str) -> None:
+    """The answer reaches the agent; what upstream holds is uncertain."""
+    turn = started(reused=False)
+    item = b'{"type":"odd","content":%b}' % text.encode()
+    done = ServerEvent.parse(b'{"type":"response.output_item.done","output_index":0,"item":%b}' % item)
+    assert turn.receive(BEGUN) == (BEGUN,)
+    assert turn.receive(done) == (done,)
+    last = event("response.completed", response={"id": "resp_2", "output": []})
+    assert turn.receive(last) == (last,)
+    assert (turn.state, turn.baseline) == (State.COMPLETED, None)
+    turn = started(reused=False)
+    listed = b'{"type":"response.completed","response":{"id":"resp_2","output":[%b]}}' % item
+    turn.receive(BEGUN)
+    turn.receive(ServerEvent.parse(listed))
+    assert turn.baseline is None
+
+
+def test_a_parent_that_is_denied_at_the_end_makes_no_baseline() -> None:
+    """Where only the last event says that upstream did not continue the chain, nothing continues it either."""
+    turn = started(delta())
+    turn.receive(event("response.created", response={"id": "resp_2"}))
+    turn.receive(
+        event("response.completed", response={"id": "resp_2", "previous_response_id": None, "output": []})
+    )
+    assert (turn.chain_ignored, turn.baseline) == (True, None)
+
+
+def test_a_failure_after_a_refused_attempt_is_tried_on_a_fresh_connection() -> None:
+    """It may be the last word on the attempt that upstream refused; on the fresh connection it counts."""
+    turn = started(delta())
+    turn.receive(event("error", status=400, error={"code": "invalid_request_error", "message": "no"}))
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
+    turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True)
+    failed = event("response.failed", response={"id": "resp_1", "error": {"code": "server_error"}})
+    assert turn.receive(failed) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=False)
+    assert turn.receive(failed) == (failed,)
 
 
 # Upstream forgot, or never chained.

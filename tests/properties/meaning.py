@@ -2,11 +2,11 @@
 
 A `Token` is one item's meaning, a plain tuple. Reasoning and compaction are an identity (the number that the
 generator put into their id and their ciphertext), so a forged ciphertext is another token; a summary or a phase
-that the agent left out is None and agrees with any.
+that the agent left out is None and agrees with what the model emitted.
 """
 
 import json  # noqa: TID251  (arguments are compared without the proxy's parser)
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
@@ -91,36 +91,40 @@ def agree(held: Sequence[Held], told: Sequence[Token], dropped: Dropped) -> bool
     """
     if len(held) == len(told) and all(token == said for (token, _), said in zip(held, told, strict=True)):
         return True
-    whole = _joined([(token, emitted) for token, emitted in held])
-    return _matches(whole, [token for token, _ in _joined([(token, False) for token in told])], dropped)
-
-
-def _joined(tokens: list[Held]) -> list[Held]:
-    """Join the neighbours that are one reasoning item, split by the parts of its summary."""
-    joined: list[Held] = []
-    for token, emitted in tokens:
-        last, by_model = joined[-1] if joined else (None, False)
-        split = last is not None and token[0] == last[0] == "reasoning" and token[1] == last[1]
-        if split and last is not None and not emitted and not by_model and token[2] and last[2]:
-            joined[-1] = (("reasoning", token[1], last[2] + token[2]), False)
-        else:
-            joined.append((token, emitted))
-    return joined
-
-
-def _matches(held: list[Held], told: list[Token], dropped: Dropped) -> bool:
-    """Match *told* with *held*, leaving out what may be; every way of doing so is tried."""
     ways: set[tuple[int, str | None]] = {(0, None)}  # how much is told, and what was last left out
-    for token, emitted in held:
-        further: set[tuple[int, str | None]] = set()
-        for count, absent in ways:
-            if count < len(told) and _same(token, told[count]) and (emitted or absent != _droppable(token)):
-                further.add((count + 1, absent if emitted else None))
-            kind = _droppable(token)
-            if emitted and ((kind == "reasoning" and dropped != "none") or (kind == "text" and dropped == "any")):
-                further.add((count, kind))
-        ways = further
+    for each in held:
+        ways = {way for count, absent in ways for way in _further(each, told, count, absent, dropped)}
     return any(count == len(told) for count, _ in ways)
+
+
+def _further(
+    held: Held, told: Sequence[Token], count: int, absent: str | None, dropped: Dropped
+) -> Iterator[tuple[int, str | None]]:
+    """Yield each way of going on: *held* is what is told next, or it was left out."""
+    token, emitted = held
+    kind = _droppable(token)
+    if emitted:
+        for length in _lengths(token, told, count):
+            yield count + length, absent
+        if (kind == "reasoning" and dropped != "none") or (kind == "text" and dropped == "any"):
+            yield count, kind
+    elif count < len(told) and token == told[count] and absent != kind:
+        yield count + 1, None
+
+
+def _lengths(token: Token, told: Sequence[Token], count: int) -> Iterator[int]:
+    """Yield how many of the items told from *count* on may together be *token*: reasoning comes in parts."""
+    if count < len(told) and _same(token, told[count]):
+        yield 1
+    if token[0] != "reasoning":
+        return
+    parts: tuple[Any, ...] = ()
+    for length, part in enumerate(told[count:], 1):
+        if part[:2] != token[:2] or not part[2]:
+            return
+        parts += part[2]
+        if length > 1 and parts == token[2]:
+            yield length
 
 
 def _droppable(token: Token) -> str:
@@ -130,10 +134,11 @@ def _droppable(token: Token) -> str:
 
 
 def _same(held: Token, told: Token) -> bool:
+    """Whether *told* is *held*, perhaps without its summary or its phase."""
     if held == told:
         return True
     if held[:2] != told[:2]:
         return False
     if held[0] in {"reasoning", "compaction"}:
         return told[2] is None
-    return held[:2] == ("message", "assistant") and held[2] == told[2] and None in (held[3], told[3])
+    return held[:2] == ("message", "assistant") and held[2] == told[2] and told[3] is None

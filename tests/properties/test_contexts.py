@@ -18,7 +18,7 @@ from proxy.core.items import START
 from proxy.upstream import pool
 
 CASES = int(os.environ.get("PACKLIGHT_CASES", "1_000_000"))
-WORLDS_A_TASK = 50
+WORLDS_A_TASK = 150
 
 
 @pytest.mark.timeout(3600)
@@ -122,15 +122,21 @@ THOUGHT = ("reasoning", "1", ("p", "q"))
         ([USER, ("reasoning", "1", None), ("reasoning", "1", None), SAID], "none", False),
         ([USER, ("reasoning", "2", ("p", "q")), SAID], "reasoning", False),
         ([USER, SAID, THOUGHT], "any", False),
-        ([USER, THOUGHT, ("message", "assistant", "b", "final_answer")], "none", True),
+        ([USER, THOUGHT, ("message", "assistant", "b", "final_answer")], "none", False),
         ([USER, THOUGHT, ("message", "assistant", "c", None)], "any", False),
         ([USER, THOUGHT, SAID, SAID], "any", False),
+        ([USER, THOUGHT, THOUGHT, SAID], "any", False),
         ([USER, USER, THOUGHT, SAID], "any", False),
     ],
 )
 def test_the_oracle_tells_right_from_wrong(told: list[Any], dropped: Any, *, right: bool) -> None:
     """What upstream holds agrees with a history that left out what it may, and with no other."""
     assert agree([(USER, False), (THOUGHT, True), (SAID, True)], told, dropped) is right
+
+
+def test_the_oracle_sees_an_item_told_twice() -> None:
+    """Reasoning that the agent repeats whole is not one item in two parts."""
+    assert agree([((*SAID[:3], "x"), True), (THOUGHT, True), (THOUGHT, False)], [SAID, THOUGHT, THOUGHT], "none")
 
 
 def test_the_oracle_sees_a_rewritten_item() -> None:

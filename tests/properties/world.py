@@ -553,7 +553,7 @@ class World:
         return self._written(edits[self.pick(len(edits))])
 
 
-CASES_A_WORLD = 100
+CASES_A_WORLD = 30
 
 
 def seeded(seed: int) -> Pick:

@@ -10,7 +10,7 @@ import pytest
 from conversation import user
 from pooling import KEY, TIMING, Conversation, Pooled, request, run
 
-from proxy.core.delta import Delta, Full, Mismatch
+from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
 from proxy.simulator import Fault, Incomplete, Simulator, SimulatorSettings, says, scripted
 from proxy.upstream import pool as pool_module
@@ -315,10 +315,24 @@ async def test_partitions_are_bounded_and_used_ones_stay(pooled: Start, simulato
     await converse(here, simulator, conversation, "a")
     used = here.partition
     unused = [here.pool.partition((("Authorization", f"Bearer {number}"),)) for number in range(300)]
-    assert len(here.pool._partitions) == 256
+    assert len(here.pool._partitions) == 64
     assert here.partition is used
     assert here.pool.partition((("Authorization", "Bearer 299"),)) is unused[299]
     assert here.pool.partition((("Authorization", "Bearer 0"),)) is not unused[0]
+
+
+async def test_the_oldest_of_many_partitions_closes_its_connections(pooled: Start, simulator: Simulator) -> None:
+    """An agent whose every request looks like another's leaves no trail of open sockets."""
+    here = await pooled()
+    partitions = [here.pool.partition((("Authorization", f"Bearer {number}"),)) for number in range(64)]
+    for partition in partitions:
+        async with here.pool.lease(request(user("a")), partition) as lease:
+            lease.connection.baseline = Baseline.after(request(user("a")), "resp_1", ())
+    assert here.connections.open == 64
+    newest = here.pool.partition((("Authorization", "Bearer 64"),))
+    assert here.connections.open == 63
+    assert newest in here.pool._partitions.values()
+    assert partitions[0] not in here.pool._partitions.values()
 
 
 async def test_a_refusal_of_one_key_says_nothing_about_another(pooled: Start, simulator: Simulator) -> None:
