@@ -2,4 +2,4 @@
 
 from proxy.cli import main
 
-main()
+main(prog_name="packlight")

@@ -42,7 +42,11 @@ class TurnRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as ``/_packlight/turns`` shows it."""
-        return asdict(self) | {"started_at": self.started_at.isoformat(timespec="milliseconds")}
+        return asdict(self) | {
+            "started_at": self.started_at.isoformat(timespec="milliseconds"),
+            "ttft_ms": None if self.ttft_ms is None else round(self.ttft_ms, 3),
+            "duration_ms": round(self.duration_ms, 3),
+        }
 
 
 @dataclass(slots=True)
