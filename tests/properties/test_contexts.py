@@ -17,7 +17,7 @@ from proxy.core.affinity import Candidate
 from proxy.core.items import START
 from proxy.upstream import pool
 
-CASES = int(os.environ.get("PACKLIGHT_CASES", "1_000_000"))
+CASES = int(os.environ.get("PROPERTY_CASES", "1_000_000"))
 WORLDS_A_TASK = 150
 
 
@@ -25,7 +25,7 @@ WORLDS_A_TASK = 150
 def test_no_generated_case_has_a_wrong_context(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of PACKLIGHT_CASES requests none is answered from another history than the agent's; a fifth are deltas."""
+    """Of PROPERTY_CASES requests none is answered from another history than the agent's; a fifth are deltas."""
     for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
         monkeypatch.delenv(name, raising=False)  # measuring these processes would triple their time
     worlds = -(-CASES // CASES_A_WORLD)
