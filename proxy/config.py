@@ -45,6 +45,11 @@ class Config:
     websocket: Literal["auto", "off"] = setting(
         "auto", "auto: deltas over a WebSocket where upstream has one. off: everything over plain HTTP."
     )
+    chat_completions: Literal["translate", "pass-through"] = setting(
+        "translate",
+        "translate: Chat Completions become turns of the Responses API, deltas too. pass-through: they "
+        "go over plain HTTP as they are, for an upstream whose two APIs differ in more than form.",
+    )
     dropped_output: Literal["none", "reasoning", "any"] = setting(
         "reasoning",
         "Which of the model's output an agent may leave out of its history and still send a delta: none; its "

@@ -26,13 +26,17 @@ class UpstreamFault(PacklightError):
 
 
 class UpstreamError(UpstreamFault):
-    """Upstream answered with an error before any output: *status*, *body* and *headers* go to the agent."""
+    """Upstream answered with an error before any output: *status*, *body* and *headers* go to the agent.
 
-    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    *code* is the error's code in the API's words, where it has one.
+    """
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str], *, code: str = "") -> None:
         super().__init__(f"upstream answered {status}")
         self.status = status
         self.body = body
         self.headers = dict(headers)
+        self.code = code
 
 
 class UpstreamUnavailable(UpstreamFault):

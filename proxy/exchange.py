@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from proxy.core.delta import Delta, Full, Mismatch
@@ -9,7 +10,7 @@ from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Traffic
-from proxy.upstream.pool import SUSPECT_SECONDS, Lease, NoLease, Partition, Pool
+from proxy.upstream.pool import SUSPECT_SECONDS, Doubt, Lease, NoLease, Partition, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
@@ -18,16 +19,23 @@ Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 _TOO_BIG = 1009
 """The close code for a message that is larger than upstream takes (RFC 6455, section 7.4.1)."""
 
+_REJECTED = frozenset({400, 404, 422})
+"""Statuses of an error that may lie in the form of the request, which over HTTP is the agent's own."""
+
 _OVERHEAD = 256
 """Bytes that `response.create` may add to a request's body: its type and an id."""
 
 
 class PlainHTTP(Exception):
-    """Nothing was shown to the agent, and this turn should go over plain HTTP, for *reason*."""
+    """Nothing was shown to the agent, and this turn should go over plain HTTP, for *reason*.
 
-    def __init__(self, reason: Mismatch) -> None:
+    *accepted* is to be called if upstream then takes there what it refused here.
+    """
+
+    def __init__(self, reason: Mismatch, accepted: Callable[[], None] = lambda: None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.accepted = accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +78,9 @@ class Exchange:
         anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
         """
         turn = self.turn
-        if turn.request.has_nulls and self._clock() < self._partition.nulls_refused_until:
-            raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)
+        doubt = self._doubt()
+        if doubt is not None and self._partition.refuses(doubt, self._clock()):
+            raise PlainHTTP(doubt.reason)
         fresh: Mismatch | None = None
         while not turn.finished:
             try:
@@ -118,15 +127,27 @@ class Exchange:
             except GarbledEvent as exc:
                 raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
             except UpstreamError as exc:
-                if exc.status == 400 and turn.request.has_nulls:
-                    self._partition.nulls_refused_until = self._clock() + self._waits.chaining_retry_seconds
-                    raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD) from exc
-                raise
+                raise self._instead(exc) from exc
             if shown:
                 await deliver(shown)
         connection.baseline = turn.baseline
         self._partition.turns_lost = 0
         self._learn(lease, upload)
+
+    def _doubt(self) -> Doubt | None:
+        """Return what upstream may refuse here though it takes the agent's own request over HTTP."""
+        request = self.turn.request
+        if request.echo is not None:
+            return Doubt(Mismatch.TRANSLATION_REFUSED, request.model)
+        return Doubt(Mismatch.UNSUPPORTED_FIELD) if request.has_nulls else None
+
+    def _instead(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
+        """Return what becomes of a turn that upstream refused in full: it may take it over HTTP."""
+        doubt = self._doubt()
+        if doubt is None or refusal.status not in _REJECTED or refusal.code == "context_length_exceeded":
+            return refusal
+        until = self._clock() + self._waits.chaining_retry_seconds
+        return PlainHTTP(doubt.reason, partial(self._partition.refuse, doubt, until))
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
         if isinstance(upload, Delta):

@@ -20,7 +20,10 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class TurnRecord:
-    """The figures of one finished turn, without a word of its content. Times in ms, sizes in bytes."""
+    """The figures of one finished turn, without a word of its content. Times in ms, sizes in bytes.
+
+    *detail* names the parameter of the request that is the *reason*, where it is one.
+    """
 
     id: str
     started_at: datetime
@@ -29,6 +32,7 @@ class TurnRecord:
     model: str | None
     upload: Literal["delta", "full", "http"]
     reason: str | None
+    detail: str | None
     items_total: int
     items_sent: int
     bytes_from_agent: int

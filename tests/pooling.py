@@ -10,6 +10,7 @@ from proxy.core.delta import Mismatch, TurnRequest
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
 from proxy.exchange import Exchange, Waits
+from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.connection import Timing
@@ -28,8 +29,8 @@ def request(*items: JSON, **fields: Any) -> TurnRequest:
     """Return the request of an agent whose history is *items*."""
     body = {"model": "gpt-5.5", "store": False, "stream": True, "input": items, **fields}
     read = Responses().decode(orjson.dumps(body))
-    assert isinstance(read, TurnRequest)
-    return read
+    assert isinstance(read, Readable)
+    return read.turn
 
 
 @dataclass

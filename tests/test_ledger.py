@@ -18,6 +18,7 @@ def record(**changes: Any) -> TurnRecord:
         "model": "gpt-5.5",
         "upload": "delta",
         "reason": None,
+        "detail": None,
         "items_total": 9,
         "items_sent": 2,
         "bytes_from_agent": 1000,

@@ -18,6 +18,7 @@ from proxy.core.delta import Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost
+from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.ledger import TurnRecord
 from proxy.simulator import (
@@ -145,8 +146,8 @@ def assert_in_full(proxied: Proxied, history: History) -> None:
 def request(*items: Item, **fields: Any) -> TurnRequest:
     """Return the request of an agent whose history is *items*."""
     read = Responses().decode(orjson.dumps({"model": "m", "stream": True, "input": items, **fields}))
-    assert isinstance(read, TurnRequest)
-    return read
+    assert isinstance(read, Readable)
+    return read.turn
 
 
 def event(kind: str, **fields: Any) -> ServerEvent:

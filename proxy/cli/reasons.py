@@ -13,7 +13,9 @@ EXPLANATIONS: dict[str, str] = {
     "after_restart": "packlight was restarted; it keeps no history of its own.",
     "busy": "The conversation's connection was busy with another turn.",
     "too_large": "The message is larger than upstream takes over a WebSocket.",
-    "unsupported_field": "The request has a field that keeps upstream's state in the agent's own hands.",
+    "unsupported_field": "The request has a field that a WebSocket or the Responses API has no equal for; "
+    "`detail` names it.",
+    "translation_refused": "Upstream takes this Chat request as it is, but refused it as a Responses request.",
     "not_diffable": "The request could not be read as a history, so it was passed on as it came.",
     "no_websocket": "Upstream has no WebSocket endpoint, or refused it for now.",
     "disabled": "Deltas are switched off for this kind of request, or in the settings.",

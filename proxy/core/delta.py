@@ -4,16 +4,17 @@
 reason why everything has to be sent (`Full`). It never guesses: any doubt is a `Full`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 from proxy.core.items import (
     Dropped,
     Fingerprint,
     Item,
     Output,
+    Raw,
     digest,
     marks,
     without_nulls,
@@ -88,10 +89,15 @@ class Mismatch(StrEnum):
     BUSY = "busy"
     TOO_LARGE = "too_large"
     UNSUPPORTED_FIELD = "unsupported_field"
+    TRANSLATION_REFUSED = "translation_refused"
     NOT_DIFFABLE = "not_diffable"
     NO_WEBSOCKET = "no_websocket"
     DISABLED = "disabled"
     DEFECT = "defect"
+
+
+Echo: TypeAlias = Callable[[Sequence[Raw]], Sequence[Raw]]
+"""From the items of a response as upstream holds them to those that an agent's next history shows for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,8 @@ class TurnRequest:
     *fields* are the agent's own, in its own values, without `input` and what is not sent over a WebSocket.
     *input* is the agent's `input` as it came: a text, or the JSON of *items*. *marks* has one fingerprint for
     each prefix of *items*, so that comparing with a baseline of any length takes one look. *size* is the length
-    of its JSON in bytes.
+    of its JSON in bytes. *echo* is given where the agent speaks another API than upstream, and the request was
+    translated: it says what becomes of a response in such an agent's history.
     """
 
     fields: Mapping[str, Any]
@@ -112,10 +119,18 @@ class TurnRequest:
     settings: Fingerprint
     stream: bool
     size: int
+    echo: Echo | None = None
 
     @classmethod
     def of(
-        cls, body: Mapping[str, Any], items: tuple[Item, ...], *, model: str, stream: bool, size: int
+        cls,
+        body: Mapping[str, Any],
+        items: tuple[Item, ...],
+        *,
+        model: str,
+        stream: bool,
+        size: int,
+        echo: Echo | None = None,
     ) -> "TurnRequest":
         """Read the fields of *body*, whose history is *items*."""
         fixed = {name: value for name, value in without_nulls(body).items() if _must_match(name)}
@@ -128,6 +143,7 @@ class TurnRequest:
             settings=digest(fixed),
             stream=stream,
             size=size,
+            echo=echo,
         )
 
     @property

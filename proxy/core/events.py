@@ -151,7 +151,8 @@ class Fault:
 
     def as_error(self) -> UpstreamError:
         """Return it as the HTTP answer that it would have been, in upstream's own words."""
-        return UpstreamError(self.status, orjson.dumps({"error": dict(self.error)}), self.headers)
+        body = orjson.dumps({"error": dict(self.error)})
+        return UpstreamError(self.status, body, self.headers, code=self.code)
 
     @property
     def is_miss(self) -> bool:

@@ -57,9 +57,8 @@ class Turn:
         self.response_id: str | None = None
         self.chain_ignored = False
         self._reused = False
-        self._certain = True
         self._retried_here = False
-        self._outputs: dict[int, Output] = {}
+        self._items: dict[int, Raw] = {}
         self._early: list[ServerEvent] = []
 
     @property
@@ -85,9 +84,8 @@ class Turn:
         self.baseline = None
         self.response_id = None
         self._reused = reused
-        self._outputs = {}
+        self._items = {}
         self._early = []
-        self._certain = True
         message = response_create(self.request, upload if isinstance(upload, Delta) else None)
         self.attempts += 1
         self.state = State.SENT
@@ -192,14 +190,8 @@ class Turn:
 
     def _note_output(self, event: Raw) -> None:
         item, index = event.get("item"), event.get("output_index")
-        if not isinstance(item, dict):
-            return
-        try:
-            output = Output.of(item)
-        except TypeError:  # nested too deeply, or with half a character: it cannot be known again
-            self._certain = False
-        else:
-            self._outputs[index if isinstance(index, int) else len(self._outputs)] = output
+        if isinstance(item, dict):
+            self._items[index if isinstance(index, int) else len(self._items)] = item
 
     def _end(self, event: ServerEvent) -> None:
         self.state = _ENDINGS.get(event.type, State.FAILED)
@@ -213,8 +205,8 @@ class Turn:
             self.chain_ignored = True
             return
         try:
-            outputs = self._all_outputs(response.get("output")) if self._certain else None
-        except TypeError:
+            outputs = self._all_outputs(response.get("output"))
+        except TypeError:  # nested too deeply, or with half a character: it cannot be known again
             outputs = None
         if outputs is None:
             return
@@ -228,18 +220,19 @@ class Turn:
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
         ciphertext. An item it has beyond the streamed ones leaves it uncertain what upstream holds.
         """
-        streamed = [self._outputs[index] for index in sorted(self._outputs)]
-        items = [item for item in final if isinstance(item, dict)] if isinstance(final, list) else []
-        if not streamed:
-            return tuple(Output.of(item) for item in items)
-        if len(items) > len(streamed):
+        final_items = [item for item in final if isinstance(item, dict)] if isinstance(final, list) else []
+        items = [self._items[index] for index in sorted(self._items)] or final_items
+        outputs = [Output.of(item) for item in items]
+        if len(final_items) > len(outputs):
             return None
-        for item in items:
-            index = next((n for n, output in enumerate(streamed) if output.is_item(item)), None)
+        for item in final_items:
+            index = next((n for n, output in enumerate(outputs) if output.is_item(item)), None)
             if index is None:
                 return None
-            streamed[index] = streamed[index].sealed(item)
-        return tuple(streamed)
+            outputs[index] = outputs[index].sealed(item)
+        if self.request.echo is not None:
+            return tuple(Output.of(item) for item in self.request.echo(items))
+        return tuple(outputs)
 
 
 def _response(event: ServerEvent) -> Raw:

@@ -5,14 +5,19 @@ from typing import Protocol
 
 from proxy.core.delta import Mismatch, TurnRequest
 from proxy.core.events import ServerEvent
+from proxy.errors import UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A request that goes upstream over HTTP in the agent's own bytes, for *reason*."""
+    """A request that goes upstream over HTTP in the agent's own bytes, for *reason*.
+
+    *detail* names the parameter that is the reason, where it is one.
+    """
 
     reason: Mismatch
     model: str | None = None
+    detail: str | None = None
 
 
 class Answer(Protocol):
@@ -24,12 +29,24 @@ class Answer(Protocol):
         ...
 
     def add(self, event: ServerEvent) -> bytes:
-        """Take an event; return the bytes to send now."""
+        """Take an event; return the bytes to send now. Raises UpstreamError for an error before any bytes."""
         ...
 
     def finish(self) -> bytes:
         """Return the bytes that end the answer. Raises UpstreamError where an error is all there is to show."""
         ...
+
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*, which takes the place of an answer, in the agent's dialect."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A request that was read as a *turn*, and the *answer* to it, still empty."""
+
+    turn: TurnRequest
+    answer: Answer
 
 
 class FrontEnd(Protocol):
@@ -40,10 +57,6 @@ class FrontEnd(Protocol):
         """The name in the figures."""
         ...
 
-    def decode(self, body: bytes) -> TurnRequest | Opaque:
+    def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body (decoded from its Content-Encoding)."""
-        ...
-
-    def answer(self, request: TurnRequest) -> Answer:
-        """Return an empty answer to *request*."""
         ...

@@ -5,7 +5,7 @@ harmless: no duplicate keys (parsers differ on which one wins), no numbers that 
 no lone surrogates, no nesting beyond what the writer takes. For anything else the agent's own bytes go upstream.
 """
 
-import json  # noqa: TID251  (orjson does not report duplicate keys nor numbers it cannot hold)
+import json  # noqa: TID251  (orjson hides duplicate keys and numbers it cannot hold, and refuses half characters)
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,14 @@ def parse(body: bytes) -> Any:
     except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
         raise UnfaithfulError(str(exc)) from exc
     return value
+
+
+def as_json(value: Any) -> bytes:
+    """Write what upstream said, the way it wrote it where that is half a character or nested deeply."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:

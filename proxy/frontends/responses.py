@@ -1,16 +1,15 @@
 """The Responses API: `POST /v1/responses`, streamed as server-sent events or answered whole."""
 
-import json  # noqa: TID251  (writes half a character, which orjson refuses)
 from typing import Any
 
-import orjson
-
 from proxy.core.delta import Mismatch, Reuse, TurnRequest, reuse
-from proxy.core.events import Fault, ServerEvent
+from proxy.core.events import ServerEvent
 from proxy.core.items import Item
+from proxy.errors import UpstreamError
 from proxy.frontends import sse
-from proxy.frontends.base import Answer, Opaque
-from proxy.frontends.faithful import UnfaithfulError, parse
+from proxy.frontends.base import Opaque, Readable
+from proxy.frontends.faithful import UnfaithfulError, as_json, parse
+from proxy.frontends.gathering import Gathering
 
 
 class Responses:
@@ -18,7 +17,7 @@ class Responses:
 
     name = "responses"
 
-    def decode(self, body: bytes) -> TurnRequest | Opaque:
+    def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
         try:
             request = parse(body)
@@ -29,16 +28,14 @@ class Responses:
         model, stream = request.get("model"), request.get("stream")
         if not isinstance(model, str) or not (stream is None or isinstance(stream, bool)):
             return Opaque(Mismatch.NOT_DIFFABLE)
-        if any(_taken(name, value) for name, value in request.items()):
-            return Opaque(Mismatch.UNSUPPORTED_FIELD, model)
+        taken = next((name for name, value in request.items() if _taken(name, value)), None)
+        if taken is not None:
+            return Opaque(Mismatch.UNSUPPORTED_FIELD, model, taken)
         items = _items(request.get("input"))
         if items is None:
             return Opaque(Mismatch.NOT_DIFFABLE, model)
-        return TurnRequest.of(request, items, model=model, stream=bool(stream), size=len(body))
-
-    def answer(self, request: TurnRequest) -> Answer:
-        """Return an empty answer to *request*."""
-        return StreamedAnswer() if request.stream else WholeAnswer()
+        turn = TurnRequest.of(request, items, model=model, stream=bool(stream), size=len(body))
+        return Readable(turn, StreamedAnswer() if stream else WholeAnswer())
 
 
 def _taken(name: str, value: Any) -> bool:
@@ -71,6 +68,10 @@ class StreamedAnswer:
         """Return nothing: the Responses API ends with its terminal event."""
         return b""
 
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*: upstream's own words."""
+        return error.body
+
 
 class WholeAnswer:
     """The response object of the terminal event, for agents that do not stream."""
@@ -78,30 +79,17 @@ class WholeAnswer:
     content_type = "application/json"
 
     def __init__(self) -> None:
-        self._items: dict[int, Any] = {}
-        self._last: ServerEvent | None = None
+        self._gathering = Gathering()
 
     def add(self, event: ServerEvent) -> bytes:
         """Keep what the answer needs; there is nothing to send yet."""
-        if event.type == "response.output_item.done":
-            done = event.json()
-            index = done.get("output_index")
-            self._items[index if isinstance(index, int) else len(self._items)] = done.get("item")
-        self._last = event
+        self._gathering.add(event)
         return b""
 
     def finish(self) -> bytes:
-        """Return the response; the streamed items count more than the terminal event's, unless it has others too.
+        """Return the response. Raises UpstreamError where the turn ended with an error instead of one."""
+        return as_json(self._gathering.response())
 
-        Raises UpstreamError where the turn ended with an error instead of a response.
-        """
-        last = self._last.json() if self._last is not None else {}
-        response = last.get("response")
-        if not isinstance(response, dict):
-            raise Fault.of(last).as_error()
-        if self._items and len(self._items) >= len(response.get("output") or ()):
-            response["output"] = [self._items[index] for index in sorted(self._items)]
-        try:
-            return orjson.dumps(response)
-        except TypeError:  # half a character, or nested deeply: written the way upstream wrote it
-            return json.dumps(response, separators=(",", ":")).encode()
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*: upstream's own words."""
+        return error.body

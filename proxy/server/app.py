@@ -2,16 +2,18 @@
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, TypeAlias
 
 import structlog
 from aiohttp import web
 
 from proxy.config import Config
 from proxy.core.delta import Mismatch
+from proxy.frontends.base import FrontEnd
+from proxy.frontends.chat import Chat
 from proxy.frontends.responses import Responses
 from proxy.ledger import Ledger, TurnRecord
 from proxy.server.figures import Figures
@@ -22,6 +24,8 @@ from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
 from proxy.upstream.pool import Limits, Pool
+
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger("server")
 
@@ -128,13 +132,13 @@ def _log_turn(record: TurnRecord) -> None:
 
 def _application(config: Config, services: Services) -> web.Application:
     guard = Guard(config.allowed_hosts, config.allowed_origins, config.allow_remote)
-    responses = Responses()
 
-    async def answer_responses(request: web.Request) -> web.StreamResponse:
-        return await AgentRequest(request, services, front_end=responses.name).answer(responses)
+    def answering(front_end: FrontEnd, *, enabled: bool = True) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            turn = AgentRequest(request, services, front_end=front_end.name)
+            return await (turn.answer(front_end) if enabled else turn.pass_through(Mismatch.DISABLED))
 
-    async def pass_chat(request: web.Request) -> web.StreamResponse:
-        return await AgentRequest(request, services, front_end="chat").pass_through(Mismatch.DISABLED)
+        return answer
 
     async def pass_through(request: web.Request) -> web.StreamResponse:
         if "websocket" in request.headers.get("Upgrade", "").lower():
@@ -162,8 +166,9 @@ def _application(config: Config, services: Services) -> web.Application:
     application.on_response_prepare.append(prepare)
     application.add_routes(Figures(services.ledger, config.upstream).routes())
     router = application.router
-    router.add_route("POST", "/v1/responses", answer_responses, expect_handler=expect)
-    router.add_route("POST", "/v1/chat/completions", pass_chat, expect_handler=expect)
+    chat = answering(Chat(), enabled=config.chat_completions == "translate")
+    router.add_route("POST", "/v1/responses", answering(Responses()), expect_handler=expect)
+    router.add_route("POST", "/v1/chat/completions", chat, expect_handler=expect)
     router.add_route("*", "/v1/{path:.*}", pass_through, expect_handler=expect)
     router.add_route("*", "/v1", pass_through, expect_handler=expect)
     router.add_route("*", "/{path:.*}", not_found, expect_handler=expect)

@@ -13,12 +13,12 @@ from aiohttp import ClientResponse, web
 from multidict import CIMultiDict
 
 from proxy.config import Config
-from proxy.core.delta import Delta, Mismatch, TurnRequest
+from proxy.core.delta import Delta, Mismatch
 from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import FrontEnd, Opaque
+from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply
@@ -84,6 +84,7 @@ class AgentRequest:
         self._reason: Mismatch | None = None
         self._http_attempts = 0
         self._model: str | None = None
+        self._detail: str | None = None
         self._turn: Turn | None = None
 
     async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
@@ -124,14 +125,17 @@ class AgentRequest:
             return await self._over_http(raw, Mismatch.TOO_LARGE)
         self._bytes_from_agent = len(raw)
         read = self._read(raw, front_end)
-        self._model = read.model
         if isinstance(read, Opaque):
+            self._model, self._detail = read.model, read.detail
             return await self._over_http(raw, read.reason)
-        self._turn = Turn(read)
+        self._model, self._turn = read.turn.model, Turn(read.turn)
         try:
-            return await self._over_websocket(self._turn, EventReply(self._reply, front_end.answer(read)))
+            return await self._over_websocket(self._turn, read.answer)
         except PlainHTTP as exc:
-            return await self._over_http(raw, exc.reason)
+            response = await self._over_http(raw, exc.reason)
+            if response.status < 400:
+                exc.accepted()
+            return response
         except ConnectionResetError:
             raise
         except Exception as exc:  # noqa: BLE001  (a defect: the agent gets its answer over HTTP, or a clean break)
@@ -146,7 +150,7 @@ class AgentRequest:
         at = f"{place.name}:{place.lineno}"
         log.error("defect", error=type(defect).__name__, at=at, shown=self._reply.begun)
 
-    def _read(self, raw: bytes, front_end: FrontEnd) -> TurnRequest | Opaque:
+    def _read(self, raw: bytes, front_end: FrontEnd) -> Readable | Opaque:
         config = self._services.config
         if config.websocket == "off":
             return Opaque(Mismatch.DISABLED)
@@ -156,9 +160,10 @@ class AgentRequest:
         except bodies.Undecodable:
             return Opaque(Mismatch.NOT_DIFFABLE)
 
-    async def _over_websocket(self, turn: Turn, events: EventReply) -> web.StreamResponse:
+    async def _over_websocket(self, turn: Turn, answer: Answer) -> web.StreamResponse:
         """Answer *turn* over a WebSocket. Raises PlainHTTP where nothing was shown and HTTP should be used."""
         services, request = self._services, self._request
+        events = EventReply(self._reply, answer)
         volatile = frozenset(name.lower() for name in services.config.volatile_headers)
         identity = of_identity(request.headers.items(), volatile)
         if not all(value.isascii() for _, value in identity):
@@ -175,7 +180,8 @@ class AgentRequest:
             self._status = _STATUSES.get(turn.state, "failed")
             return await events.finish()
         except UpstreamError as exc:
-            return self._reply.whole(exc.body, status=exc.status, headers=dict(of_answer(exc.headers.items())))
+            headers = dict(of_answer(exc.headers.items()))
+            return self._reply.whole(answer.refusal(exc), status=exc.status, headers=headers)
         except ConnectionLost as exc:
             log.warning("turn_broken_off", error=str(exc), shown=self._reply.begun)
             if self._reply.begun:
@@ -246,6 +252,7 @@ class AgentRequest:
             model=self._model,
             upload="http" if upload is None else "delta" if isinstance(upload, Delta) else "full",
             reason=reason.value if reason is not None else None,
+            detail=self._detail,
             items_total=total,
             items_sent=len(upload.items) if isinstance(upload, Delta) else total,
             bytes_from_agent=self._bytes_from_agent,

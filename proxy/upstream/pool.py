@@ -23,6 +23,9 @@ from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.meter import Meter
 
 _PARTITIONS_KEPT = 64
+_DOUBTS_KEPT = 64
+"""Refused forms of request remembered per partition."""
+
 _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
 SUSPECT_SECONDS = 30.0
@@ -62,6 +65,14 @@ class _Slot:
         return self.connection.baseline if self.connection is not None and self.free else self.claimed
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A form of request that some services refuse over a WebSocket, with the *reason* for then using HTTP."""
+
+    reason: Mismatch
+    model: str = ""
+
+
 @dataclass(slots=True)
 class Partition:
     """What one set of credentials may share."""
@@ -74,11 +85,21 @@ class Partition:
     chaining_off_until: float = 0.0
     misses: int = 0
     turns_lost: int = 0
-    nulls_refused_until: float = 0.0
+    refused_until: dict[Doubt, float] = field(default_factory=dict)
 
     def refuse_until(self, moment: float) -> None:
         """Use plain HTTP until the clock shows *moment*."""
         self.websocket_refused_until = max(self.websocket_refused_until, moment)
+
+    def refuse(self, doubt: Doubt, moment: float) -> None:
+        """Take *doubt* for certain until the clock shows *moment*."""
+        if len(self.refused_until) >= _DOUBTS_KEPT:
+            del self.refused_until[next(iter(self.refused_until))]
+        self.refused_until[doubt] = moment
+
+    def refuses(self, doubt: Doubt, now: float) -> bool:
+        """Whether upstream lately refused what *doubt* says."""
+        return now < self.refused_until.get(doubt, now)
 
 
 class Lease:

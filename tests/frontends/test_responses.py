@@ -8,7 +8,7 @@ import pytest
 from proxy.core.delta import FIELDS, Mismatch, Reuse, TurnRequest, reuse
 from proxy.core.events import ServerEvent
 from proxy.errors import UpstreamError
-from proxy.frontends.base import Opaque
+from proxy.frontends.base import Opaque, Readable
 from proxy.frontends.responses import Responses, StreamedAnswer, WholeAnswer
 
 JSON = dict[str, Any]
@@ -16,7 +16,7 @@ MINIMAL: JSON = {"model": "gpt-5.5", "input": "Hello"}
 NOT_OURS = sorted(name for name in FIELDS if reuse(name) is Reuse.NOT_OURS)
 
 
-def decode(**fields: Any) -> TurnRequest | Opaque:
+def decode(**fields: Any) -> Readable | Opaque:
     """Read a request that has *fields* too."""
     return Responses().decode(orjson.dumps({**MINIMAL, **fields}))
 
@@ -24,8 +24,8 @@ def decode(**fields: Any) -> TurnRequest | Opaque:
 def read(**fields: Any) -> TurnRequest:
     """Read a request that has to be a turn."""
     request = decode(**fields)
-    assert isinstance(request, TurnRequest), request
-    return request
+    assert isinstance(request, Readable), request
+    return request.turn
 
 
 def event(kind: str, **fields: Any) -> ServerEvent:
@@ -50,8 +50,9 @@ def test_a_request_is_read_as_a_turn() -> None:
     """Its history, its model, its size, and whether it streams."""
     items = [{"role": "user", "content": "Hello"}, message("Hi"), {"role": "user", "content": "What is here?"}]
     body = orjson.dumps({"model": "gpt-5.5", "stream": True, "store": False, "input": items})
-    request = Responses().decode(body)
-    assert isinstance(request, TurnRequest)
+    read = Responses().decode(body)
+    assert isinstance(read, Readable)
+    request = read.turn
     assert [item.raw for item in request.items] == items
     assert request.input == items
     assert len(request.marks) == 4
@@ -72,26 +73,27 @@ def test_a_request_without_input_has_no_history() -> None:
     for request in (read(input=None), read(input=[])):
         assert request.items == ()
     absent = Responses().decode(b'{"model":"gpt-5.5"}')
-    assert isinstance(absent, TurnRequest)
-    assert absent.items == ()
-    assert absent.input is None
+    assert isinstance(absent, Readable)
+    assert absent.turn.items == ()
+    assert absent.turn.input is None
 
 
 @pytest.mark.parametrize(("given", "streams"), [(True, True), (False, False), (None, False)])
 def test_an_agent_says_whether_it_streams(given: bool | None, streams: bool) -> None:  # noqa: FBT001
     """By default it does not."""
-    request = read(stream=given)
-    assert request.stream is streams
-    assert "stream" not in request.fields
-    assert isinstance(Responses().answer(request), StreamedAnswer if streams else WholeAnswer)
+    request = decode(stream=given)
+    assert isinstance(request, Readable)
+    assert request.turn.stream is streams
+    assert "stream" not in request.turn.fields
+    assert isinstance(request.answer, StreamedAnswer if streams else WholeAnswer)
 
 
 def test_pretty_printed_requests_are_read() -> None:
     """Spaces carry no meaning."""
     pretty = orjson.dumps({**MINIMAL, "temperature": 0.5}, option=orjson.OPT_INDENT_2)
     request = Responses().decode(pretty)
-    assert isinstance(request, TurnRequest)
-    assert request.marks == read().marks
+    assert isinstance(request, Readable)
+    assert request.turn.marks == read().marks
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_a_history_of_another_shape_goes_in_its_own_bytes(given: Any) -> None:
 @pytest.mark.parametrize("value", ["x", "", True, 0, 1, {}, {"id": "x"}, []])
 def test_a_request_that_manages_upstreams_state_goes_in_its_own_bytes(name: str, value: Any) -> None:
     """Whatever the value is worth."""
-    assert decode(**{name: value}) == Opaque(Mismatch.UNSUPPORTED_FIELD, "gpt-5.5")
+    assert decode(**{name: value}) == Opaque(Mismatch.UNSUPPORTED_FIELD, "gpt-5.5", name)
 
 
 @pytest.mark.parametrize("name", NOT_OURS)
@@ -144,10 +146,10 @@ def test_false_means_nothing_only_for_background(name: str) -> None:
     """Elsewhere it asks for something: `generate: false` for no answer at all."""
     request = decode(**{name: False})
     if name == "background":
-        assert isinstance(request, TurnRequest)
-        assert name not in request.fields
+        assert isinstance(request, Readable)
+        assert name not in request.turn.fields
     else:
-        assert request == Opaque(Mismatch.UNSUPPORTED_FIELD, "gpt-5.5")
+        assert request == Opaque(Mismatch.UNSUPPORTED_FIELD, "gpt-5.5", name)
 
 
 # Answers.

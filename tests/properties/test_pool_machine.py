@@ -17,7 +17,7 @@ from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import Opaque
+from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.ledger import Connections, Traffic
 from proxy.simulator import (
@@ -298,8 +298,8 @@ class PoolMachine(RuleBasedStateMachine):
         request = Responses().decode(
             orjson.dumps({"model": "m", "store": False, "stream": True, "input": agent.history})
         )
-        assert not isinstance(request, Opaque)
-        turn = Turn(request)
+        assert isinstance(request, Readable)
+        turn = Turn(request.turn)
         exchange = Exchange(
             turn, self.pool, self.pool.partition(of_identity(headers)), WAITS, lambda: self.now, Traffic()
         )

@@ -20,7 +20,7 @@ from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import Opaque
+from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.ledger import Traffic
 from proxy.upstream.headers import of_identity
@@ -205,8 +205,8 @@ class World:
             self._log(f"{case.agent.key} {id(case.agent) % 9973} asks {body.decode()}")
         self.cases += 1
         request = self._responses.decode(body)
-        assert not isinstance(request, Opaque), request
-        turn = Turn(request)
+        assert isinstance(request, Readable), request
+        turn = Turn(request.turn)
         partition = self.pool.partition(IDENTITIES[case.key])
         exchange = Exchange(turn, self.pool, partition, WAITS, self._clock, Traffic())
 

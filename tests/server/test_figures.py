@@ -80,7 +80,7 @@ async def test_stats_count_turns_by_upload_and_reason(proxied: Any) -> None:
     assert stats["turns"] == {"total": 5, "delta": 1, "full": 2, "http": 2, "failed": 1}
     reasons = stats["full_reasons"]
     assert sum(reasons.values()) == 4
-    assert (reasons["unsupported_field"], reasons["disabled"]) == (1, 1)
+    assert (reasons["unsupported_field"], reasons["not_diffable"]) == (1, 1)
     assert set(reasons) <= {each.value for each in Mismatch}
     assert stats["connections"] == {"open": 2, "opened": 2, "lost": 0}
 
@@ -103,6 +103,7 @@ TURN = {
     "model": str,
     "upload": str,
     "reason": str | None,
+    "detail": str | None,
     "items_total": int,
     "items_sent": int,
     "bytes_from_agent": int,

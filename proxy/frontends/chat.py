@@ -1,0 +1,54 @@
+"""Chat Completions: `POST /v1/chat/completions`, as turns of the Responses API and back.
+
+A request that has no exact equal there goes to upstream's own endpoint for it, in the agent's own bytes.
+"""
+
+from typing import Any
+
+from proxy.core.delta import Mismatch, TurnRequest
+from proxy.core.items import Item
+from proxy.frontends import chat_messages, chat_request
+from proxy.frontends.base import Answer, Opaque, Readable
+from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
+from proxy.frontends.chat_request import Untranslatable
+from proxy.frontends.faithful import UnfaithfulError, parse
+
+
+class Chat:
+    """The front end for agents that speak Chat Completions."""
+
+    name = "chat"
+
+    def decode(self, body: bytes) -> Readable | Opaque:
+        """Read a request body, or say why only its own bytes will do."""
+        try:
+            request = parse(body)
+        except UnfaithfulError:
+            return Opaque(Mismatch.NOT_DIFFABLE)
+        if not isinstance(request, dict):
+            return Opaque(Mismatch.NOT_DIFFABLE)
+        model, stream = request.get("model"), request.get("stream")
+        if not isinstance(model, str) or not isinstance(stream, bool | None):
+            return Opaque(Mismatch.NOT_DIFFABLE)
+        try:
+            fields = chat_request.settings(request)
+            items = chat_messages.items(request.get("messages"))
+        except Untranslatable as exc:
+            return Opaque(Mismatch.UNSUPPORTED_FIELD, model, str(exc))
+        turn = TurnRequest.of(
+            {"model": model, **fields, "input": items},
+            tuple(Item.of(item) for item in items),
+            model=model,
+            stream=bool(stream),
+            size=len(body),
+            echo=chat_messages.echo,
+        )
+        return Readable(turn, _answer(request, stream=bool(stream)))
+
+
+def _answer(request: dict[str, Any], *, stream: bool) -> Answer:
+    logprobs = request.get("logprobs") is True
+    if not stream:
+        return WholeCompletion(logprobs=logprobs)
+    options = request.get("stream_options") or {}
+    return StreamedCompletion(usage=options.get("include_usage") is True, logprobs=logprobs)

@@ -1,0 +1,217 @@
+"""Responses events as a Chat completion: in chunks, or whole.
+
+The first chunk leaves with the first words or the first call, not with `response.created`: until then a failure
+is an HTTP status, which agents retry.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from proxy.core.events import ERRORS, Fault, ServerEvent
+from proxy.core.items import Raw
+from proxy.errors import UpstreamError
+from proxy.frontends import chat_completion as completion
+from proxy.frontends import sse
+from proxy.frontends.chat_messages import content_parts
+from proxy.frontends.faithful import as_json
+from proxy.frontends.gathering import Gathering
+
+_ENDED_BADLY = frozenset({"failed", "cancelled"})
+
+_Place: TypeAlias = tuple[Any, Any]
+"""Where words stand in a response: output index, and content index (None for a call's)."""
+
+
+class StreamedCompletion:
+    """Chunks, as `data:` lines, ended by `[DONE]`. *usage* and *logprobs* are given where they were asked for."""
+
+    content_type = sse.CONTENT_TYPE
+
+    def __init__(self, *, usage: bool, logprobs: bool) -> None:
+        self._usage = usage
+        self._logprobs = logprobs
+        self._head: dict[str, Any] = {}
+        self._begun = False
+        self._sent: dict[_Place, int] = {}  # characters
+        self._calls: dict[Any, int] = {}  # by output index: which of the calls it is
+
+    def add(self, event: ServerEvent) -> bytes:
+        """Return the chunks that say *event*. Raises UpstreamError for a failure before the first chunk."""
+        write = self._WRITERS.get(event.type)
+        return b"".join(write(self, event.json())) if write is not None else b""
+
+    def finish(self) -> bytes:
+        """Return nothing: what ends a stream left with the terminal event."""
+        return b""
+
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error* in the words of Chat Completions."""
+        return completion.reworded(error)
+
+    def _created(self, event: Raw) -> Iterator[bytes]:
+        self._head = completion.head("chat.completion.chunk", _response(event))
+        yield from ()
+
+    def _item_added(self, event: Raw) -> Iterator[bytes]:
+        item, index = event.get("item"), event.get("output_index")
+        if not isinstance(item, dict) or item.get("type") not in completion.CALLS or index in self._calls:
+            return
+        kind, text = completion.CALLS[item["type"]]
+        self._calls[index] = len(self._calls)
+        begun = {"index": self._calls[index], "id": item.get("call_id"), "type": kind}
+        yield from self._chunk({"tool_calls": [{**begun, kind: {"name": item.get("name"), text: ""}}]})
+
+    def _text(self, event: Raw) -> Iterator[bytes]:
+        yield from self._words(event, "content", event.get("delta"), event.get("logprobs"))
+
+    def _refused(self, event: Raw) -> Iterator[bytes]:
+        yield from self._words(event, "refusal", event.get("delta"))
+
+    def _words(self, event: Raw, key: str, words: Any, tokens: Any = None) -> Iterator[bytes]:
+        if isinstance(words, str) and words:
+            place = event.get("output_index"), event.get("content_index")
+            self._sent[place] = self._sent.get(place, 0) + len(words)
+            logprobs = completion.logprobs(tokens) if self._logprobs else None
+            yield from self._chunk({key: words}, event, logprobs=logprobs)
+
+    def _arguments(self, event: Raw) -> Iterator[bytes]:
+        yield from self._written(event, "function_call", event.get("delta"))
+
+    def _input(self, event: Raw) -> Iterator[bytes]:
+        yield from self._written(event, "custom_tool_call", event.get("delta"))
+
+    def _written(self, event: Raw, item_type: str, words: Any) -> Iterator[bytes]:
+        index = event.get("output_index")
+        if index in self._calls and isinstance(words, str) and words:
+            kind, text = completion.CALLS[item_type]
+            self._sent[index, None] = self._sent.get((index, None), 0) + len(words)
+            yield from self._chunk({"tool_calls": [{"index": self._calls[index], kind: {text: words}}]}, event)
+
+    def _item_done(self, event: Raw) -> Iterator[bytes]:
+        """Say what was not streamed piece by piece: services may send an item whole."""
+        item, index = event.get("item"), event.get("output_index")
+        if not isinstance(item, dict):
+            return
+        if item.get("type") in completion.CALLS:
+            yield from self._item_added(event)
+            _, text = completion.CALLS[item["type"]]
+            yield from self._written(
+                {"output_index": index}, item["type"], self._rest((index, None), item.get(text))
+            )
+        for number, part in enumerate(content_parts(item)):
+            key, text = ("refusal", "refusal") if part.get("type") == "refusal" else ("content", "text")
+            words = self._rest((index, number), part.get(text))
+            tokens = part.get("logprobs") if words == part.get(text) else None
+            yield from self._words({"output_index": index, "content_index": number}, key, words, tokens)
+
+    def _rest(self, place: _Place, whole: Any) -> str:
+        return whole[self._sent.get(place, 0) :] if isinstance(whole, str) else ""
+
+    def _ended(self, event: Raw) -> Iterator[bytes]:
+        response = _response(event)
+        if response.get("status") in _ENDED_BADLY:
+            yield from self._failed(event)
+            return
+        self._head = self._head or completion.head("chat.completion.chunk", response)
+        if not self._begun:
+            for index, item in enumerate(_output(response)):  # it may be told here alone
+                yield from self._item_done({"item": item, "output_index": index})
+        yield from self._chunk({}, finish_reason=completion.finish_reason(response, called=bool(self._calls)))
+        if self._usage:
+            yield _record({**self._head, "choices": [], "usage": completion.usage(response.get("usage"))})
+        yield b"data: [DONE]\n\n"
+
+    def _failed(self, event: Raw) -> Iterator[bytes]:
+        fault = Fault.of(event)
+        if not self._begun:
+            raise fault.as_error()
+        yield _record({"error": completion.fault(fault.error, fault.status)})
+
+    def _chunk(
+        self,
+        delta: dict[str, Any],
+        event: Raw | None = None,
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+    ) -> Iterator[bytes]:
+        if not self._begun:
+            self._begun = True
+            yield from self._chunk({"role": "assistant", "content": "", "refusal": None})
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        chunk = {**self._head, "choices": [choice]}
+        if self._usage:
+            chunk["usage"] = None
+        if event is not None and "obfuscation" in event:
+            chunk["obfuscation"] = event["obfuscation"]
+        yield _record(chunk)
+
+    _WRITERS: ClassVar[Mapping[str, Callable[["StreamedCompletion", Raw], Iterator[bytes]]]] = {
+        "response.created": _created,
+        "response.output_item.added": _item_added,
+        "response.output_text.delta": _text,
+        "response.refusal.delta": _refused,
+        "response.function_call_arguments.delta": _arguments,
+        "response.custom_tool_call_input.delta": _input,
+        "response.output_item.done": _item_done,
+        "response.completed": _ended,
+        "response.incomplete": _ended,
+        "response.done": _ended,
+        "response.failed": _failed,
+        "response.cancelled": _failed,
+        **dict.fromkeys(ERRORS, _failed),
+    }
+    """What each event makes of the stream; one that is not here has no place in a Chat completion."""
+
+
+class WholeCompletion:
+    """One completion, for agents that do not stream. *logprobs* are given where they were asked for."""
+
+    content_type = "application/json"
+
+    def __init__(self, *, logprobs: bool) -> None:
+        self._logprobs = logprobs
+        self._gathering = Gathering()
+
+    def add(self, event: ServerEvent) -> bytes:
+        """Keep what the completion needs; there is nothing to send yet."""
+        self._gathering.add(event)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the completion. Raises UpstreamError where the turn failed."""
+        response = self._gathering.response()
+        if response.get("status") in _ENDED_BADLY:
+            raise Fault.of({"response": response}).as_error()
+        output = _output(response)
+        message = completion.message(output)
+        choice = {
+            "index": 0,
+            "message": message,
+            "logprobs": self._tokens(output) if self._logprobs else None,
+            "finish_reason": completion.finish_reason(response, called="tool_calls" in message),
+        }
+        head = completion.head("chat.completion", response)
+        return as_json({**head, "choices": [choice], "usage": completion.usage(response.get("usage"))})
+
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error* in the words of Chat Completions."""
+        return completion.reworded(error)
+
+    def _tokens(self, output: Sequence[Raw]) -> dict[str, Any] | None:
+        told = [part.get("logprobs") for item in output for part in content_parts(item)]
+        return completion.logprobs([token for tokens in told if isinstance(tokens, list) for token in tokens])
+
+
+def _response(event: Raw) -> Raw:
+    response = event.get("response")
+    return response if isinstance(response, dict) else {}
+
+
+def _output(response: Raw) -> list[Raw]:
+    output = response.get("output")
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+
+
+def _record(data: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % as_json(data)

@@ -1,0 +1,139 @@
+"""The parts of a Chat completion, from those of a response."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from proxy.core.items import Raw
+from proxy.errors import UpstreamError
+from proxy.frontends.chat_messages import content_parts, said
+
+CALLS: Mapping[str, tuple[str, str]] = {
+    "function_call": ("function", "arguments"),
+    "custom_tool_call": ("custom", "input"),
+}
+"""The items that are tool calls: the type of the call, and the name of what the model wrote for it."""
+
+_FINISH_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
+
+_PARAMETERS = {
+    "input": "messages",
+    "max_output_tokens": "max_completion_tokens",
+    "reasoning": "reasoning_effort",
+    "text": "response_format",
+}
+"""What a Chat request calls the field of a Responses request that an error names."""
+
+
+def head(kind: str, response: Raw) -> dict[str, Any]:
+    """Return what every chunk of *response* has in common, or the whole completion's beginning."""
+    created = response.get("created_at")
+    shared: dict[str, Any] = {
+        "id": str(response.get("id")).replace("resp_", "chatcmpl-", 1),
+        "object": kind,
+        "created": int(created) if isinstance(created, int | float) else 0,
+        "model": response.get("model"),
+    }
+    if response.get("service_tier") is not None:
+        shared["service_tier"] = response["service_tier"]
+    return {**shared, "system_fingerprint": None}
+
+
+def message(output: Sequence[Raw]) -> dict[str, Any]:
+    """Return the one message that says what *output* says."""
+    text, refusal = said([part for item in output for part in content_parts(item)])
+    whole: dict[str, Any] = {
+        "role": "assistant",
+        "content": text or None,
+        "refusal": refusal or None,
+        "annotations": [],
+    }
+    calls = [_call(item) for item in output if item.get("type") in CALLS]
+    return {**whole, "tool_calls": calls} if calls else whole
+
+
+def _call(item: Raw) -> dict[str, Any]:
+    kind, text = CALLS[item["type"]]
+    return {"id": item.get("call_id"), "type": kind, kind: {"name": item.get("name"), text: item.get(text)}}
+
+
+def finish_reason(response: Raw, *, called: bool) -> str:
+    """Say why *response* ended; *called* if it has a tool call."""
+    if response.get("status") == "incomplete":
+        details = response.get("incomplete_details")
+        reason = details.get("reason") if isinstance(details, dict) else None
+        return _FINISH_REASONS.get(str(reason), "length")
+    return "tool_calls" if called else "stop"
+
+
+def usage(given: Any) -> dict[str, Any] | None:
+    """Return the tokens used, as upstream counted them."""
+    if not isinstance(given, dict):
+        return None
+    counted = {
+        "prompt_tokens": given.get("input_tokens"),
+        "completion_tokens": given.get("output_tokens"),
+        "total_tokens": given.get("total_tokens"),
+    }
+    details = {
+        "prompt_tokens_details": given.get("input_tokens_details"),
+        "completion_tokens_details": given.get("output_tokens_details"),
+    }
+    return counted | {name: value for name, value in details.items() if value is not None}
+
+
+def logprobs(tokens: Any) -> dict[str, Any] | None:
+    """Return the log probabilities of a text's *tokens*; None where upstream told none."""
+    if not isinstance(tokens, list):
+        return None
+    return {"content": [_token(token) for token in tokens if isinstance(token, dict)], "refusal": None}
+
+
+def _token(given: Raw) -> dict[str, Any]:
+    top = given.get("top_logprobs")
+    return {**_likely(given), "top_logprobs": [_likely(each) for each in top] if isinstance(top, list) else []}
+
+
+def _likely(given: Raw) -> dict[str, Any]:
+    token = given.get("token")
+    spelt = given["bytes"] if "bytes" in given else _spelt(token) if isinstance(token, str) else None
+    return {"token": token, "logprob": given.get("logprob"), "bytes": spelt}
+
+
+_ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
+
+
+def _spelt(token: str) -> list[int] | None:
+    r"""Return the bytes of *token*, which events leave out; a piece of a character is written like `\xe2\x80`."""
+    if _ESCAPED.fullmatch(token):
+        return list(bytes.fromhex(token.replace("\\x", "")))
+    return None if "\\x" in token or "\ufffd" in token else list(token.encode())
+
+
+def fault(error: Raw, status: int) -> dict[str, Any]:
+    """Return the error object for upstream's *error*, naming the parameter as a Chat request does."""
+    parameter = error.get("param")
+    if isinstance(parameter, str):
+        name = re.split(r"[.\[]", parameter, maxsplit=1)[0]
+        parameter = _PARAMETERS.get(name, parameter)
+    return {
+        **error,
+        "message": error.get("message") or "upstream ended the response without an answer",
+        "type": error.get("type") or ("invalid_request_error" if status < 500 else "server_error"),
+        "param": parameter,
+        "code": error.get("code"),
+    }
+
+
+def reworded(error: UpstreamError) -> bytes:
+    """Return the body of *error* in the words of Chat Completions; a body in no API's words stays as it is."""
+    try:
+        body = orjson.loads(error.body)
+    except orjson.JSONDecodeError:
+        return error.body
+    said_in = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(said_in, dict):
+        return error.body
+    return orjson.dumps({**body, "error": fault(said_in, error.status)})

@@ -1,0 +1,187 @@
+"""Chat messages and Responses items: what one says, in the other's words.
+
+A message of the assistant is one in a Chat history, whatever it said and however many tools it called; a
+response has an item for each. Reasoning has no place in a Chat history: upstream keeps it in the chain, and a
+history that is sent in full has none, as it would have without packlight.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from proxy.core.items import Raw, item_type, without_nulls
+from proxy.frontends.chat_request import Untranslatable, take
+
+_ROLES = frozenset({"system", "developer", "user"})
+
+_BESIDE_WORDS = frozenset({"annotations", "parsed", "reasoning", "reasoning_content", "reasoning_details"})
+_BESIDE_CALLS = frozenset({"index", "parsed_arguments"})
+"""What agents keep of an answer beside what it said: no model reads it again, and not every upstream takes it."""
+
+
+def items(messages: Any) -> list[dict[str, Any]]:
+    """Return the items that say what *messages* say, in order.
+
+    Raises Untranslatable where there is none for a part of them, or where they make no sense.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise Untranslatable("messages")
+    outputs: dict[str, str] = {}  # from a call's id to the type of its output's item
+    translated: list[dict[str, Any]] = []
+    for message in messages:
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == "assistant":
+            said = list(_said(message))
+            outputs.update({item["call_id"]: f"{item['type']}_output" for item in said if "call_id" in item})
+            translated += said
+        elif role == "tool":
+            translated.append(_tool_output(message, outputs))
+        elif isinstance(role, str) and role in _ROLES:
+            translated.append(_message(message))
+        else:
+            raise Untranslatable("messages.role")
+    return translated
+
+
+def _message(message: Raw) -> dict[str, Any]:
+    role, content = take(message, "messages", "role", "content")
+    if not isinstance(content, str):
+        content = _parts(content, _GIVEN)
+    return {"type": "message", "role": role, "content": content}
+
+
+def _tool_output(message: Raw, outputs: Mapping[str, str]) -> dict[str, Any]:
+    _, call_id, content = take(message, "messages", "role", "tool_call_id", "content")
+    if not isinstance(call_id, str) or call_id not in outputs:
+        raise Untranslatable("messages.tool_call_id")
+    if not isinstance(content, str):
+        content = _parts(content, {"text": _GIVEN["text"]})
+    return {"type": outputs[call_id], "call_id": call_id, "output": content}
+
+
+def _said(message: Raw) -> Iterator[dict[str, Any]]:
+    """Yield the items of one message of the assistant: what it said, then its calls."""
+    own = _without(message, _BESIDE_WORDS)
+    _, content, refusal, calls = take(own, "messages", "role", "content", "refusal", "tool_calls")
+    parts: list[dict[str, Any]] = []
+    if isinstance(content, str):
+        parts += [_spoken(content)] if content or not (calls or refusal) else []
+    elif content is not None:
+        parts += _parts(content, _SAID)
+    if refusal is not None:
+        parts.append(_refused(refusal))
+    if parts:
+        yield {"type": "message", "role": "assistant", "content": parts}
+    if not isinstance(calls, list | None):
+        raise Untranslatable("messages.tool_calls")
+    if not parts and not calls:
+        raise Untranslatable("messages.content")
+    for call in calls or ():
+        yield _call(call)
+
+
+def _call(given: Any) -> dict[str, Any]:
+    call_id, kind, *tools = take(
+        _without(given, _BESIDE_CALLS), "messages.tool_calls", "id", "type", "function", "custom"
+    )
+    if kind not in {None, "function", "custom"} or not isinstance(call_id, str):
+        raise Untranslatable("messages.tool_calls")
+    called, other = tools if kind != "custom" else reversed(tools)
+    if other is not None:
+        raise Untranslatable("messages.tool_calls")
+    text = "arguments" if kind != "custom" else "input"
+    name, written = take(_without(called, _BESIDE_CALLS), "messages.tool_calls.function", "name", text)
+    if not isinstance(name, str) or not isinstance(written, str):
+        raise Untranslatable("messages.tool_calls")
+    item_kind = "function_call" if kind != "custom" else "custom_tool_call"
+    return {"type": item_kind, "call_id": call_id, "name": name, text: written}
+
+
+def _without(given: Any, names: frozenset[str]) -> Any:
+    if not isinstance(given, dict):
+        return given
+    return {name: value for name, value in given.items() if name not in names}
+
+
+_Translate = Callable[[Any], dict[str, Any]]
+
+
+def _parts(content: Any, known: Mapping[str, tuple[str, _Translate]]) -> list[dict[str, Any]]:
+    """Translate content parts; *known* says under which key each type has its own, and how that is read."""
+    if not isinstance(content, list):
+        raise Untranslatable("messages.content")
+    return [_part(part, known) for part in content]
+
+
+def _part(part: Any, known: Mapping[str, tuple[str, _Translate]]) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str) or kind not in known:
+        raise Untranslatable("messages.content")
+    key, translate = known[kind]
+    _, value, breakpoint_ = take(part, "messages.content", "type", key, "prompt_cache_breakpoint")
+    return without_nulls({**translate(value), "prompt_cache_breakpoint": breakpoint_})
+
+
+def _text(text: Any) -> dict[str, Any]:
+    return {"type": "input_text", "text": text}
+
+
+def _image(image: Any) -> dict[str, Any]:
+    url, detail = take(image, "messages.content.image_url", "url", "detail")
+    return {"type": "input_image", "image_url": url, "detail": "auto" if detail is None else detail}
+
+
+def _audio(audio: Any) -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": audio}
+
+
+def _file(file: Any) -> dict[str, Any]:
+    names = ("file_data", "file_id", "filename")
+    return {"type": "input_file", **dict(zip(names, take(file, "messages.content.file", *names), strict=True))}
+
+
+def _spoken(text: Any) -> dict[str, Any]:
+    return {"type": "output_text", "text": text}
+
+
+def _refused(text: Any) -> dict[str, Any]:
+    return {"type": "refusal", "refusal": text}
+
+
+_GIVEN: Mapping[str, tuple[str, _Translate]] = {
+    "text": ("text", _text),
+    "image_url": ("image_url", _image),
+    "input_audio": ("input_audio", _audio),
+    "file": ("file", _file),
+}
+_SAID: Mapping[str, tuple[str, _Translate]] = {"text": ("text", _spoken), "refusal": ("refusal", _refused)}
+
+
+def echo(output: Sequence[Raw]) -> list[Raw]:
+    """Return the items of a response the way `items` reads an agent's account of it.
+
+    All it said is one message, before its calls. What a Chat completion cannot show is not left out, so that
+    no agent's account fits.
+    """
+    parts = [part for item in output for part in content_parts(item)]
+    text, refusal = said(parts)
+    merged = [_spoken(text)] * bool(text) + [_refused(refusal)] * bool(refusal)
+    merged += [part for part in parts if part.get("type") not in {"output_text", "refusal"}]
+    message = {"type": "message", "role": "assistant", "content": merged}
+    reasoning = [item for item in output if item_type(item) == "reasoning"]
+    rest = [item for item in output if item_type(item) not in {"message", "reasoning"}]
+    return [*reasoning, *[message] * bool(merged), *rest]
+
+
+def content_parts(item: Raw) -> list[dict[str, Any]]:
+    """Return the parts of *item* where it is a message, in the places that `content_index` counts."""
+    content = item.get("content") if item_type(item) == "message" else None
+    return [part if isinstance(part, dict) else {} for part in content] if isinstance(content, list) else []
+
+
+def said(parts: Sequence[Raw]) -> tuple[str, str]:
+    """Return the text and the refusal in the content *parts* of a response's messages."""
+    return _joined(parts, "output_text", "text"), _joined(parts, "refusal", "refusal")
+
+
+def _joined(parts: Sequence[Raw], kind: str, key: str) -> str:
+    return "".join(part[key] for part in parts if part.get("type") == kind and isinstance(part.get(key), str))
