@@ -227,3 +227,9 @@ def test_an_answer_of_nothing_is_an_error() -> None:
 def test_the_front_end_has_a_name() -> None:
     """The figures are kept under it."""
     assert Responses().name == "responses"
+
+
+@pytest.mark.parametrize("answer", [StreamedAnswer(), WholeAnswer()])
+def test_a_refusal_is_in_upstreams_own_words(answer: StreamedAnswer | WholeAnswer) -> None:
+    """The agent speaks the same API."""
+    assert answer.refusal(UpstreamError(400, b'{"error":{}}', {})) == b'{"error":{}}'

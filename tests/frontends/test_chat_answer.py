@@ -1,0 +1,372 @@
+"""Chat completions written from Responses events, in chunks and whole."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.core.events import ServerEvent
+from proxy.errors import UpstreamError
+from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
+
+JSON = dict[str, Any]
+RESPONSE: JSON = {
+    "id": "resp_1",
+    "created_at": 7.5,
+    "model": "m",
+    "service_tier": "default",
+    "status": "in_progress",
+}
+USAGE: JSON = {
+    "input_tokens": 5,
+    "output_tokens": 3,
+    "total_tokens": 8,
+    "input_tokens_details": {"cached_tokens": 4},
+    "output_tokens_details": {"reasoning_tokens": 2},
+}
+COUNTED: JSON = {
+    "prompt_tokens": 5,
+    "completion_tokens": 3,
+    "total_tokens": 8,
+    "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 2},
+}
+HEAD: JSON = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 7,
+    "model": "m",
+    "service_tier": "default",
+    "system_fingerprint": None,
+}
+
+
+def event(kind: str, **fields: Any) -> ServerEvent:
+    """Return an event from upstream."""
+    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
+
+
+CREATED = event("response.created", response=RESPONSE)
+
+
+def words(text: str, output: int = 0, content: int = 0, **fields: Any) -> ServerEvent:
+    """Return a piece of text."""
+    return event("response.output_text.delta", delta=text, output_index=output, content_index=content, **fields)
+
+
+def done(item: Any, output: int = 0) -> ServerEvent:
+    """Return a finished item."""
+    return event("response.output_item.done", item=item, output_index=output)
+
+
+def ended(kind: str = "completed", **fields: Any) -> ServerEvent:
+    """Return the last event."""
+    return event(f"response.{kind}", response={**RESPONSE, "status": kind, "usage": USAGE, "output": [], **fields})
+
+
+def spoken(*texts: str, **fields: Any) -> JSON:
+    """Return a message of the model."""
+    parts = [{"type": "output_text", "text": text, **fields} for text in texts]
+    return {"type": "message", "role": "assistant", "content": parts}
+
+
+CALL: JSON = {"type": "function_call", "call_id": "c1", "name": "ls", "arguments": '{"a":1}'}
+CUSTOM: JSON = {"type": "custom_tool_call", "call_id": "c2", "name": "sh", "input": "ls"}
+BEGUN: JSON = {"index": 0, "id": "c1", "type": "function", "function": {"name": "ls", "arguments": ""}}
+TOKEN: JSON = {"token": "é", "logprob": -0.5, "top_logprobs": [{"token": "\\xe2\\x80", "logprob": -1.0}]}
+SPELT: JSON = {
+    "token": "é",
+    "logprob": -0.5,
+    "bytes": [195, 169],
+    "top_logprobs": [{"token": "\\xe2\\x80", "logprob": -1.0, "bytes": [226, 128]}],
+}
+
+
+def streamed(*events: ServerEvent, usage: bool = False, logprobs: bool = False) -> list[Any]:
+    """Return the records of the stream that *events* make."""
+    answer = StreamedCompletion(usage=usage, logprobs=logprobs)
+    raw = b"".join([answer.add(each) for each in events]) + answer.finish()
+    assert raw == b"" or raw.endswith(b"\n\n")
+    records = [record.removeprefix(b"data: ") for record in raw.split(b"\n\n")[:-1]]
+    return [record.decode() if record == b"[DONE]" else orjson.loads(record) for record in records]
+
+
+def choices(*events: ServerEvent, **options: bool) -> list[JSON]:
+    """Return the choices of the chunks that *events* make, without `[DONE]`."""
+    records = streamed(CREATED, *events, **options)
+    assert records.pop() == "[DONE]"
+    assert all({**record, "choices": 0} == {**HEAD, "choices": 0} for record in records)
+    return [record["choices"][0] for record in records]
+
+
+def deltas(*events: ServerEvent) -> list[JSON]:
+    """Return what the chunks add, between the first and the last of them."""
+    found = [choice["delta"] for choice in choices(*events, ended())]
+    assert found[0] == {"role": "assistant", "content": "", "refusal": None}
+    assert found[-1] == {}
+    return found[1:-1]
+
+
+def whole(*events: ServerEvent, logprobs: bool = False) -> JSON:
+    """Return the completion that *events* make."""
+    answer = WholeCompletion(logprobs=logprobs)
+    assert b"".join([answer.add(each) for each in events]) == b""
+    completion: JSON = orjson.loads(answer.finish())
+    return completion
+
+
+# In chunks
+
+
+def test_a_stream_has_a_role_words_a_reason_and_an_end() -> None:
+    """Each chunk has the completion's id, and one choice."""
+    assert choices(words("a"), words("b"), done(spoken("ab")), ended()) == [
+        {
+            "index": 0,
+            "delta": {"role": "assistant", "content": "", "refusal": None},
+            "logprobs": None,
+            "finish_reason": None,
+        },
+        {"index": 0, "delta": {"content": "a"}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {"content": "b"}, "logprobs": None, "finish_reason": None},
+        {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"},
+    ]
+
+
+def test_nothing_is_sent_before_there_is_something_to_say() -> None:
+    """Until then a failure is an HTTP status."""
+    reasoning = event("response.reasoning_summary_text.delta", delta="hm")
+    assert streamed(CREATED, event("response.in_progress", response=RESPONSE), reasoning) == []
+
+
+def test_usage_comes_last_where_it_was_asked_for() -> None:
+    """With no choice; every chunk before has none."""
+    *chunks, last, end = streamed(CREATED, words("a"), ended(), usage=True)
+    assert end == "[DONE]"
+    assert last == {**HEAD, "choices": [], "usage": COUNTED}
+    assert [chunk["usage"] for chunk in chunks] == [None] * 3
+
+
+def test_a_response_without_usage_has_null() -> None:
+    """It is not made up."""
+    *_, last, _ = streamed(CREATED, ended(usage=None), usage=True)
+    assert last["usage"] is None
+
+
+def test_calls_are_counted_among_themselves() -> None:
+    """Their index is not that of the item."""
+    added = event("response.output_item.added", item={**CALL, "arguments": ""}, output_index=1)
+    written = event("response.function_call_arguments.delta", delta='{"a"', output_index=1)
+    rest = event("response.function_call_arguments.delta", delta=":1}", output_index=1)
+    custom = event("response.output_item.added", item={**CUSTOM, "input": ""}, output_index=2)
+    typed = event("response.custom_tool_call_input.delta", delta="ls", output_index=2, obfuscation="x")
+    finished = (done(CALL, 1), done(CUSTOM, 2))
+    assert deltas(done({"type": "reasoning"}), added, written, rest, custom, done(CALL, 1), finished[1])[-1] == {
+        "tool_calls": [{"index": 1, "custom": {"input": "ls"}}]
+    }
+    assert deltas(added, written, rest, custom, *finished)[:3] == [
+        {"tool_calls": [BEGUN]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a"'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": ":1}"}}]},
+    ]
+    assert streamed(CREATED, custom, typed)[-1]["obfuscation"] == "x"
+    assert choices(added, ended())[-1]["finish_reason"] == "tool_calls"
+
+
+def test_what_was_not_streamed_is_said_when_it_is_done() -> None:
+    """Services may send an item, or the rest of it, whole; nothing is said twice."""
+    assert deltas(done(CALL)) == [
+        {"tool_calls": [BEGUN]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]},
+    ]
+    assert deltas(words("a"), done(spoken("abc", "d"))) == [{"content": "a"}, {"content": "bc"}, {"content": "d"}]
+    refused = {"type": "message", "content": [{"type": "refusal", "refusal": "no"}, None]}
+    assert deltas(done(refused), event("response.refusal.delta", delta="!", output_index=1)) == [
+        {"refusal": "no"},
+        {"refusal": "!"},
+    ]
+    assert deltas(done(None), done({"type": "message"}), words("")) == []
+    orphan = event("response.function_call_arguments.delta", delta="{}", output_index=9)
+    assert deltas(orphan, event("response.output_item.added", item=None)) == []
+
+
+def test_a_response_told_only_at_its_end_is_said_there() -> None:
+    """Without a single event before."""
+    records = streamed(
+        event("response.done", response={**RESPONSE, "status": "completed", "output": [spoken("a"), CALL]})
+    )
+    assert [record["choices"][0]["delta"] for record in records[1:-2]] == [
+        {"content": "a"},
+        {"tool_calls": [BEGUN]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]},
+    ]
+    assert records[-2]["choices"][0]["finish_reason"] == "tool_calls"
+    assert records[0]["id"] == "chatcmpl-1"
+
+
+@pytest.mark.parametrize(
+    ("details", "reason"),
+    [
+        ({"reason": "max_output_tokens"}, "length"),
+        ({"reason": "content_filter"}, "content_filter"),
+        (None, "length"),
+    ],
+)
+def test_a_response_cut_short_says_why(details: JSON | None, reason: str) -> None:
+    """Even in the middle of a call."""
+    last = ended("incomplete", incomplete_details=details)
+    assert choices(done(CALL), last)[-1]["finish_reason"] == reason
+    assert whole(CREATED, done(CALL), last)["choices"][0]["finish_reason"] == reason
+
+
+def test_log_probabilities_go_with_their_words() -> None:
+    """Where they were asked for, with the bytes of each token."""
+    piece = words("é", logprobs=[TOKEN])
+    assert choices(piece, ended(), logprobs=True)[1]["logprobs"] == {"content": [SPELT], "refusal": None}
+    assert choices(piece, ended())[1]["logprobs"] is None
+    assert choices(words("x"), ended(), logprobs=True)[1]["logprobs"] is None
+    item = done(spoken("é", logprobs=[{**TOKEN, "bytes": [1]}]))
+    assert choices(item, ended(), logprobs=True)[1]["logprobs"] == {
+        "content": [{**SPELT, "bytes": [1]}],
+        "refusal": None,
+    }
+    assert whole(CREATED, done(spoken("é", logprobs=[TOKEN])), ended(), logprobs=True)["choices"][0][
+        "logprobs"
+    ] == {
+        "content": [SPELT],
+        "refusal": None,
+    }
+    odd = {"token": "\ufffd", "logprob": 0, "top_logprobs": None}
+    assert choices(words("x", logprobs=[odd, 1]), ended(), logprobs=True)[1]["logprobs"] == {
+        "content": [{"token": "\ufffd", "logprob": 0, "bytes": None, "top_logprobs": []}],
+        "refusal": None,
+    }
+
+
+def test_obfuscation_is_passed_on() -> None:
+    """Upstream decides on it, as the agent asked."""
+    assert streamed(CREATED, words("a", obfuscation="xyz"))[-1]["obfuscation"] == "xyz"
+
+
+FAILED = {"code": "server_error", "message": "Oops"}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        event("response.failed", response={**RESPONSE, "status": "failed", "error": FAILED}),
+        event("response.cancelled", response={**RESPONSE, "status": "cancelled", "error": FAILED}),
+        event("response.done", response={**RESPONSE, "status": "failed", "error": FAILED}),
+        event("error", error=FAILED),
+    ],
+)
+def test_a_failure_in_the_middle_is_an_error_record(failure: ServerEvent) -> None:
+    """Which both SDKs raise; there is no end after it."""
+    said = {"message": "Oops", "type": "server_error", "param": None, "code": "server_error"}
+    assert streamed(CREATED, words("a"), failure)[-1] == {"error": said}
+
+
+def test_a_failure_before_the_first_words_is_an_http_error() -> None:
+    """The agent has not been told that all is well."""
+    with pytest.raises(UpstreamError) as caught:
+        streamed(CREATED, event("error", error={"code": "rate_limit_exceeded", "message": "slow"}))
+    assert caught.value.status == 429
+
+
+def test_an_error_without_words_gets_some() -> None:
+    """An empty error passes for none in the SDKs."""
+    last = streamed(CREATED, words("a"), event("response.cancelled", response={**RESPONSE, "error": None}))[-1]
+    assert last["error"]["message"] == "upstream ended the response without an answer"
+
+
+# Whole
+
+
+def test_a_whole_completion() -> None:
+    """Streamed items count; they are one message."""
+    completion = whole(CREATED, done(CALL, 1), done(spoken("a", "b"), 0), done(CUSTOM, 2), ended())
+    assert completion == {
+        **HEAD,
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "ab",
+                    "refusal": None,
+                    "annotations": [],
+                    "tool_calls": [
+                        {"id": "c1", "type": "function", "function": {"name": "ls", "arguments": '{"a":1}'}},
+                        {"id": "c2", "type": "custom", "custom": {"name": "sh", "input": "ls"}},
+                    ],
+                },
+                "logprobs": None,
+                "finish_reason": "tool_calls",
+            }
+        ],
+        "usage": COUNTED,
+    }
+
+
+def test_an_odd_response_is_still_a_completion() -> None:
+    """What upstream left out is left out, or null."""
+    completion = whole(event("response.completed", response={"id": "x", "status": "completed"}))
+    assert completion["choices"][0]["message"]["content"] is None
+    assert completion["choices"][0]["finish_reason"] == "stop"
+    assert (completion["id"], completion["created"], completion["usage"]) == ("x", 0, None)
+    assert "service_tier" not in completion
+    usage = whole(ended(usage={"input_tokens": 1}))["usage"]
+    assert usage == {"prompt_tokens": 1, "completion_tokens": None, "total_tokens": None}
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        event("response.failed", response={**RESPONSE, "status": "failed", "error": FAILED}),
+        event("error", error=FAILED, status=500),
+    ],
+)
+def test_a_whole_failure_is_an_http_error(failure: ServerEvent) -> None:
+    """There is nothing else to show."""
+    with pytest.raises(UpstreamError) as caught:
+        whole(CREATED, failure)
+    assert caught.value.status == 500
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "answer", [StreamedCompletion(usage=False, logprobs=False), WholeCompletion(logprobs=False)]
+)
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("input[3].content", "messages"),
+        ("max_output_tokens", "max_completion_tokens"),
+        ("model", "model"),
+        (None, None),
+    ],
+)
+def test_an_error_names_the_parameter_that_the_agent_sent(
+    answer: StreamedCompletion | WholeCompletion, given: str | None, wanted: str | None
+) -> None:
+    """Not the one that it became."""
+    body = orjson.dumps({"error": {"message": "no", "type": "t", "param": given, "code": "c"}, "more": 1})
+    said = orjson.loads(answer.refusal(UpstreamError(400, body, {})))
+    assert said == {"error": {"message": "no", "type": "t", "param": wanted, "code": "c"}, "more": 1}
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":"x"}', b"{}"])
+def test_a_refusal_in_other_words_stays_as_it_is(body: bytes) -> None:
+    """It is upstream's."""
+    assert WholeCompletion(logprobs=False).refusal(UpstreamError(502, body, {})) == body
+
+
+def test_a_bad_request_without_a_type_gets_one() -> None:
+    """The SDKs show it."""
+    said = orjson.loads(
+        WholeCompletion(logprobs=False).refusal(UpstreamError(400, b'{"error":{"message":"x"}}', {}))
+    )
+    assert said["error"] == {"message": "x", "type": "invalid_request_error", "param": None, "code": None}
