@@ -73,6 +73,12 @@ class Config:
     send_timeout: float = setting(120.0, "Longest time in which an upload may make no progress.")
     first_event_timeout: float = setting(600.0, "Longest wait for upstream's first event of a turn.")
     event_timeout: float = setting(600.0, "Longest silence between two events of a turn.")
+    keepalive_after: float = setting(
+        75.0,
+        "A streaming agent that has had no answer for this long gets a status and a sign of life, so that its own "
+        "timeout does not fire. Until then a failure is an HTTP status.",
+    )
+    keepalive_interval: float = setting(15.0, "Longest silence towards an agent after that.")
     close_timeout: float = setting(2.0, "Longest wait for upstream's half of a closing handshake.")
     connect_timeout: float = setting(20.0, "Longest wait for a plain HTTP connection to upstream.")
     body_timeout: float = setting(60.0, "Longest time in which an agent's request body may make no progress.")

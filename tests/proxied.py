@@ -175,12 +175,10 @@ class Proxied:
         finally:
             peer.close()
 
-    async def post(self, body: Any, *headers: tuple[str, str]) -> Message:
-        """Send *body*, bytes or JSON, as a request to the Responses API."""
+    async def post(self, body: Any, *headers: tuple[str, str], target: str = "/v1/responses") -> Message:
+        """Send *body*, bytes or JSON, as a request to the Responses API or another *target*."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
-        return await self.ask(
-            "POST", "/v1/responses", KEY, ("Content-Type", "application/json"), *headers, body=data
-        )
+        return await self.ask("POST", target, KEY, ("Content-Type", "application/json"), *headers, body=data)
 
     async def recorded(self, turns: int) -> None:
         """Wait until *turns* turns have ended."""

@@ -40,6 +40,10 @@ class Answer(Protocol):
         """Return the body of *error*, which takes the place of an answer, in the agent's dialect."""
         ...
 
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return *error* as the last event of a stream that has had no other. Only for answers that stream."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Readable:
@@ -55,6 +59,10 @@ class FrontEnd(Protocol):
     @property
     def name(self) -> str:
         """The name in the figures."""
+        ...
+
+    def pulse(self, user_agent: str) -> bytes:
+        """Return what keeps the read timeout of such an agent from firing, and means nothing to it."""
         ...
 
     def decode(self, body: bytes) -> Readable | Opaque:

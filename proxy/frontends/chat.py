@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.core.delta import Mismatch, TurnRequest
 from proxy.core.items import Item
-from proxy.frontends import chat_messages, chat_request
+from proxy.frontends import chat_messages, chat_request, sse
 from proxy.frontends.base import Answer, Opaque, Readable
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 from proxy.frontends.chat_request import Untranslatable
@@ -18,6 +18,10 @@ class Chat:
     """The front end for agents that speak Chat Completions."""
 
     name = "chat"
+
+    def pulse(self, user_agent: str) -> bytes:  # noqa: ARG002  (all clients of this API skip comments)
+        """Return a comment."""
+        return sse.PULSE
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""

@@ -15,6 +15,7 @@ from proxy.frontends import sse
 from proxy.frontends.chat_messages import content_parts
 from proxy.frontends.faithful import as_json
 from proxy.frontends.gathering import Gathering
+from proxy.frontends.refusal import words
 
 _ENDED_BADLY = frozenset({"failed", "cancelled"})
 
@@ -47,6 +48,10 @@ class StreamedCompletion:
     def refusal(self, error: UpstreamError) -> bytes:
         """Return the body of *error* in the words of Chat Completions."""
         return completion.reworded(error)
+
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return *error* as the record that the SDKs raise."""
+        return _record({"error": completion.fault(words(error), error.status)})
 
     def _created(self, event: Raw) -> Iterator[bytes]:
         self._head = completion.head("chat.completion.chunk", _response(event))
@@ -196,6 +201,10 @@ class WholeCompletion:
 
     def refusal(self, error: UpstreamError) -> bytes:
         """Return the body of *error* in the words of Chat Completions."""
+        return completion.reworded(error)
+
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*: there is no stream to end."""
         return completion.reworded(error)
 
     def _tokens(self, output: Sequence[Raw]) -> dict[str, Any] | None:

@@ -10,12 +10,19 @@ from proxy.frontends import sse
 from proxy.frontends.base import Opaque, Readable
 from proxy.frontends.faithful import UnfaithfulError, as_json, parse
 from proxy.frontends.gathering import Gathering
+from proxy.frontends.refusal import words
+
+_KEEPALIVE = sse.encode("keepalive", b'{"type":"keepalive","sequence_number":0}')
 
 
 class Responses:
     """The front end for agents that speak the Responses API."""
 
     name = "responses"
+
+    def pulse(self, user_agent: str) -> bytes:
+        """Return a comment; for Codex, whose timeout counts events alone, one of the API's that it skips."""
+        return _KEEPALIVE if user_agent.lower().startswith("codex") else sse.PULSE
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
@@ -72,6 +79,10 @@ class StreamedAnswer:
         """Return the body of *error*: upstream's own words."""
         return error.body
 
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return an `error` event with the error nested in it, the form that the SDKs raise."""
+        return sse.encode("error", as_json({"type": "error", "status": error.status, "error": words(error)}))
+
 
 class WholeAnswer:
     """The response object of the terminal event, for agents that do not stream."""
@@ -92,4 +103,8 @@ class WholeAnswer:
 
     def refusal(self, error: UpstreamError) -> bytes:
         """Return the body of *error*: upstream's own words."""
+        return error.body
+
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*: there is no stream to end."""
         return error.body

@@ -3,16 +3,25 @@
 Headers are held until there is something to show, so that trouble before output is a real HTTP status, which
 agents retry. After it, an answer that breaks off aborts the agent's connection: a clean end would pass for a
 complete answer in the SDKs.
+
+A long silence is an exception: an agent that streams then gets a status and a sign of life, so that its read
+timeout does not fire. What fails after that is an event in its API's words.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import orjson
 from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.core.events import ServerEvent
+from proxy.errors import UpstreamError
+from proxy.frontends import sse
 from proxy.frontends.base import Answer
+from proxy.upstream.background import Background
 
 _FILLED_IN = ("Content-Type", "Date", "Server")
 """Headers that the library adds to a response without them."""
@@ -85,35 +94,101 @@ class Reply:
         self, status: int, message: str, code: str, *, headers: Mapping[str, str] | None = None
     ) -> web.Response:
         """Answer with an error of our own, in the shape that the API's have."""
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        error = {"message": f"packlight: {message}", "type": kind, "param": None, "code": code}
-        return self.whole(orjson.dumps({"error": error}), status=status, headers=headers)
+        return self.whole(error_body(status, message, code), status=status, headers=headers)
+
+
+def error_body(status: int, message: str, code: str) -> bytes:
+    """Write an error of our own, in the shape that the API's have."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return orjson.dumps({"error": {"message": f"packlight: {message}", "type": kind, "param": None, "code": code}})
+
+
+@dataclass(frozen=True, slots=True)
+class SignsOfLife:
+    """What an agent that streams gets in a silence: *pulse*, first after *after* seconds, then *every* so many."""
+
+    pulse: bytes
+    after: float
+    every: float
 
 
 class EventReply:
     """Events on their way to the agent, as *answer* writes them."""
 
     def __init__(self, reply: Reply, answer: Answer) -> None:
-        self.ended_with_event = False
         self._reply = reply
         self._answer = answer
+        self._shown = False
+        self._written_at = 0.0
+        self._writing = asyncio.Lock()
+        self._life = Background()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the agent has a status and signs of life, but nothing of an answer."""
+        return self._reply.begun and not self._shown
 
     async def deliver(self, events: tuple[ServerEvent, ...]) -> None:
         """Show *events* to the agent."""
         chunk = b"".join([self._answer.add(event) for event in events])
-        if not chunk:
-            return
-        if not self._reply.begun:
-            response = web.StreamResponse(headers={"Cache-Control": "no-cache"})
-            response.headers["Content-Type"] = self._answer.content_type
-            await self._reply.begin(response)
-        await self._reply.write(chunk)
+        if chunk:
+            self._shown = True
+            await self.write(chunk)
+
+    async def write(self, chunk: bytes) -> None:
+        """Send *chunk*, after the status if that has not been sent."""
+        async with self._writing:
+            if not self._reply.begun:
+                response = web.StreamResponse(headers={"Cache-Control": "no-cache"})
+                response.headers["Content-Type"] = self._answer.content_type
+                await self._reply.begin(response)
+            await self._reply.write(chunk)
+            self._written_at = _now()
+
+    @asynccontextmanager
+    async def alive(self, signs: SignsOfLife) -> AsyncIterator[None]:
+        """Send signs of life in every long silence within this block, if the agent streams."""
+        self._written_at = _now()
+        if self._answer.content_type == sse.CONTENT_TYPE:
+            self._life.start(self._live(signs), "signs of life")
+        try:
+            yield
+        finally:
+            await self.quiet()
+
+    async def quiet(self) -> None:
+        """Send no more signs of life, and none by half."""
+        async with self._writing:
+            await self._life.close(0)
+
+    async def _live(self, signs: SignsOfLife) -> None:
+        while True:
+            left = self._written_at + (signs.every if self._reply.begun else signs.after) - _now()
+            if left > 0 or self._writing.locked():  # an agent that does not read needs no sign of life
+                await asyncio.sleep(left if left > 0 else signs.every)
+                continue
+            try:
+                await self.write(signs.pulse)
+            except ConnectionResetError:
+                return  # the agent is gone, which ends its request
+
+    async def fail(self, error: UpstreamError) -> web.StreamResponse:
+        """End an answer that has only had signs of life with *error*, in the words of the agent's API."""
+        self._shown = True
+        await self.quiet()
+        await self.write(self._answer.failure(error))
+        return await self._reply.end()
 
     async def finish(self) -> web.StreamResponse:
         """End the answer once its turn has ended."""
+        await self.quiet()
         last = self._answer.finish()
         if not self._reply.begun:
             return self._reply.whole(last)
         if last:
             await self._reply.write(last)
         return await self._reply.end()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -21,7 +21,7 @@ from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.server import body as bodies
-from proxy.server.reply import EventReply, RelayedResponse, Reply
+from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
 from proxy.upstream.headers import end_to_end, of_answer, of_identity, of_wire, to_http
 from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
@@ -86,6 +86,7 @@ class AgentRequest:
         self._model: str | None = None
         self._detail: str | None = None
         self._turn: Turn | None = None
+        self._events: EventReply | None = None
 
     async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
         """Forward the request over HTTP; *reason* is why a turn goes this way."""
@@ -128,14 +129,16 @@ class AgentRequest:
         if isinstance(read, Opaque):
             self._model, self._detail = read.model, read.detail
             return await self._over_http(raw, read.reason)
-        self._model, self._turn = read.turn.model, Turn(read.turn)
+        self._model = read.turn.model
+        events = self._events = EventReply(self._reply, read.answer)
+        signs = SignsOfLife(
+            front_end.pulse(self._request.headers.get("User-Agent", "")),
+            after=config.keepalive_after,
+            every=config.keepalive_interval,
+        )
         try:
-            return await self._over_websocket(self._turn, read.answer)
-        except PlainHTTP as exc:
-            response = await self._over_http(raw, exc.reason)
-            if response.status < 400:
-                exc.accepted()
-            return response
+            async with events.alive(signs):
+                return await self._as_turn(raw, read, events)
         except ConnectionResetError:
             raise
         except Exception as exc:  # noqa: BLE001  (a defect: the agent gets its answer over HTTP, or a clean break)
@@ -143,6 +146,17 @@ class AgentRequest:
             if self._reply.begun:
                 return self._reply.abort()
             return await self._over_http(raw, Mismatch.DEFECT)
+
+    async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:
+        """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
+        turn = self._turn = Turn(read.turn)
+        try:
+            return await self._over_websocket(turn, read.answer, events)
+        except PlainHTTP as exc:
+            response = await self._over_http(raw, exc.reason)
+            if response.status < 400:
+                exc.accepted()
+            return response
 
     def _report(self, defect: Exception) -> None:
         """Log where *defect* happened; not its message, which may quote what was said."""
@@ -160,10 +174,9 @@ class AgentRequest:
         except bodies.Undecodable:
             return Opaque(Mismatch.NOT_DIFFABLE)
 
-    async def _over_websocket(self, turn: Turn, answer: Answer) -> web.StreamResponse:
+    async def _over_websocket(self, turn: Turn, answer: Answer, events: EventReply) -> web.StreamResponse:
         """Answer *turn* over a WebSocket. Raises PlainHTTP where nothing was shown and HTTP should be used."""
         services, request = self._services, self._request
-        events = EventReply(self._reply, answer)
         volatile = frozenset(name.lower() for name in services.config.volatile_headers)
         identity = of_identity(request.headers.items(), volatile)
         if not all(value.isascii() for _, value in identity):
@@ -180,14 +193,14 @@ class AgentRequest:
             self._status = _STATUSES.get(turn.state, "failed")
             return await events.finish()
         except UpstreamError as exc:
+            if events.awaited:
+                return await events.fail(exc)
             headers = dict(of_answer(exc.headers.items()))
             return self._reply.whole(answer.refusal(exc), status=exc.status, headers=headers)
         except ConnectionLost as exc:
             log.warning("turn_broken_off", error=str(exc), shown=self._reply.begun)
-            if self._reply.begun:
-                return self._reply.abort()
             status = 504 if isinstance(exc, UpstreamTimeout) else 502
-            return self._reply.error(status, str(exc), "upstream_unavailable")
+            return await self._unavailable(status, exc)
 
     async def _over_http(self, raw: bytes | bodies.TooLong, reason: Mismatch | None) -> web.StreamResponse:
         """Forward the request: the body *raw*, or what is still to come of it, and the answer as it comes."""
@@ -208,9 +221,18 @@ class AgentRequest:
             if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
                 raise exc.__cause__ from exc
             log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
-            if self._reply.begun:
-                return self._reply.abort()
-            return self._reply.error(502, str(exc), "upstream_unavailable")
+            return await self._unavailable(502, exc)
+
+    async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:
+        """Tell the agent that there is no answer; one that has a part of an answer is cut off."""
+        if self._events is not None:
+            await self._events.quiet()  # whatever waits after an abort is cancelled
+            if self._events.awaited:
+                body = error_body(status, str(fault), "upstream_unavailable")
+                return await self._events.fail(UpstreamError(status, body, {}))
+        if self._reply.begun:
+            return self._reply.abort()
+        return self._reply.error(status, str(fault), "upstream_unavailable")
 
     async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
         async for chunk in bodies.rest(self._request, raw.beginning, timeout=self._services.config.body_timeout):
@@ -218,12 +240,29 @@ class AgentRequest:
             yield chunk
 
     async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+        if self._events is not None:
+            await self._events.quiet()
+            if self._events.awaited:
+                return await self._relay_late(response, self._events)
         headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
         await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
         async for chunk in chunks(response):
             self._note_shown()
             await self._reply.write(chunk)
         self._status = "completed" if response.status < 400 else "failed"
+        return await self._reply.end()
+
+    async def _relay_late(self, response: ClientResponse, events: EventReply) -> web.StreamResponse:
+        """Relay a *response* to an agent that has a status already, and signs of life in a stream of events."""
+        if "Content-Encoding" in response.headers:
+            return self._reply.abort()  # the agent was not told of one
+        if response.status >= 400 or response.content_type != "text/event-stream":
+            body = b"".join([chunk async for chunk in chunks(response)])
+            return await events.fail(UpstreamError(response.status, body, {}))
+        async for chunk in chunks(response):
+            self._note_shown()
+            await events.write(chunk)
+        self._status = "completed"
         return await self._reply.end()
 
     def _note_shown(self) -> None:

@@ -1,0 +1,138 @@
+"""What an agent gets in a long silence, and what then becomes of an error."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from proxy.simulator import Fault, Output, Text, scripted
+
+SOON = {"keepalive_after": 0.1, "keepalive_interval": 0.1}
+ASK = {"model": "m", "input": "x", "stream": True}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+COMMENT = b": keepalive\n\n"
+
+
+@pytest.fixture
+async def sdk(stack: AsyncExitStack) -> AsyncIterator[Any]:
+    """Make SDK clients that give up after a second of silence."""
+
+    async def make(url: str) -> AsyncOpenAI:
+        timeout = httpx2.Timeout(5, read=1)
+        return await stack.enter_async_context(
+            AsyncOpenAI(api_key="key", base_url=f"{url}/v1", max_retries=0, timeout=timeout)
+        )
+
+    return make
+
+
+async def test_an_agent_outlives_silence_before_the_answer(proxied: Any, sdk: Any) -> None:
+    """Its read timeout is a third of what upstream takes; without the signs it would give up."""
+    quiet = Output((Text("at last"),), first_event_seconds=3)
+    for settings, survives in ((SOON, True), ({}, False)):
+        run = await proxied(scripted([quiet, quiet]), **settings)
+        client = await sdk(run.server.url)
+        try:
+            stream = await client.responses.create(**ASK)
+            text = "".join([event.delta async for event in stream if event.type == "response.output_text.delta"])
+        except openai.APITimeoutError:
+            assert not survives
+        else:
+            assert survives
+            assert text == "at last"
+
+
+async def test_an_agent_outlives_silence_within_the_answer(proxied: Any, sdk: Any) -> None:
+    """Comments come between events, never inside one."""
+    run = await proxied(scripted([Output((Text("a b"),), delta_size=2)]), **SOON)
+    run.simulator.inject(Fault("after_events", "slow", events=7, seconds=1.5))
+    client = await sdk(run.server.url)
+    stream = await client.chat.completions.create(**CHAT)
+    said = [chunk.choices[0].delta.content async for chunk in stream]
+    assert "".join(each or "" for each in said) == "a b"
+
+
+async def test_signs_of_life_are_comments(proxied: Any) -> None:
+    """The events around them are whole."""
+    run = await proxied(scripted([Output((Text("x"),), first_event_seconds=0.5)]), **SOON)
+    answer = await run.post(ASK)
+    records = answer.body.split(b"\n\n")
+    assert records[0] == COMMENT.strip()
+    assert {record[:6] for record in records} == {b": keep", b"event:", b""}
+
+
+async def test_codex_gets_an_event(proxied: Any) -> None:
+    """Its timeout counts events alone; this one the API itself knows."""
+    run = await proxied(scripted([Output((Text("x"),), first_event_seconds=0.5)]), **SOON)
+    answer = await run.post(ASK, ("User-Agent", "codex_exec/0.169.0 (Debian)"))
+    assert answer.body.startswith(b'event: keepalive\ndata: {"type":"keepalive",')
+
+
+async def test_an_answer_that_is_not_streamed_has_none(proxied: Any) -> None:
+    """A JSON body is whole or it is nothing."""
+    run = await proxied(scripted([Output((Text("x"),), first_event_seconds=0.5)]), **SOON)
+    answer = await run.post({**ASK, "stream": False})
+    assert answer.json()["status"] == "completed"
+    assert answer.body.startswith(b"{")
+
+
+@pytest.mark.parametrize("kind", ["responses", "chat"])
+@pytest.mark.parametrize("patience", [0.1, 60])
+async def test_an_error_after_a_sign_of_life_is_raised_all_the_same(
+    proxied: Any, sdk: Any, kind: str, patience: float
+) -> None:
+    """Before it the agent gets the status, after it an event in its API's words; the SDK raises either."""
+    fault = Fault(
+        "before_created", "error", status=429, code="rate_limit_exceeded", message="slow down", seconds=0.5
+    )
+    run = await proxied(keepalive_after=patience, keepalive_interval=0.1)
+    run.simulator.inject(fault)
+    client = await sdk(run.server.url)
+    create = client.responses.create if kind == "responses" else client.chat.completions.create
+    with pytest.raises(openai.APIError, match="slow down") as caught:
+        async for _ in await create(**(ASK if kind == "responses" else CHAT)):
+            pass
+    assert isinstance(caught.value, openai.RateLimitError) is (patience == 60)
+    assert caught.value.code == "rate_limit_exceeded"
+    await run.recorded(1)
+
+
+async def test_no_answer_after_a_sign_of_life_is_an_error_event(proxied: Any, sdk: Any) -> None:
+    """Nothing of an answer was shown, so there is nothing to cut off."""
+    run = await proxied(**SOON, first_event_timeout=0.5)
+    run.simulator.inject(Fault("before_created", "silence"))
+    client = await sdk(run.server.url)
+    with pytest.raises(openai.APIError, match="first_event_timeout"):
+        async for _ in await client.responses.create(**ASK):
+            pass
+
+
+def lost() -> Fault:
+    """Return what makes plain HTTP the last resort: two losses, each after a while."""
+    return Fault("before_created", "abort", seconds=0.4, times=2, transport="ws")
+
+
+async def test_plain_http_after_a_sign_of_life_goes_on_in_the_same_stream(proxied: Any) -> None:
+    """The events are upstream's own, from there on."""
+    run = await proxied(scripted([Output((Text("over http"),))]), **SOON)
+    run.simulator.inject(lost())
+    answer = await run.post(ASK)
+    assert answer.status == 200
+    assert answer.body.startswith(COMMENT)
+    assert b"over http" in answer.body
+    assert answer.body.rstrip().split(b"\n\n")[-1].startswith(b"event: response.completed")
+    assert [turn.transport for turn in run.simulator.turns] == ["ws", "ws", "http"]
+
+
+async def test_an_error_over_plain_http_after_a_sign_of_life_is_an_error_event(proxied: Any) -> None:
+    """In upstream's own words."""
+    run = await proxied(**SOON)
+    run.simulator.inject(lost())
+    run.simulator.inject(Fault("before_created", "error", status=500, message="broken", transport="http"))
+    answer = await run.post(CHAT, target="/v1/chat/completions")
+    assert answer.status == 200
+    assert answer.body.split(b"\n\n")[-2].startswith(b'data: {"error":{"message":"broken"')
