@@ -13,6 +13,7 @@ from websockets.asyncio.connection import Connection
 
 from proxy.simulator.agent import agent_script
 from proxy.simulator.apierror import ApiError
+from proxy.simulator.chain import Store
 from proxy.simulator.delivery import LinkGone
 from proxy.simulator.faults import Fault, Faults
 from proxy.simulator.handshake import check_upgrade, negotiate
@@ -176,6 +177,12 @@ class Simulator:
     def inject(self, fault: Fault) -> None:
         """Let *fault* happen to the next turn or upgrade that matches."""
         self.faults.inject(fault)
+
+    def forget(self) -> None:
+        """Forget every response, stored or not, on connections that stay open."""
+        self.service.store = Store()
+        for session in self._sessions.values():
+            session.forget()
 
     async def close_connections(self, code: int = 1001, reason: str = "") -> None:
         """Close every WebSocket with a frame."""

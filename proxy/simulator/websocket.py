@@ -110,6 +110,10 @@ class Session:
         """Close with a frame."""
         await self._connection.close(code, reason)
 
+    def forget(self) -> None:
+        """Forget what was said on the connection."""
+        self._cache = ConnectionCache(self.service.settings.cache_policy)
+
     def silence(self) -> None:
         """Say and hear nothing more."""
         self.wire.silence()
