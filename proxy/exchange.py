@@ -150,11 +150,14 @@ class Exchange:
         return PlainHTTP(doubt.reason, partial(self._partition.refuse, doubt, until))
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
-        if isinstance(upload, Delta):
+        now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
+        if isinstance(upload, Delta) and self.turn.collapse is not None:
+            lease.note_collapse(now=now, off_seconds=off_seconds)
+        elif isinstance(upload, Delta):
             lease.note_delta(
                 continued=self.turn.again is None and not self.turn.chain_ignored,
-                now=self._clock(),
-                off_seconds=self._waits.chaining_retry_seconds,
+                now=now,
+                off_seconds=off_seconds,
                 at_once=self.turn.chain_ignored,
             )
 

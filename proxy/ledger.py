@@ -75,6 +75,7 @@ class Ledger:
     uploads: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    collapses: int = 0
     recent: deque[TurnRecord] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,5 +112,6 @@ class Ledger:
                 "to_agents": self.agents.sent,
             },
             "connections": asdict(self.connections),
+            "chains": {"collapsed": self.collapses},
             "since": self.since.isoformat(timespec="seconds"),
         }

@@ -9,6 +9,7 @@ EXPLANATIONS: dict[str, str] = {
     "connection_lost": "The connection to upstream broke, and what it held went with it.",
     "retired": "The connection had been idle for long, or was close to upstream's age limit, and was replaced.",
     "upstream_forgot": "Upstream no longer knew the earlier response.",
+    "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",
     "after_error": "The turn before ended in an error, after which nothing is taken for granted.",
     "after_restart": "packlight was restarted; it keeps no history of its own.",
     "busy": "The conversation's connection was busy with another turn.",

@@ -56,6 +56,7 @@ def summary(figures: Figures, terminal: Terminal) -> list[str]:
         f"running since {stats['since']}",
         "",
         *_totals(stats),
+        *_collapses(stats.get("chains", {}).get("collapsed", 0), terminal),
         *_reasons(stats["full_reasons"], terminal),
         *_recent(figures["turns"], terminal),
     ]
@@ -77,6 +78,14 @@ def _totals(stats: Figures) -> list[str]:
         f"downloads    {size(crossed['from_upstream'])} from upstream, {size(crossed['to_agents'])} to agents",
         f"connections  {connections['open']} open, {connections['opened']} opened, {connections['lost']} lost",
     ]
+
+
+def _collapses(count: int, terminal: Terminal) -> list[str]:
+    if not count:
+        return []
+    warning = f"warning      upstream confirmed {count} times that it continued a conversation, and had lost it"
+    advice = 'answers may have missed their history; set websocket = "off" for this upstream'
+    return [terminal.style(warning, bold=True), f"{'':13}{advice}"]
 
 
 def _reasons(reasons: dict[str, int], terminal: Terminal) -> list[str]:

@@ -19,6 +19,7 @@ from proxy.core.items import (
     marks,
     without_nulls,
 )
+from proxy.core.weight import Weight
 
 
 class Reuse(Enum):
@@ -84,6 +85,7 @@ class Mismatch(StrEnum):
     CONNECTION_LOST = "connection_lost"
     RETIRED = "retired"
     UPSTREAM_FORGOT = "upstream_forgot"
+    CHAIN_COLLAPSED = "chain_collapsed"
     AFTER_ERROR = "after_error"
     AFTER_RESTART = "after_restart"
     BUSY = "busy"
@@ -165,6 +167,16 @@ class TurnRequest:
         return any(value is None for value in self.fields.values())
 
     @property
+    def keeps_history(self) -> bool:
+        """Whether nothing in it asks upstream to shorten the history, as far as its fields are known."""
+        said = without_nulls(self.fields)
+        return (
+            said.keys() <= FIELDS.keys()
+            and "context_management" not in said
+            and said.get("truncation", "disabled") == "disabled"
+        )
+
+    @property
     def has_model_output(self) -> bool:
         """Whether the history shows that there were turns before this one."""
         return any(item.from_model for item in self.items)
@@ -184,7 +196,10 @@ def _must_match(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What upstream holds after a completed response: *length* items of the agent's, then *outputs*."""
+    """What upstream holds after a completed response: *length* items of the agent's, then *outputs*.
+
+    *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads.
+    """
 
     response_id: str
     model: str
@@ -194,10 +209,17 @@ class Baseline:
     root: Fingerprint
     outputs: tuple[Output, ...]
     turns: int = 1
+    weight: Weight | None = None
 
     @classmethod
     def after(
-        cls, request: TurnRequest, response_id: str, outputs: tuple[Output, ...], *, turns: int = 1
+        cls,
+        request: TurnRequest,
+        response_id: str,
+        outputs: tuple[Output, ...],
+        *,
+        turns: int = 1,
+        weight: Weight | None = None,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
         return cls(
@@ -209,6 +231,7 @@ class Baseline:
             root=request.root,
             outputs=outputs,
             turns=turns,
+            weight=weight,
         )
 
     def __repr__(self) -> str:

@@ -13,7 +13,8 @@ from enum import Enum
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ERRORS, Fault, ServerEvent, response_create
-from proxy.core.items import Output, Raw
+from proxy.core.items import Item, Output, Raw
+from proxy.core.weight import Reading, Weight
 from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
 
@@ -43,6 +44,14 @@ class Again:
     fresh: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Collapse:
+    """Upstream confirmed a chain and *read* fewer tokens than the *expected* ones that it holds at least."""
+
+    expected: int
+    read: int
+
+
 class Turn:
     """One request on its way: what was sent, what came back, and what upstream holds afterwards."""
 
@@ -56,6 +65,7 @@ class Turn:
         self.losses = 0
         self.response_id: str | None = None
         self.chain_ignored = False
+        self.collapse: Collapse | None = None
         self._reused = False
         self._retried_here = False
         self._items: dict[int, Raw] = {}
@@ -118,9 +128,23 @@ class Turn:
             self._note_output(event.json())
         if event.terminal:
             self._end(event)
+        return self._released(event)
+
+    def _released(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
+        """Return *event* and what was kept before it, unless more is to come before any of it has to be shown."""
+        if self.again is not None:
+            return ()
+        if self._can_wait and not event.terminal:
+            self._early.append(event)
+            return ()
         shown = (*self._early, event)
         self._early = []
         return shown
+
+    @property
+    def _can_wait(self) -> bool:
+        """Whether nothing need be shown until the end, which tells whether upstream continued the chain."""
+        return isinstance(self.upload, Delta) and not self.request.stream
 
     def connection_lost(self, fault: ConnectionLost) -> None:
         """Take the loss of the connection. Raises where the turn may not be sent again.
@@ -172,7 +196,7 @@ class Turn:
     def _error(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         if self.state is State.STREAMING:
             self.state = State.FAILED
-            return (event,)
+            return self._released(event)
         fault = Fault.of(event.json())
         if fault.is_age_limit and self.losses == 0:
             self.losses += 1
@@ -195,9 +219,12 @@ class Turn:
 
     def _end(self, event: ServerEvent) -> None:
         self.state = _ENDINGS.get(event.type, State.FAILED)
-        if self.state is not State.COMPLETED:
+        if self.state is State.FAILED:
             return
         response = _response(event)
+        reading = self._reading(response)
+        if self._has_collapsed(reading) or self.state is not State.COMPLETED:
+            return
         response_id = response.get("id")
         if not isinstance(response_id, str) or self.response_id not in (None, response_id):
             return
@@ -212,7 +239,31 @@ class Turn:
             return
         turns = self.upload.baseline.turns + 1 if isinstance(self.upload, Delta) else 1
         self.response_id = response_id
-        self.baseline = Baseline.after(self.request, response_id, outputs, turns=turns)
+        weight = self._weight(reading, outputs)
+        self.baseline = Baseline.after(self.request, response_id, outputs, turns=turns, weight=weight)
+
+    @property
+    def _sent(self) -> tuple[Item, ...]:
+        return self.upload.items if isinstance(self.upload, Delta) else self.request.items
+
+    def _reading(self, response: Raw) -> Reading | None:
+        return Reading.of(self.request.fields, self._sent, response) if self.request.keeps_history else None
+
+    def _has_collapsed(self, reading: Reading | None) -> bool:
+        """Whether upstream read less than the chain that it confirmed; then send in full, if nothing was shown."""
+        parent = self.upload.baseline.weight if isinstance(self.upload, Delta) else None
+        if parent is None or reading is None or reading.read >= (expected := parent.expected(reading)):
+            return False
+        self.collapse = Collapse(expected, reading.read)
+        if self._can_wait:
+            self._repeat(Mismatch.CHAIN_COLLAPSED, fresh=True)
+        return True
+
+    def _weight(self, reading: Reading | None, outputs: tuple[Output, ...]) -> Weight | None:
+        parent = self.upload.baseline.weight if isinstance(self.upload, Delta) else None
+        if reading is None or (isinstance(self.upload, Delta) and parent is None):
+            return None  # of a chain whose beginning has no weight, it is not known what may be left out
+        return Weight.of(reading, self._sent, outputs, parent)
 
     def _all_outputs(self, final: object) -> tuple[Output, ...] | None:
         """Return what upstream holds of this response; None where its last word names items it never streamed.

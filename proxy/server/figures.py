@@ -74,6 +74,13 @@ def _lines(ledger: Ledger) -> list[str]:
         *_family("packlight_connections_total", "counter", "WebSockets by what became of them.", "event", {
             event: connections[event] for event in ("opened", "lost")
         }),
+        *_family(
+            "packlight_chains_collapsed_total",
+            "counter",
+            "Chains that upstream confirmed and had lost.",
+            None,
+            {"": stats["chains"]["collapsed"]},
+        ),
     ]  # fmt: skip
 
 

@@ -274,6 +274,10 @@ class AgentRequest:
         ledger = self._services.ledger
         ledger.agents.received += self._bytes_from_agent
         ledger.agents.sent += self._reply.bytes_sent
+        if self._turn is not None and (collapse := self._turn.collapse) is not None:
+            ledger.collapses += 1
+            shown = self._turn.request.stream
+            log.warning("chain_collapsed", expected=collapse.expected, read=collapse.read, shown=shown)
         if self._front_end is not None:
             ledger.add(self._record(self._front_end))
 

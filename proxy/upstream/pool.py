@@ -37,6 +37,11 @@ _PASSING = frozenset({500, 502, 503, 504})
 _MISSES_BELIEVED = 3
 """After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
 
+_COLLAPSE_PATIENCE = 12
+"""How many times longer a chain that collapsed is remembered than one that upstream owns up to having lost."""
+
+_COLLAPSE_LONGEST = 24 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -83,6 +88,8 @@ class Partition:
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
     websocket_refused_until: float = 0.0
     chaining_off_until: float = 0.0
+    chaining_off_reason: Mismatch = Mismatch.DISABLED
+    collapses: int = 0
     misses: int = 0
     turns_lost: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
@@ -117,8 +124,22 @@ class Lease:
             return
         self._partition.misses += 1
         if at_once or self._partition.misses >= _MISSES_BELIEVED:
-            self._partition.chaining_off_until = now + off_seconds
-            self._partition.misses = 0
+            self._chain_no_more(now + off_seconds, Mismatch.DISABLED)
+
+    def note_collapse(self, *, now: float, off_seconds: float) -> None:
+        """Remember that upstream confirmed a chain and had lost it: a fault of its own, that will not pass soon.
+
+        The agent may have been shown an answer without its history, so each time the trust is gone for longer.
+        """
+        off = min(_COLLAPSE_PATIENCE * off_seconds * 2**self._partition.collapses, _COLLAPSE_LONGEST)
+        self._partition.collapses += 1
+        self._chain_no_more(now + off, Mismatch.CHAIN_COLLAPSED)
+
+    def _chain_no_more(self, until: float, reason: Mismatch) -> None:
+        partition = self._partition
+        partition.misses = 0
+        if until > partition.chaining_off_until:
+            partition.chaining_off_until, partition.chaining_off_reason = until, reason
 
 
 class NoLease(Exception):
@@ -226,7 +247,7 @@ class Pool:
             raise NoLease(Mismatch.BUSY)
         upload = choice.upload
         if isinstance(upload, Delta) and now < partition.chaining_off_until:
-            upload = Full(Mismatch.DISABLED)
+            upload = Full(partition.chaining_off_reason)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
         if isinstance(choice, Use):

@@ -111,6 +111,14 @@ def test_the_summary_is_readable() -> None:
     assert text.endswith("delta")
 
 
+def test_a_collapsed_chain_is_a_warning() -> None:
+    """Whoever looks is told that answers may have missed their history, and what to do."""
+    text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"chains": {"collapsed": 2}}}, Terminal()))
+    assert "warning      upstream confirmed 2 times that it continued a conversation, and had lost it" in text
+    assert 'websocket = "off"' in text
+    assert "warning" not in "\n".join(summary(FIGURES, Terminal()))
+
+
 def test_a_fresh_proxy_has_nothing_to_list() -> None:
     """Without turns there are neither reasons nor recent turns."""
     stats = FIGURES["stats"] | {

@@ -188,6 +188,8 @@ class ModelConnection:
         if told is not None or answer.parent is not None or pick(2):
             begun["previous_response_id"] = told
         final: Raw = {"id": response_id, "status": "completed", "output": answer.outputs}
+        if (usage := self._usage(answer)) is not None:
+            final["usage"] = usage
         streamed = list(enumerate(answer.outputs))
         match pick(12):
             case 6:
@@ -209,6 +211,26 @@ class ModelConnection:
             {"type": "response.completed", "response": final},
         ]
 
+    def _usage(self, answer: Answer) -> Raw | None:
+        """Count a token a character; reasoning is read while the agent answers calls, and then forgotten."""
+        pick = self._upstream.pick
+        match pick(12):
+            case 11:
+                return None
+            case 10:
+                return {"input_tokens": 0, "output_tokens": None}
+        tokens = [token for token, _ in answer.context]
+        forgets = bool(tokens) and tokens[-1][:2] == ("message", "user")
+        kept = [token for token in tokens if not forgets or token[0] != "reasoning"]
+        said = [self._upstream.tokens[orjson.dumps(raw)] for raw in answer.outputs]
+        thought = _length([token for token in said if token[0] == "reasoning"])
+        return {
+            "input_tokens": len(orjson.dumps(answer.settings)) + _length(kept),
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": _length(said),
+            "output_tokens_details": {"reasoning_tokens": thought},
+        }
+
     def _resealed(self, raw: Raw) -> Raw:
         sealed = raw.get("encrypted_content")
         if not sealed:
@@ -219,6 +241,11 @@ class ModelConnection:
 
     def _early(self) -> list[Raw]:
         return [{"type": "keepalive"}] if self._upstream.pick(8) == 7 else []
+
+
+def _length(tokens: list[Token]) -> int:
+    # A thought has fewer tokens than its ciphertext has bytes, and those here are short.
+    return sum(20 if token[0] == "reasoning" else len(repr(token)) for token in tokens)
 
 
 def _error(status: int, code: str | None, message: str = "no") -> Raw:

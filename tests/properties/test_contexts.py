@@ -38,6 +38,7 @@ def test_no_generated_case_has_a_wrong_context(
         print(f"\n{dict(outcomes.most_common())}")  # noqa: T201  (what the run covered)
     assert outcomes["cases"] >= CASES
     assert outcomes["delta"] > outcomes["cases"] / 5
+    assert outcomes["weighed"] > outcomes["cases"] / 20
     assert min(outcomes[each] for each in ("incomplete", "failed", "UpstreamError", "ConnectionLost")) > 0
 
 

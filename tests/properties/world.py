@@ -16,6 +16,7 @@ from echo import STYLES, Echo
 from meaning import Dropped, Held, Raw, Token, agree, meaning
 from model_upstream import MemoryPool, ModelUpstream, Pick
 
+from proxy.core.delta import Delta
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError
@@ -76,6 +77,12 @@ ECHOES: tuple[Echo, ...] = (
 """Every way of writing down what the model said: all that agents have, and four more."""
 
 WAITS = Waits(first_event_timeout=1, event_timeout=1, max_message_bytes=1_000_000, chaining_retry_seconds=20)
+
+
+def _is_weighed(turn: Turn) -> bool:
+    """Whether there was a verdict on a chain that the turn continued."""
+    weight = turn.upload.baseline.weight if isinstance(turn.upload, Delta) else None
+    return weight is not None and weight.least > weight.loose
 
 
 class WrongContext(AssertionError):
@@ -226,6 +233,8 @@ class World:
             return
         except (UpstreamError, ConnectionLost) as exc:
             self.outcomes[type(exc).__name__] += 1
+        assert turn.collapse is None, f"an honest upstream was accused: {turn.collapse}"
+        self.outcomes["weighed"] += _is_weighed(turn)
         if case.shown:
             self._check(case)
 

@@ -48,6 +48,7 @@ STATS = {
     "full_reasons": {},
     "bytes": {"from_agents": int, "to_upstream": int, "from_upstream": int, "to_agents": int},
     "connections": {"open": int, "opened": int, "lost": int},
+    "chains": {"collapsed": int},
     "since": str,
 }
 
