@@ -7,7 +7,7 @@ PacklightError
     ├── UpstreamUnavailable  it could not be reached, or went away
     │   ├── NoWebSocket      it speaks HTTP but refused the upgrade
     │   └── ConnectionLost   a WebSocket that was open is gone
-    └── UpstreamTimeout      it stayed silent for longer than a named limit
+    │       └── UpstreamTimeout  it stayed silent for longer than a named limit
 """
 
 from collections.abc import Mapping
@@ -57,11 +57,16 @@ class NoWebSocket(UpstreamUnavailable):
 
 
 class ConnectionLost(UpstreamUnavailable):
-    """A WebSocket closed under a turn; *code* is the close code that was seen (1006: none)."""
+    """A WebSocket closed under a turn; *code* is the close code that was seen (1006: none).
 
-    def __init__(self, message: str, *, code: int = 1006) -> None:
+    *sent* is false where upstream cannot hold the whole of the turn's message, since its end never left here:
+    it may then be sent again without a doubt. Otherwise upstream may be answering it.
+    """
+
+    def __init__(self, message: str, *, code: int = 1006, sent: bool = True) -> None:
         super().__init__(message)
         self.code = code
+        self.sent = sent
 
 
 class UpstreamTimeout(ConnectionLost):

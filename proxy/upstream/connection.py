@@ -5,7 +5,7 @@ response completed on it, or nothing. The library's exceptions end here: callers
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,16 +19,18 @@ from websockets.exceptions import (
     InvalidURI,
     WebSocketException,
 )
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.http11 import Response
 from websockets.protocol import State
 
 from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.meter import Meter, MeteredTransport
+from proxy.upstream.pace import FIRST_FLIGHT, Pace, least_fragment
+from proxy.upstream.sendqueue import SendQueue, queue_of
 
 _DEFINITE = frozenset({404, 405, 426, 501})
 """Statuses that say there is no WebSocket endpoint."""
@@ -62,14 +64,29 @@ class _Socket(ClientConnection):
         super().__init__(*args, **kwargs)
         self._meter = meter
         self._gone = gone
-        self.heard_at = self.loop.time()
+        self._made_at = self.heard_at = self.loop.time()
+        self._first_answer: float | None = None
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """What compresses our messages, if that was negotiated."""
+        return next((each for each in self.protocol.extensions if isinstance(each, Deflate)), None)
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest time in seconds in which upstream was seen to answer: the upgrade, or a ping."""
+        seen = [each for each in (self._first_answer, self.latency) if each]
+        return min(seen, default=0.0)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
+        self._made_at = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
+        if self._first_answer is None:
+            self._first_answer = self.heard_at - self._made_at
         self._meter.received(len(data))
         super().data_received(data)
 
@@ -95,6 +112,7 @@ class Connection:
         self.turns = 0
         self._socket = socket
         self._timing = timing
+        self._sent = False
 
     @classmethod
     async def open(
@@ -124,9 +142,7 @@ class Connection:
                 additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
                 user_agent_header=agent,
                 compression=None,
-                extensions=[
-                    ClientPerMessageDeflateFactory(client_max_window_bits=None, compress_settings={"memLevel": 5})
-                ],
+                extensions=[DeflateOffer(client_max_window_bits=None, compress_settings={"memLevel": 5})],
                 proxy=None if endpoint.is_loopback else True,
                 open_timeout=timing.open_timeout,
                 ping_interval=timing.ping_interval,
@@ -157,18 +173,55 @@ class Connection:
         return response.headers.get("Sec-WebSocket-Extensions") if response is not None else None
 
     async def send(self, message: bytes) -> None:
-        """Send *message*. Raises ConnectionLost where the connection is dead, or the upload makes no progress."""
+        """Send *message*; return when its last byte was handed over.
+
+        It leaves in fragments that are paced, so that on a slow link pongs get through meanwhile. Until the last
+        one has left, upstream cannot hold a complete message: a ConnectionLost before that has *sent* false.
+        Whatever interrupts a message closes the connection, so that nothing follows half a message.
+
+        Raises ConnectionLost where the connection is dead, or the upload makes no progress.
+        """
+        self._sent = False
+        limit = self._timing.send_timeout
         try:
             await self._discard_stragglers()
             await self._probe()
-            limit = self._timing.send_timeout
             async with asyncio.timeout(limit) as deadline:
-                with _Progress(deadline, limit, self._socket.transport.get_write_buffer_size):
-                    await self._socket.send(message, text=True)
+                queue = queue_of(self._socket.transport)
+                with _Progress(deadline, limit, queue.waiting):
+                    await self._upload(message, queue)
         except ConnectionClosed as exc:
-            raise _lost(exc) from exc
+            raise _lost(exc, sent=self._sent) from exc
         except TimeoutError as exc:
-            raise ConnectionLost("the upload stood still (send_timeout)") from exc
+            self.abort()
+            raise ConnectionLost("the upload stood still (send_timeout)", sent=self._sent) from exc
+        except BaseException:
+            self.abort()
+            raise
+
+    async def _upload(self, message: bytes, queue: SendQueue) -> None:
+        deflate = self._socket.deflate
+        data = message if deflate is None else await deflate.compress(message)
+        if len(data) > FIRST_FLIGHT:
+            await self._socket.send(self._fragments(data, queue), text=True)
+        else:
+            self._sent = self.is_open
+            await self._socket.send(data, text=True)
+
+    async def _fragments(self, data: bytes, queue: SendQueue) -> AsyncIterator[bytes]:
+        """Yield *data* in pieces, each when there is room for it. The library ends the message behind the last."""
+        clock = asyncio.get_running_loop().time
+        pace = Pace(clock(), self._socket.round_trip)
+        least, before, position = least_fragment(len(data)), queue.waiting(), 0
+        while position < len(data):
+            pace.note(clock(), position - queue.waiting() + before)
+            room, left = queue.room(pace.allowance), len(data) - position
+            size = pace.fragment(left, room, least)
+            await asyncio.sleep(0 if size else pace.wait(min(left, least) - room))
+            if size:
+                yield data[position : position + size]
+                position += size
+        self._sent = self.is_open
 
     async def receive(self, limit: float, name: str) -> ServerEvent:
         """Wait at most *limit* seconds for the next event.
@@ -181,7 +234,7 @@ class Connection:
                 message = await self._socket.recv(decode=False)
             return ServerEvent.parse(message)
         except ConnectionClosed as exc:
-            raise _lost(exc) from exc
+            raise _lost(exc, sent=self._sent) from exc
         except TimeoutError as exc:
             raise UpstreamTimeout(f"upstream was silent for {limit:g} s ({name})") from exc
         except GarbledEvent as exc:
@@ -208,7 +261,7 @@ class Connection:
             async with asyncio.timeout(self._timing.probe_timeout):
                 await (await self._socket.ping())
         except TimeoutError as exc:
-            raise ConnectionLost("no pong after a long silence (probe_timeout)") from exc
+            raise ConnectionLost("no pong after a long silence (probe_timeout)", sent=False) from exc
 
     async def close(self) -> None:
         """Close politely, within close_timeout."""
@@ -259,10 +312,10 @@ def _refusal(response: Response) -> UpstreamError | NoWebSocket:
     return NoWebSocket(status, definite=status in _DEFINITE)
 
 
-def _lost(exc: ConnectionClosed) -> ConnectionLost:
+def _lost(exc: ConnectionClosed, *, sent: bool) -> ConnectionLost:
     code = exc.rcvd.code if exc.rcvd is not None else 1006
     reason = f": {exc.rcvd.reason}" if exc.rcvd is not None and exc.rcvd.reason else ""
-    return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code)
+    return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code, sent=sent)
 
 
 def _describe(exc: Exception) -> str:

@@ -1,0 +1,102 @@
+"""What was written to a socket and has not arrived yet, as far as the kernel tells.
+
+Linux and macOS count what the other end has not acknowledged. Elsewhere the kernel's buffer is taken to be
+full, and is kept as small as the link can do with.
+"""
+
+import asyncio
+import socket
+import struct
+import sys
+from contextlib import suppress
+from typing import Any, Protocol
+
+with suppress(ImportError):  # Windows has neither
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+_SO_NWRITE = 0x1024
+"""macOS: the bytes in a socket's send buffer (sys/socket.h); Python does not name it."""
+
+
+class SendQueue(Protocol):
+    """The bytes between us and upstream."""
+
+    def waiting(self) -> int:
+        """Return how many of the bytes that were written may not have arrived."""
+        ...
+
+    def room(self, allowance: int) -> int:
+        """Return how many bytes may be written now if *allowance* may be under way; less than 1 means none."""
+        ...
+
+
+class CountedQueue:
+    """The queue of a socket whose kernel tells what was not acknowledged."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._socket: socket.socket = transport.get_extra_info("socket")
+
+    def waiting(self) -> int:
+        """Return what is in our own buffers and in the kernel's."""
+        return _unwritten(self._transport) + (unacknowledged(self._socket) or 0)
+
+    def room(self, allowance: int) -> int:
+        """Return what *allowance* leaves."""
+        return allowance - self.waiting()
+
+
+class AssumedQueue:
+    """The queue of a socket whose kernel tells nothing: half of what may be under way is left to its buffer."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._buffer = 0
+
+    def waiting(self) -> int:
+        """Return what is in our own buffers, and as much as the kernel's may hold."""
+        return _unwritten(self._transport) + self._buffer
+
+    def room(self, allowance: int) -> int:
+        """Size the kernel's buffer, and return what may be written if it has taken everything so far."""
+        if not 0.75 * allowance <= 2 * self._buffer <= 1.5 * allowance:
+            self._buffer = allowance // 2
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
+        return 0 if _unwritten(self._transport) else allowance // 2
+
+
+def _of_linux(sock: socket.socket) -> int:
+    count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
+    return count
+
+
+def _of_macos(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+
+
+_KERNELS = {"linux": _of_linux, "darwin": _of_macos}
+
+
+def queue_of(transport: asyncio.Transport) -> SendQueue:
+    """Return the queue of *transport* for one upload, in the best way that this system offers."""
+    return CountedQueue(transport) if sys.platform in _KERNELS else AssumedQueue(transport)
+
+
+def unacknowledged(sock: socket.socket) -> int | None:
+    """Return how many bytes the other end has not acknowledged; None where the kernel does not tell."""
+    ask = _KERNELS.get(sys.platform)
+    if ask is None:
+        return None
+    try:
+        return ask(sock)
+    except (OSError, ValueError):  # closed meanwhile
+        return 0
+
+
+def _unwritten(transport: asyncio.Transport) -> int:
+    """Return what the kernel has not taken, also where asyncio hides it below TLS."""
+    below: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    size = transport.get_write_buffer_size()
+    return size if below is None else size + int(below.get_write_buffer_size())
