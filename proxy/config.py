@@ -71,6 +71,11 @@ class Config:
     )
     open_timeout: float = setting(20.0, "Longest wait for a WebSocket to open (TCP, TLS and upgrade).")
     send_timeout: float = setting(120.0, "Longest time in which an upload may make no progress.")
+    upload_lead: float = setting(
+        2.0,
+        "How much of an upload may queue ahead of the link, in seconds of its rate; answers to upstream's pings "
+        "wait behind it.",
+    )
     first_event_timeout: float = setting(600.0, "Longest wait for upstream's first event of a turn.")
     event_timeout: float = setting(600.0, "Longest silence between two events of a turn.")
     keepalive_after: float = setting(

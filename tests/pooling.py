@@ -20,7 +20,13 @@ from proxy.upstream.pool import Lease, Limits, Partition, Pool
 
 KEY: Headers = (("Authorization", "Bearer key"),)
 TIMING = Timing(
-    open_timeout=5, send_timeout=5, close_timeout=1, ping_interval=20, probe_timeout=1, max_event_bytes=2**20
+    open_timeout=5,
+    send_timeout=5,
+    upload_lead=2,
+    close_timeout=1,
+    ping_interval=20,
+    probe_timeout=1,
+    max_event_bytes=2**20,
 )
 WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=2**20, chaining_retry_seconds=300)
 

@@ -85,6 +85,7 @@ class Server:
                 Timing(
                     open_timeout=config.open_timeout,
                     send_timeout=config.send_timeout,
+                    upload_lead=config.upload_lead,
                     close_timeout=config.close_timeout,
                     ping_interval=config.ping_interval,
                     probe_timeout=config.probe_timeout,

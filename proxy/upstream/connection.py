@@ -29,7 +29,7 @@ from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.meter import Meter, MeteredTransport
-from proxy.upstream.pace import FIRST_FLIGHT, Pace, least_fragment
+from proxy.upstream.pace import FIRST_FLIGHT, Pace
 from proxy.upstream.sendqueue import SendQueue, queue_of
 
 _DEFINITE = frozenset({404, 405, 426, 501})
@@ -51,6 +51,7 @@ class Timing:
 
     open_timeout: float
     send_timeout: float
+    upload_lead: float
     close_timeout: float
     ping_interval: float
     probe_timeout: float
@@ -211,13 +212,13 @@ class Connection:
     async def _fragments(self, data: bytes, queue: SendQueue) -> AsyncIterator[bytes]:
         """Yield *data* in pieces, each when there is room for it. The library ends the message behind the last."""
         clock = asyncio.get_running_loop().time
-        pace = Pace(clock(), self._socket.round_trip)
-        least, before, position = least_fragment(len(data)), queue.waiting(), 0
+        pace = Pace(clock(), len(data), lead=self._timing.upload_lead, round_trip=self._socket.round_trip)
+        before, position = queue.waiting(), 0
         while position < len(data):
             pace.note(clock(), position - queue.waiting() + before)
-            room, left = queue.room(pace.allowance), len(data) - position
-            size = pace.fragment(left, room, least)
-            await asyncio.sleep(0 if size else pace.wait(min(left, least) - room))
+            room = queue.room(pace.allowance)
+            size = pace.fragment(len(data) - position, room)
+            await asyncio.sleep(0 if size else pace.wait(room))
             if size:
                 yield data[position : position + size]
                 position += size

@@ -1,4 +1,4 @@
-"""How much of an upload may be under way: about two seconds of what the link carries.
+"""How much of an upload may be under way: a few seconds' worth of what the link carries.
 
 What is queued beyond that only delays what comes behind it: the answer to upstream's ping, without which it
 closes the connection, and the end of a turn that the agent no longer wants.
@@ -6,14 +6,10 @@ closes the connection, and the end of a turn that the agent no longer wants.
 
 from collections import deque
 
-LEAD_SECONDS = 2.0
-"""How much may be queued, in seconds of the link's rate."""
-
 FIRST_FLIGHT = 16 * 1024
 """What may be under way before anything is known of the link: about what TCP sends at first (RFC 6928)."""
 
 _LONGEST_ROUND_TRIP = 3.0
-_LEAST_WINDOW = 1.0
 _LEAST_WAIT, _LONGEST_WAIT = 0.002, 0.1
 
 _LEAST_FRAGMENT = 2 * 1024
@@ -30,11 +26,14 @@ def least_fragment(size: int) -> int:
 class Pace:
     """The rate at which one upload is delivered, and what follows from it.
 
-    It begins at *now*; *round_trip*, in seconds, is as long as bytes are on their way without any queue. The
-    lead comes on top of what is on its way in any case: else a long link would never be filled.
+    It begins at *now*, with *size* bytes to go. *lead* is how much may be queued, in seconds of the rate;
+    *round_trip* is for how many seconds bytes are on their way without any queue. It comes on top: else a long
+    link would never be filled.
     """
 
-    def __init__(self, now: float, round_trip: float) -> None:
+    def __init__(self, now: float, size: int, *, lead: float, round_trip: float) -> None:
+        self._least = least_fragment(size)
+        self._lead = lead
         self._round_trip = min(round_trip, _LONGEST_ROUND_TRIP)
         self._samples = deque([(now, 0)])
 
@@ -42,7 +41,7 @@ class Pace:
         """Take note that by *now* *delivered* bytes of the upload have arrived."""
         samples = self._samples
         samples.append((now, max(delivered, samples[-1][1])))
-        window = max(_LEAST_WINDOW, self._round_trip)
+        window = max(self._lead / 2, self._round_trip)
         while len(samples) > 2 and samples[1][0] <= now - window:
             samples.popleft()
 
@@ -54,15 +53,21 @@ class Pace:
 
     @property
     def allowance(self) -> int:
-        """How many bytes may be under way."""
-        return max(FIRST_FLIGHT, int(self.rate * (LEAD_SECONDS + self._round_trip)))
+        """How many bytes may be under way.
 
-    def fragment(self, left: int, room: int, least: int) -> int:
+        It grows with what was delivered in all, however fast that went: what seems to be a fast link at first
+        may be a large buffer in front of a slow one.
+        """
+        proven = FIRST_FLIGHT + self._samples[-1][1]
+        return max(FIRST_FLIGHT, 2 * self._least, min(proven, int(self.rate * (self._lead + self._round_trip))))
+
+    def fragment(self, left: int, room: int) -> int:
         """Return how much of the *left* bytes to send now that there is *room*; 0 means to wait."""
-        size = min(left, max(room, 0), _LARGEST_FRAGMENT)
-        return size if size >= min(left, least) else 0
+        size = min(left, max(room, 0), max(_LARGEST_FRAGMENT, self._least))
+        return size if size >= min(left, self._least) else 0
 
-    def wait(self, missing: int) -> float:
-        """Return after how many seconds to look again for room that lacks *missing* bytes."""
-        expected = missing / self.rate if self.rate else self._round_trip / 4
+    def wait(self, room: int) -> float:
+        """Return after how many seconds to look again where *room* was not enough."""
+        missing = self._least - room
+        expected = missing / self.rate if self.rate else self._round_trip / 20
         return min(max(expected, _LEAST_WAIT), _LONGEST_WAIT)

@@ -1,7 +1,9 @@
 """One WebSocket to upstream, over real sockets: the simulated upstream, or one that says exact words."""
 
 import asyncio
+import random
 import socket
+import string
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -11,16 +13,18 @@ import pytest
 from conversation import Clock, user
 from pooling import KEY, TIMING, request
 from proxied import Message, Peer, RawUpstream
-from websockets.utils import accept_key
+from websockets.utils import accept_key, apply_mask
 
 from proxy.core.delta import Baseline
 from proxy.core.events import response_create
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, Simulator, SimulatorSettings, scripted
+from proxy.upstream import connection as connection_module
 from proxy.upstream.connection import Connection, Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.meter import Meter
+from proxy.upstream.sendqueue import AssumedQueue, CountedQueue
 
 Connect = Callable[..., Awaitable[Connection]]
 Simulate = Callable[..., Awaitable[Simulator]]
@@ -62,6 +66,30 @@ async def answer(connection: Connection) -> list[str]:
     while not types or types[-1] != "response.completed":
         types.append((await connection.receive(5, "event_timeout")).type)
     return types
+
+
+async def accept(peer: Peer) -> None:
+    """Accept the upgrade, without extensions."""
+    head = await peer.head()
+    accepted = accept_key(head.get("Sec-WebSocket-Key"))
+    await peer.send(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accepted.encode() + b"\r\n\r\n"
+    )
+
+
+async def frame(peer: Peer) -> tuple[int, bool, bytes]:
+    """Read a client's frame: its opcode, whether it is final, and its payload."""
+    first, second = await peer.reader.readexactly(2)
+    length = second & 127
+    if length >= 126:
+        length = int.from_bytes(await peer.reader.readexactly(2 if length == 126 else 8))
+    mask = await peer.reader.readexactly(4)
+    data = await peer.reader.readexactly(length)
+    return first & 15, bool(first & 128), apply_mask(data, mask)
+
+
+LARGE = bytes(random.Random(1).choices(string.ascii_letters.encode(), k=1_000_000))
 
 
 # Opening
@@ -358,12 +386,7 @@ async def test_an_upload_that_makes_no_progress_ends_with_send_timeout(
     """Upstream that stops reading is a loss, and the message names the setting."""
 
     async def serve(peer: Peer) -> None:
-        head = await peer.head()
-        accepted = accept_key(head.get("Sec-WebSocket-Key"))
-        await peer.send(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accepted.encode() + b"\r\n\r\n"
-        )
+        await accept(peer)
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.Event().wait()
 
@@ -383,6 +406,138 @@ async def test_a_slow_upload_is_not_a_stuck_one(simulate: Simulate, connect: Con
     await connection.send(response_create(request(user("x" * 1_200_000)), None))
     assert loop.time() - began > 2 * 0.5
     assert (await connection.receive(5, "first_event_timeout")).type == "response.created"
+
+
+@pytest.mark.parametrize("queue", [CountedQueue, AssumedQueue])
+async def test_a_large_message_comes_in_pieces_and_whole(
+    connect: Connect, raw_upstream: RawUpstreams, monkeypatch: pytest.MonkeyPatch, queue: Any
+) -> None:
+    """Far fewer than a server takes, with the answer to a ping between them, whatever the kernel can tell."""
+    monkeypatch.setattr(connection_module, "queue_of", queue)
+    frames: list[tuple[int, bool, bytes]] = []
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        frames.append(await frame(peer))
+        await peer.send(b"\x89\x01p")
+        while frames[-1][0] != 10 and len(frames) < 2000:
+            frames.append(await frame(peer))
+        while not (frames[-1][1] and frames[-1][0] == 0):
+            frames.append(await frame(peer))
+        await peer.send(b'\x81\x10{"type":"heard"}')
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve, buffer=2**14)).base_url)
+    await connection.send(LARGE)
+    assert (await connection.receive(5, "first_event_timeout")).type == "heard"
+    pieces = [each for each in frames if each[0] < 8]
+    assert b"".join(data for _, _, data in pieces) == LARGE
+    assert [code for code, _, _ in pieces] == [1] + [0] * (len(pieces) - 1)
+    assert [final for _, final, _ in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert 10 < len(pieces) < 1100
+    assert (10, True, b"p") in frames[1:-1]
+
+
+async def test_a_small_message_is_one_frame(connect: Connect, raw_upstream: RawUpstreams) -> None:
+    """A delta leaves at once."""
+    frames: asyncio.Queue[tuple[int, bool, bytes]] = asyncio.Queue()
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        frames.put_nowait(await frame(peer))
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    await connection.send(MESSAGE)
+    assert await frames.get() == (1, True, MESSAGE)
+
+
+async def test_a_loss_in_the_middle_of_a_message_was_never_sent(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """Upstream cannot answer what it has no end of; whereas once the end has left, it may."""
+    losses = iter((False, True))
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        _, final, _ = await frame(peer)
+        while next(losses) and not final:
+            _, final, _ = await frame(peer)
+        peer.close()
+
+    upstream = await raw_upstream(serve, buffer=2**14)
+    connection = await connect(upstream.base_url)
+    with pytest.raises(ConnectionLost) as caught:
+        await connection.send(LARGE * 20)
+    assert not caught.value.sent
+    connection = await connect(upstream.base_url)
+    await connection.send(MESSAGE)
+    with pytest.raises(ConnectionLost) as caught:
+        await connection.receive(5, "first_event_timeout")
+    assert caught.value.sent
+
+
+async def test_a_message_to_a_connection_that_closed_was_never_sent(simulate: Simulate, connect: Connect) -> None:
+    """It did not leave at all."""
+    simulator, gone = await simulate(), asyncio.Event()
+    connection = await connect(simulator.base_url, gone=gone.set)
+    simulator.abort_connections()
+    await gone.wait()
+    with pytest.raises(ConnectionLost) as caught:
+        await connection.send(MESSAGE)
+    assert not caught.value.sent
+
+
+async def test_a_message_that_is_given_up_ends_its_connection(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """Half a message is followed by nothing: neither its end nor another."""
+    begun, over, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    finals: list[bool] = []
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        finals.append((await frame(peer))[1])
+        begun.set()
+        await over.wait()
+        try:
+            while True:
+                finals.append((await frame(peer))[1])
+        finally:
+            ended.set()
+
+    gone = asyncio.Event()
+    connection = await connect((await raw_upstream(serve, buffer=2**14)).base_url, gone=gone.set)
+    sending = asyncio.get_running_loop().create_task(connection.send(LARGE * 20))
+    await begun.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await gone.wait()
+    assert not connection.is_open
+    over.set()
+    await ended.wait()
+    assert not any(finals)
+
+
+@pytest.mark.parametrize("deflate", ["15", "12", "no_takeover", "off"])
+async def test_large_messages_are_understood_and_counted(
+    simulate: Simulate, connect: Connect, deflate: str
+) -> None:
+    """One after the other on one connection, as compressed as may be, and every byte is in the figures."""
+    simulator, total = await simulate(deflate=deflate), Traffic()
+    connection = await connect(simulator.base_url, meter=Meter(total))
+    text = LARGE[:300_000].decode()
+    for number in range(3):
+        await connection.send(response_create(request(user(f"{number} {text}")), None))
+        while (await connection.receive(5, "event_timeout")).type != "response.completed":
+            pass
+    assert [turn.context for turn in simulator.turns] == [[user(f"{number} {text}")] for number in range(3)]
+    await connection.close()
+    await simulator.until(lambda: simulator.connections[0].closed)
+    record = simulator.connections[0]
+    assert (total.sent, total.received) == (record.bytes_in, record.bytes_out)
+    assert connection.meter.turn.sent < 3 * 300_000 * (1.01 if deflate == "off" else 0.8)
 
 
 # Closing
