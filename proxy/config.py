@@ -92,6 +92,10 @@ class Config:
         16_000_000, "Larger WebSocket messages go over HTTP instead; OpenAI closes above 16777216."
     )
     max_event_bytes: int = setting(64 * 1024 * 1024, "Largest single event accepted from upstream.")
+    max_unread_bytes: int = setting(
+        16 * 1024 * 1024,
+        "Events kept for an agent that reads more slowly than upstream sends; beyond it the turn is broken off.",
+    )
     max_body_bytes: int = setting(
         64 * 1024 * 1024,
         "Larger request bodies, as sent or once decoded, stream through over HTTP, undiffed.",

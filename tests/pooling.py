@@ -27,6 +27,7 @@ TIMING = Timing(
     ping_interval=20,
     probe_timeout=1,
     max_event_bytes=2**20,
+    max_unread_bytes=2**20,
 )
 WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=2**20, chaining_retry_seconds=300)
 

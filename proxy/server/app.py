@@ -90,6 +90,7 @@ class Server:
                     ping_interval=config.ping_interval,
                     probe_timeout=config.probe_timeout,
                     max_event_bytes=config.max_event_bytes,
+                    max_unread_bytes=config.max_unread_bytes,
                 ),
                 traffic=ledger.upstream,
                 connections=ledger.connections,

@@ -19,8 +19,9 @@ from websockets.exceptions import (
     InvalidURI,
     WebSocketException,
 )
+from websockets.frames import DATA_OPCODES, Frame
 from websockets.http11 import Response
-from websockets.protocol import State
+from websockets.protocol import Event, State
 
 from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
@@ -41,9 +42,6 @@ _THE_AGENTS_AFFAIR = frozenset({401, 403, 429})
 _PINGS_MISSED = 1.5
 """Silence, in intervals between pings, after which a connection is suspected: pongs should have come."""
 
-_QUEUED_EVENTS = 1024
-"""Frames held for an agent that reads slowly, before TCP makes upstream wait."""
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -56,15 +54,23 @@ class Timing:
     ping_interval: float
     probe_timeout: float
     max_event_bytes: int
+    max_unread_bytes: int
 
 
 class _Socket(ClientConnection):
-    """The library's connection, counting bytes and telling when it is gone."""
+    """The library's connection, counting bytes and telling when it is gone.
 
-    def __init__(self, *args: Any, meter: Meter, gone: Callable[[], None], **kwargs: Any) -> None:
+    What arrives is always read, whether or not a turn takes it: else pings would go unanswered. Once
+    *max_unread* bytes of whole messages wait to be taken, the connection is closed.
+    """
+
+    def __init__(self, *args: Any, meter: Meter, gone: Callable[[], None], max_unread: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._meter = meter
         self._gone = gone
+        self._max_unread = max_unread
+        self._unread = self._arriving = 0
+        self.overrun = False
         self._made_at = self.heard_at = self.loop.time()
         self._first_answer: float | None = None
 
@@ -90,6 +96,23 @@ class _Socket(ClientConnection):
             self._first_answer = self.heard_at - self._made_at
         self._meter.received(len(data))
         super().data_received(data)
+
+    def process_event(self, event: Event) -> None:
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self._arriving += len(event.data)
+            if event.fin:
+                self.overrun = self.overrun or self._unread > self._max_unread
+                self._unread, self._arriving = self._unread + self._arriving, 0
+        if self.overrun:
+            self.transport.abort()
+        else:
+            super().process_event(event)
+
+    async def take(self) -> bytes:
+        """Wait for the next message."""
+        message = await self.recv(decode=False)
+        self._unread -= len(message)
+        return message
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -150,8 +173,11 @@ class Connection:
                 ping_timeout=None,  # a pong queues behind our own upload on a slow link
                 close_timeout=timing.close_timeout,
                 max_size=timing.max_event_bytes,
-                max_queue=_QUEUED_EVENTS,
-                create_connection=cast("type[ClientConnection]", partial(_Socket, meter=meter, gone=gone)),
+                max_queue=None,  # see max_unread
+                create_connection=cast(
+                    "type[ClientConnection]",
+                    partial(_Socket, meter=meter, gone=gone, max_unread=timing.max_unread_bytes),
+                ),
                 **tls,
             )
         except InvalidStatus as exc:
@@ -192,7 +218,7 @@ class Connection:
                 with _Progress(deadline, limit, queue.waiting):
                     await self._upload(message, queue)
         except ConnectionClosed as exc:
-            raise _lost(exc, sent=self._sent) from exc
+            raise self._lost(exc) from exc
         except TimeoutError as exc:
             self.abort()
             raise ConnectionLost("the upload stood still (send_timeout)", sent=self._sent) from exc
@@ -232,10 +258,10 @@ class Connection:
         """
         try:
             async with asyncio.timeout(limit):
-                message = await self._socket.recv(decode=False)
+                message = await self._socket.take()
             return ServerEvent.parse(message)
         except ConnectionClosed as exc:
-            raise _lost(exc, sent=self._sent) from exc
+            raise self._lost(exc) from exc
         except TimeoutError as exc:
             raise UpstreamTimeout(f"upstream was silent for {limit:g} s ({name})") from exc
         except GarbledEvent as exc:
@@ -246,7 +272,7 @@ class Connection:
         try:
             async with asyncio.timeout(0):
                 while True:
-                    await self._socket.recv(decode=False)
+                    await self._socket.take()
         except TimeoutError:
             return
 
@@ -263,6 +289,13 @@ class Connection:
                 await (await self._socket.ping())
         except TimeoutError as exc:
             raise ConnectionLost("no pong after a long silence (probe_timeout)", sent=False) from exc
+
+    def _lost(self, exc: ConnectionClosed) -> ConnectionLost:
+        if self._socket.overrun:
+            return ConnectionLost("the agent read so slowly that too much was unread (max_unread_bytes)")
+        code = exc.rcvd.code if exc.rcvd is not None else 1006
+        reason = f": {exc.rcvd.reason}" if exc.rcvd is not None and exc.rcvd.reason else ""
+        return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code, sent=self._sent)
 
     async def close(self) -> None:
         """Close politely, within close_timeout."""
@@ -311,12 +344,6 @@ def _refusal(response: Response) -> UpstreamError | NoWebSocket:
         headers = of_answer(response.headers.raw_items())
         return UpstreamError(status, bytes(response.body or b""), dict(headers))
     return NoWebSocket(status, definite=status in _DEFINITE)
-
-
-def _lost(exc: ConnectionClosed, *, sent: bool) -> ConnectionLost:
-    code = exc.rcvd.code if exc.rcvd is not None else 1006
-    reason = f": {exc.rcvd.reason}" if exc.rcvd is not None and exc.rcvd.reason else ""
-    return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code, sent=sent)
 
 
 def _describe(exc: Exception) -> str:

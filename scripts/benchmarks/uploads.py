@@ -32,6 +32,7 @@ TIMING = Timing(
     ping_interval=20,
     probe_timeout=5,
     max_event_bytes=2**20,
+    max_unread_bytes=2**20,
 )
 
 

@@ -355,6 +355,49 @@ async def test_an_event_may_be_as_large_as_max_event_bytes(connect: Connect, spe
     assert not connection.is_open
 
 
+async def test_what_nobody_takes_is_kept_and_pings_are_answered(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """An agent that stopped reading costs no event, and upstream goes on hearing from us."""
+    pong: asyncio.Queue[tuple[int, bool, bytes]] = asyncio.Queue()
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        for number in range(5000):
+            event = b'{"type":"%08d"}' % number
+            await peer.send(b"\x81" + bytes([len(event)]) + event)
+        await peer.send(b"\x89\x01p")
+        pong.put_nowait(await frame(peer))
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    assert await pong.get() == (10, True, b"p")
+    types = [(await connection.receive(5, "event_timeout")).type for _ in range(5000)]
+    assert types == [f"{number:08}" for number in range(5000)]
+
+
+async def test_too_much_that_nobody_takes_ends_the_connection(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """What was kept is still given out; then comes the reason. A single event may be larger than the bound."""
+    gone = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        event = b'{"type":"%0111d"}' % 0
+        for _ in range(20):
+            await peer.send(b"\x81" + bytes([len(event)]) + event)
+        await asyncio.Event().wait()
+
+    timing = replace(TIMING, max_unread_bytes=1000)
+    connection = await connect((await raw_upstream(serve)).base_url, timing, gone=gone.set)
+    await gone.wait()
+    for _ in range(9):
+        await connection.receive(5, "event_timeout")
+    with pytest.raises(ConnectionLost, match="max_unread_bytes"):
+        await connection.receive(5, "event_timeout")
+
+
 # Sending
 
 
