@@ -137,6 +137,7 @@ class Connection:
         self._socket = socket
         self._timing = timing
         self._sent = False
+        self._handed = 0  # bytes of the present message that were given to the socket
 
     @classmethod
     async def open(
@@ -208,14 +209,14 @@ class Connection:
 
         Raises ConnectionLost where the connection is dead, or the upload makes no progress.
         """
-        self._sent = False
+        self._sent, self._handed = False, 0
         limit = self._timing.send_timeout
         try:
             await self._discard_stragglers()
             await self._probe()
             async with asyncio.timeout(limit) as deadline:
                 queue = queue_of(self._socket.transport)
-                with _Progress(deadline, limit, queue.waiting):
+                with _Progress(deadline, limit, lambda: queue.waiting() - self._handed):
                     await self._upload(message, queue)
         except ConnectionClosed as exc:
             raise self._lost(exc) from exc
@@ -248,6 +249,7 @@ class Connection:
             if size:
                 yield data[position : position + size]
                 position += size
+                self._handed = position
         self._sent = self.is_open
 
     async def receive(self, limit: float, name: str) -> ServerEvent:
