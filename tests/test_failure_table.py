@@ -7,6 +7,7 @@ and what the figures say about it.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -467,6 +468,21 @@ async def test_a_connection_that_is_too_old_for_upstream_is_replaced(
         ("full", "connection_lost", 2, "completed"),
         ("delta", None, 1, "completed"),
     ]
+
+
+@pytest.mark.parametrize("loss", ["error", "abort"])
+async def test_an_age_limit_on_a_new_connection_is_never_the_agents_error(
+    proxied: Start, agents: Agents, loss: Any
+) -> None:
+    """It speaks HTTP, where there is no such limit: after a second loss it gets its answer there."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url), start.simulator
+    limit = Fault("before_created", "error", status=400, code="websocket_connection_limit_reached")
+    simulator.inject(limit if loss == "error" else Fault("before_created", loss))
+    simulator.inject(replace(limit))
+    assert (await agent.turn("one")).text == "answer 0"
+    assert [transport for transport, *_ in await figures(start, 1)] == ["http"]
+    assert contexts(simulator) == agent.answered
 
 
 async def test_connections_retire_by_age_between_turns(proxied: Start, agents: Agents) -> None:

@@ -198,7 +198,9 @@ class Turn:
             self.state = State.FAILED
             return self._released(event)
         fault = Fault.of(event.json())
-        if fault.is_age_limit and self.losses == 0:
+        if fault.is_age_limit:
+            if self.losses:  # plain HTTP, then: it has no connections that age, and the agent no answer to this
+                raise ConnectionLost("upstream says again that the connection is too old")
             self.losses += 1
             self._repeat(Mismatch.CONNECTION_LOST, fresh=True)
             return ()

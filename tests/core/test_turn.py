@@ -473,14 +473,15 @@ AGE_LIMIT = refusal(400, code="websocket_connection_limit_reached", message="60 
 
 @pytest.mark.parametrize("upload", [FULL, delta()])
 def test_a_connection_that_is_too_old_counts_as_lost(upload: Delta | Full) -> None:
-    """A new one takes the whole history; a second refusal is the agent's."""
+    """A new one takes the whole history; a second refusal is a second loss, and never the agent's error."""
     turn = started(upload)
     assert turn.receive(AGE_LIMIT) == ()
     assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
     turn.start(FULL, reused=False)
-    with pytest.raises(UpstreamError):
+    with pytest.raises(ConnectionLost) as raised:
         turn.receive(AGE_LIMIT)
-    assert turn.state is State.FAILED
+    with pytest.raises(UpstreamUnavailable, match="lost twice"):
+        turn.connection_lost(raised.value)
 
 
 def test_a_connection_lost_before_the_first_event_is_replaced_once() -> None:
