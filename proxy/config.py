@@ -76,6 +76,12 @@ class Config:
         "How much of an upload may queue ahead of the link, in seconds of its rate; answers to upstream's pings "
         "wait behind it.",
     )
+    ambiguous_retries: int = setting(
+        2,
+        "How often a turn is sent again that upstream may have got and not answered: first over a new WebSocket, "
+        "then over HTTP. Each can cost a second generation; SDKs do the same twice.",
+        least=0,
+    )
     first_event_timeout: float = setting(600.0, "Longest wait for upstream's first event of a turn.")
     event_timeout: float = setting(600.0, "Longest silence between two events of a turn.")
     keepalive_after: float = setting(

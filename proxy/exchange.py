@@ -118,7 +118,7 @@ class Exchange:
         connection.turns += 1
         await connection.send(message)
         while turn.in_flight:
-            if turn.shown:
+            if turn.begun:
                 event = await connection.receive(self._waits.event_timeout, "event_timeout")
             else:
                 event = await connection.receive(self._waits.first_event_timeout, "first_event_timeout")

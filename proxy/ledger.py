@@ -76,6 +76,7 @@ class Ledger:
     reasons: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     collapses: int = 0
+    replays: Counter[str] = field(default_factory=Counter)
     recent: deque[TurnRecord] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,5 +114,6 @@ class Ledger:
             },
             "connections": asdict(self.connections),
             "chains": {"collapsed": self.collapses},
+            "replays": {"safe": self.replays["safe"], "ambiguous": self.replays["ambiguous"]},
             "since": self.since.isoformat(timespec="seconds"),
         }

@@ -394,11 +394,27 @@ async def test_the_openai_sdk_raises_where_an_answer_breaks_off(proxied: Start, 
 
 
 @pytest.mark.parametrize("what", WAYS_TO_LOSE)
-async def test_a_loss_after_the_first_event_is_a_502_where_nothing_was_sent_yet(
+async def test_a_loss_after_the_first_event_is_made_good_where_nothing_was_shown_yet(
     proxied: Start, agents: Agents, what: Any
 ) -> None:
-    """An agent that doesn't stream gets a status and JSON."""
+    """An agent that doesn't stream gets one answer, whole, and the next turn continues it."""
     start = await proxied(numbered)
+    agent = await agents(start.server.url, stream=False)
+    start.simulator.inject(Fault("after_events", what, events=3))
+    assert (await agent.turn("one")).text == "answer 1"
+    assert (await agent.turn("two")).text == "answer 2"
+    assert contexts(start.simulator)[1:] == agent.answered
+    assert await figures(start, 2) == [
+        ("full", "connection_lost", 2, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+    assert (await start.figures())["replays"] == {"safe": 0, "ambiguous": 1}
+
+
+@pytest.mark.parametrize("what", WAYS_TO_LOSE)
+async def test_a_loss_that_must_not_be_made_good_is_a_502(proxied: Start, agents: Agents, what: Any) -> None:
+    """Where a second generation is not wanted, an agent that doesn't stream gets a status and JSON."""
+    start = await proxied(numbered, ambiguous_retries=0)
     agent = await agents(start.server.url, stream=False)
     start.simulator.inject(Fault("after_events", what, events=3))
     answer = await agent.turn("one")
@@ -474,14 +490,14 @@ async def test_a_connection_that_is_too_old_for_upstream_is_replaced(
 async def test_an_age_limit_on_a_new_connection_is_never_the_agents_error(
     proxied: Start, agents: Agents, loss: Any
 ) -> None:
-    """It speaks HTTP, where there is no such limit: after a second loss it gets its answer there."""
+    """It speaks HTTP, where there is no such limit; upstream did not take the turn, so a new connection gets it."""
     start = await proxied(numbered)
     agent, simulator = await agents(start.server.url), start.simulator
     limit = Fault("before_created", "error", status=400, code="websocket_connection_limit_reached")
     simulator.inject(limit if loss == "error" else Fault("before_created", loss))
     simulator.inject(replace(limit))
     assert (await agent.turn("one")).text == "answer 0"
-    assert [transport for transport, *_ in await figures(start, 1)] == ["http"]
+    assert [(upload, attempts) for upload, _, attempts, _ in await figures(start, 1)] == [("full", 3)]
     assert contexts(simulator) == agent.answered
 
 

@@ -635,8 +635,8 @@ async def test_pitfall_15_broken_answer(proxied: Start, what: Any) -> None:
 
 
 async def test_pitfall_15_broken_whole_answer(proxied: Start) -> None:
-    """For an agent that does not stream, an answer that breaks off is an HTTP error."""
-    world = await proxied(scripted(["alpha", "beta"]))
+    """For an agent that does not stream, an answer that breaks off and is not asked for again is an HTTP error."""
+    world = await proxied(scripted(["alpha", "beta"]), ambiguous_retries=0)
     world.simulator.inject(Fault("after_events", "abort", events=6))
     answer = await Agent(world).ask("one", stream=False)
     assert answer.status == 502

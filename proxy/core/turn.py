@@ -2,10 +2,10 @@
 
     READY -> SENT -> STREAMING -> COMPLETED | INCOMPLETE | FAILED
                |
-               +--> READY again: same connection or a fresh one, in full (until the agent has seen an event)
+               +--> READY again: same connection or a fresh one, in full (until the agent was shown an event)
 
 `start` gives the message to send, `receive` takes an event and says what is to be done with it. Nothing is
-sent again once the agent has seen an event; a second attempt owes nothing to the first.
+sent again once the agent was shown an event (`core/replay.py`); a second attempt owes nothing to the first.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from enum import Enum
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ERRORS, Fault, ServerEvent, response_create
 from proxy.core.items import Item, Output, Raw
+from proxy.core.replay import Replays, Verdict
 from proxy.core.weight import Reading, Weight
 from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
@@ -55,14 +56,15 @@ class Collapse:
 class Turn:
     """One request on its way: what was sent, what came back, and what upstream holds afterwards."""
 
-    def __init__(self, request: TurnRequest) -> None:
+    def __init__(self, request: TurnRequest, *, ambiguous_retries: int = 2) -> None:
         self.request = request
+        self.replays = Replays(ambiguous_retries)
+        self.shown = False
         self.state = State.READY
         self.upload: Delta | Full = Full(Mismatch.FIRST_TURN)
         self.again: Again | None = None
         self.baseline: Baseline | None = None
         self.attempts = 0
-        self.losses = 0
         self.response_id: str | None = None
         self.chain_ignored = False
         self.collapse: Collapse | None = None
@@ -82,8 +84,8 @@ class Turn:
         return self.state in {State.SENT, State.STREAMING}
 
     @property
-    def shown(self) -> bool:
-        """Whether the agent may have seen an event of this turn."""
+    def begun(self) -> bool:
+        """Whether upstream has begun to answer."""
         return self.state not in {State.READY, State.SENT}
 
     def start(self, upload: Delta | Full, *, reused: bool) -> bytes:
@@ -134,31 +136,29 @@ class Turn:
         """Return *event* and what was kept before it, unless more is to come before any of it has to be shown."""
         if self.again is not None:
             return ()
-        if self._can_wait and not event.terminal:
-            self._early.append(event)
+        if not self.request.stream and not event.terminal:
+            self._early.append(event)  # an answer in one piece: until its end, nothing is lost by a loss
             return ()
         shown = (*self._early, event)
         self._early = []
+        self.shown = True
         return shown
 
-    @property
-    def _can_wait(self) -> bool:
-        """Whether nothing need be shown until the end, which tells whether upstream continued the chain."""
-        return isinstance(self.upload, Delta) and not self.request.stream
-
     def connection_lost(self, fault: ConnectionLost) -> None:
-        """Take the loss of the connection. Raises where the turn may not be sent again.
+        """Take the loss of the connection; afterwards *again* says that the turn is to be sent on a new one.
 
-        Lost once before the first event, the turn is sent again on a new connection. Raises
-        UpstreamUnavailable after the first event, or on a second loss; UpstreamTimeout on silence.
+        Raises *fault* where it may not be sent again, or upstream was silent for too long; UpstreamUnavailable
+        where it may, but no longer over a WebSocket.
         """
-        if self.shown or isinstance(fault, UpstreamTimeout):
+        verdict = Verdict.FAILED
+        if not isinstance(fault, UpstreamTimeout):
+            verdict = self.replays.after_loss(sent=fault.sent, shown=self.shown)
+        if verdict is Verdict.FAILED:
             self.state = State.FAILED
             raise fault
-        self.losses += 1
         self._repeat(Mismatch.CONNECTION_LOST, fresh=True)
-        if self.losses > 1:
-            raise UpstreamUnavailable("the WebSocket was lost twice before upstream's first event") from fault
+        if verdict is Verdict.OVER_HTTP:
+            raise UpstreamUnavailable("the WebSocket was lost again and again before an answer") from fault
 
     def _repeat(self, reason: Mismatch, *, fresh: bool) -> None:
         self.state = State.READY
@@ -199,11 +199,7 @@ class Turn:
             return self._released(event)
         fault = Fault.of(event.json())
         if fault.is_age_limit:
-            if self.losses:  # plain HTTP, then: it has no connections that age, and the agent no answer to this
-                raise ConnectionLost("upstream says again that the connection is too old")
-            self.losses += 1
-            self._repeat(Mismatch.CONNECTION_LOST, fresh=True)
-            return ()
+            raise ConnectionLost("upstream says that the connection is too old", sent=False)
         if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=fault.is_duplicate)
             return ()
@@ -257,7 +253,7 @@ class Turn:
         if parent is None or reading is None or reading.read >= (expected := parent.expected(reading)):
             return False
         self.collapse = Collapse(expected, reading.read)
-        if self._can_wait:
+        if not self.request.stream:
             self._repeat(Mismatch.CHAIN_COLLAPSED, fresh=True)
         return True
 

@@ -81,6 +81,13 @@ def _lines(ledger: Ledger) -> list[str]:
             None,
             {"": stats["chains"]["collapsed"]},
         ),
+        *_family(
+            "packlight_replays_total",
+            "counter",
+            "Turns sent again after a loss: upstream cannot have had them (safe), or may have.",
+            "kind",
+            stats["replays"],
+        ),
     ]  # fmt: skip
 
 

@@ -149,7 +149,7 @@ class AgentRequest:
 
     async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:
         """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
-        turn = self._turn = Turn(read.turn)
+        turn = self._turn = Turn(read.turn, ambiguous_retries=self._services.config.ambiguous_retries)
         try:
             return await self._over_websocket(turn, read.answer, events)
         except PlainHTTP as exc:
@@ -278,6 +278,8 @@ class AgentRequest:
             ledger.collapses += 1
             shown = self._turn.request.stream
             log.warning("chain_collapsed", expected=collapse.expected, read=collapse.read, shown=shown)
+        if self._turn is not None:
+            ledger.replays.update(safe=self._turn.replays.unsent, ambiguous=self._turn.replays.ambiguous)
         if self._front_end is not None:
             ledger.add(self._record(self._front_end))
 

@@ -1,5 +1,6 @@
 """One request answered by one response, whatever comes in between."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -465,7 +466,7 @@ def test_an_error_before_output_is_the_agents(upload: Delta | Full, status: int,
     assert raised.value.status == status
     assert orjson.loads(raised.value.body) == {"error": error}
     assert raised.value.headers == {"retry-after": "2"}
-    assert (turn.state, turn.finished, turn.shown) == (State.FAILED, True, True)
+    assert (turn.state, turn.finished, turn.shown) == (State.FAILED, True, False)
 
 
 AGE_LIMIT = refusal(400, code="websocket_connection_limit_reached", message="60 minutes")
@@ -473,15 +474,19 @@ AGE_LIMIT = refusal(400, code="websocket_connection_limit_reached", message="60 
 
 @pytest.mark.parametrize("upload", [FULL, delta()])
 def test_a_connection_that_is_too_old_counts_as_lost(upload: Delta | Full) -> None:
-    """A new one takes the whole history; a second refusal is a second loss, and never the agent's error."""
+    """Upstream did not take the turn, so a new one gets it; it is never the agent's error."""
     turn = started(upload)
-    assert turn.receive(AGE_LIMIT) == ()
-    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
-    turn.start(FULL, reused=False)
+    for _ in range(3):
+        with pytest.raises(ConnectionLost, match="too old") as raised:
+            turn.receive(AGE_LIMIT)
+        turn.connection_lost(raised.value)
+        assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+        turn.start(FULL, reused=False)
     with pytest.raises(ConnectionLost) as raised:
         turn.receive(AGE_LIMIT)
-    with pytest.raises(UpstreamUnavailable, match="lost twice"):
+    with pytest.raises(UpstreamUnavailable, match="lost again and again"):
         turn.connection_lost(raised.value)
+    assert (turn.replays.unsent, turn.replays.ambiguous) == (4, 0)
 
 
 def test_a_connection_lost_before_the_first_event_is_replaced_once() -> None:
@@ -499,13 +504,30 @@ def test_a_connection_lost_before_the_first_event_is_replaced_once() -> None:
     assert raised.value.__cause__ is second
 
 
-def test_an_old_connection_and_then_a_lost_one_are_two_losses() -> None:
-    """Either way upstream had its second chance."""
-    turn = started()
-    turn.receive(AGE_LIMIT)
+def test_a_turn_that_may_not_be_sent_again_ends_with_its_first_loss() -> None:
+    """Where a second generation must not be risked."""
+    turn = Turn(SENT, ambiguous_retries=0)
     turn.start(FULL, reused=False)
-    with pytest.raises(UpstreamUnavailable):
-        turn.connection_lost(ConnectionLost("gone"))
+    fault = ConnectionLost("gone")
+    with pytest.raises(ConnectionLost) as raised:
+        turn.connection_lost(fault)
+    assert raised.value is fault
+    assert turn.state is State.FAILED
+
+
+def test_an_answer_in_one_piece_is_not_shown_before_its_end() -> None:
+    """So a loss in the middle of it is made good."""
+    turn = Turn(replace(SENT, stream=False))
+    turn.start(FULL, reused=False)
+    assert turn.receive(created()) == ()
+    assert (turn.begun, turn.shown) == (True, False)
+    turn.connection_lost(ConnectionLost("gone"))
+    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+    turn.start(FULL, reused=False)
+    assert turn.receive(created(id="resp_9")) == ()
+    shown = turn.receive(event("response.completed", response={"id": "resp_9", "output": []}))
+    assert [each.type for each in shown] == ["response.created", "response.completed"]
+    assert b"resp_9" in shown[0].raw
 
 
 def test_a_connection_lost_after_the_first_event_ends_the_turn() -> None:

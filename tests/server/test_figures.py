@@ -49,6 +49,7 @@ STATS = {
     "bytes": {"from_agents": int, "to_upstream": int, "from_upstream": int, "to_agents": int},
     "connections": {"open": int, "opened": int, "lost": int},
     "chains": {"collapsed": int},
+    "replays": {"safe": int, "ambiguous": int},
     "since": str,
 }
 

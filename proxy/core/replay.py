@@ -1,0 +1,52 @@
+"""What may be sent again after a connection was lost: the one place that decides.
+
+| phase | upstream may have the turn | after a loss |
+|---|---|---|
+| P0 no connection yet, P1 message not wholly sent | no | again, on a new connection |
+| P2 sent, no event | perhaps | again, `ambiguous_retries` times |
+| P3 an error before the response began | it refused it | a miss, an age limit: again; the rest to the agent |
+| P4 response begun, nothing of it shown | yes | as P2 |
+| P5 shown | yes | never: two answers would be spliced |
+
+A WebSocket that keeps getting lost is left for plain HTTP, which is an attempt like any other.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+LOSSES_ON_WEBSOCKETS = 2
+"""Losses of one turn's sent message after which its next attempt is over plain HTTP."""
+
+UNSENT_ON_WEBSOCKETS = 4
+"""The same for messages that never left whole, on a link that comes and goes."""
+
+
+class Verdict(Enum):
+    """What becomes of a turn after a loss."""
+
+    AGAIN = "a new WebSocket"
+    OVER_HTTP = "plain HTTP"
+    FAILED = "the agent is told"
+
+
+@dataclass(slots=True)
+class Replays:
+    """The losses of one turn: before its message was wholly *unsent*, and after, when they are *ambiguous*."""
+
+    allowed: int
+    unsent: int = 0
+    ambiguous: int = 0
+
+    def after_loss(self, *, sent: bool, shown: bool) -> Verdict:
+        """Count a loss and say what may be done; *sent* if upstream may hold the message, *shown* the answer."""
+        if shown:
+            return Verdict.FAILED
+        if not sent:
+            self.unsent += 1
+        elif self.ambiguous == self.allowed:
+            return Verdict.FAILED
+        else:
+            self.ambiguous += 1
+        if self.ambiguous >= LOSSES_ON_WEBSOCKETS or self.ambiguous + self.unsent >= UNSENT_ON_WEBSOCKETS:
+            return Verdict.OVER_HTTP
+        return Verdict.AGAIN
