@@ -403,7 +403,7 @@ async def test_a_loss_after_the_first_event_is_made_good_where_nothing_was_shown
     start.simulator.inject(Fault("after_events", what, events=3))
     assert (await agent.turn("one")).text == "answer 1"
     assert (await agent.turn("two")).text == "answer 2"
-    assert contexts(start.simulator)[1:] == agent.answered
+    assert contexts(start.simulator) == agent.answered
     assert await figures(start, 2) == [
         ("full", "connection_lost", 2, "completed"),
         ("delta", None, 1, "completed"),
@@ -490,7 +490,7 @@ async def test_a_connection_that_is_too_old_for_upstream_is_replaced(
 async def test_an_age_limit_on_a_new_connection_is_never_the_agents_error(
     proxied: Start, agents: Agents, loss: Any
 ) -> None:
-    """It speaks HTTP, where there is no such limit; upstream did not take the turn, so a new connection gets it."""
+    """It speaks HTTP, where there is no such limit; upstream did not take the turn, so another gets it."""
     start = await proxied(numbered)
     agent, simulator = await agents(start.server.url), start.simulator
     limit = Fault("before_created", "error", status=400, code="websocket_connection_limit_reached")

@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import orjson
 from meaning import Held, Raw, Token
+from pooling import TIMING
 
 from proxy.core.delta import Mismatch
 from proxy.core.events import ServerEvent
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout
 from proxy.ledger import Connections, Traffic
-from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.meter import Meter
 from proxy.upstream.pool import Limits, NoLease, Partition, Pool
@@ -287,7 +288,7 @@ class MemoryPool(Pool):
         super().__init__(
             Endpoint("http://upstream.test/v1"),
             limits,
-            Timing(1, 1, 1, 1, 1, 1),
+            TIMING,
             traffic=Traffic(),
             connections=Connections(),
             clock=clock,

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from meaning import Dropped, Raw, agree, meaning
+from pooling import TIMING
 
 from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
@@ -33,7 +34,6 @@ from proxy.simulator import (
     Text,
     says,
 )
-from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import of_identity
 from proxy.upstream.pool import Limits, Pool
@@ -139,14 +139,7 @@ class PoolMachine(RuleBasedStateMachine):
         pool = Pool(
             Endpoint(self.simulator.base_url),
             self.limits,
-            Timing(
-                open_timeout=5,
-                send_timeout=5,
-                close_timeout=1,
-                ping_interval=20,
-                probe_timeout=1,
-                max_event_bytes=1_000_000,
-            ),
+            TIMING,
             traffic=Traffic(),
             connections=self.connections,
             clock=lambda: self.now,
