@@ -29,6 +29,7 @@ class Wire(asyncio.Protocol):
         settings: SimulatorSettings,
         total: Traffic,
         serve: Callable[[], asyncio.Protocol],
+        on_made: Callable[["Wire"], None],
         on_lost: Callable[["Wire"], None],
     ) -> None:
         self.number = number
@@ -36,6 +37,7 @@ class Wire(asyncio.Protocol):
         self._total = total
         self._settings = settings
         self._serve = serve
+        self._on_made = on_made
         self._on_lost = on_lost
         self._speakers: list[asyncio.Protocol] = []
         self._silent = False
@@ -87,6 +89,7 @@ class Wire(asyncio.Protocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  a TCP server makes no others
         self.transport = transport
+        self._on_made(self)
         self.outside = OutsideTransport(self)
         raw: socket.socket | None = transport.get_extra_info("socket")
         if raw is not None and self._settings.uplink_bytes_per_second:
