@@ -42,6 +42,9 @@ class Config:
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least severe level to log.")
     drain_seconds: float = setting(10.0, "On shutdown, how long turns in flight may take to finish.", least=0)
 
+    ca_bundle: str = setting(
+        "", "A file of PEM certificates to trust besides the system's, such as your organisation's own authority."
+    )
     websocket: Literal["auto", "off"] = setting(
         "auto", "auto: deltas over a WebSocket where upstream has one. off: everything over plain HTTP."
     )
@@ -287,9 +290,11 @@ def _truth(where: str, value: Any, _name: str) -> bool:
     return value
 
 
-def _text(where: str, value: Any, _name: str) -> str:
+def _text(where: str, value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise BadConfiguration(f"{where} must be text in quotes, not {_shown(value)}")
+    if name == "ca_bundle" and isinstance(value, str) and value.isprintable():
+        return value
     if not value or not value.isprintable() or " " in value:
         raise BadConfiguration(f"{where} must not be empty or contain spaces or control characters")
     return value

@@ -11,6 +11,7 @@ PacklightError
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 
 class PacklightError(Exception):
@@ -39,8 +40,23 @@ class UpstreamError(UpstreamFault):
         self.code = code
 
 
+class Trouble(StrEnum):
+    """What stands between us and upstream, as far as it can be told."""
+
+    CAPTIVE_PORTAL = "captive_portal"
+    OFFLINE = "offline"
+    UNREACHABLE = "unreachable"
+    UNTRUSTED = "untrusted_certificate"
+    CLOCK = "certificate_dates"
+    OUTBOUND_PROXY = "outbound_proxy"
+
+
 class UpstreamUnavailable(UpstreamFault):
-    """Upstream could not be reached, or went away; the message says what was seen."""
+    """Upstream could not be reached, or went away; the message says what was seen, *trouble* what it means."""
+
+    def __init__(self, message: str, *, trouble: Trouble = Trouble.UNREACHABLE) -> None:
+        super().__init__(message)
+        self.trouble = trouble
 
 
 class NoWebSocket(UpstreamUnavailable):

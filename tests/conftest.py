@@ -1,6 +1,7 @@
 """The running proxy for each test: an upstream behind it, and an agent in front."""
 
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -36,7 +37,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 def proxied(stack: AsyncExitStack) -> Callable[..., Awaitable[Proxied]]:
     """Start the proxy: keyword arguments are its settings, *simulated* those of the upstream behind it.
 
-    *clock* is the proxy's, *upstream_clock* the simulator's.
+    *clock* is the proxy's, *upstream_clock* the simulator's; *tls* is what the proxy trusts.
     """
 
     async def start(
@@ -45,13 +46,14 @@ def proxied(stack: AsyncExitStack) -> Callable[..., Awaitable[Proxied]]:
         simulated: dict[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
         upstream_clock: Callable[[], float] | None = None,
+        tls: ssl.SSLContext | None = None,
         **settings: Any,
     ) -> Proxied:
         simulator = Simulator(SimulatorSettings(**(simulated or {})), script=script, clock=upstream_clock)
         if "upstream" not in settings:
             settings["upstream"] = (await stack.enter_async_context(simulator)).base_url
         config = Config(**{"port": 0, "drain_seconds": 0.2, **settings})
-        proxied = Proxied(await stack.enter_async_context(Server(config, clock=clock)), simulator)
+        proxied = Proxied(await stack.enter_async_context(Server(config, clock=clock, tls=tls)), simulator)
         stack.callback(lambda: [peer.close() for peer in proxied.peers])
         return proxied
 

@@ -947,14 +947,8 @@ PORTAL = b"<html><body>Welcome on board! Please accept the terms.</body></html>"
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        *[Fault("handshake", "error", status=status, code=None) for status in (404, 405, 426, 501)],
-        Fault("handshake", "error", status=200, body=PORTAL),
-        Fault("handshake", "error", status=302, body=b"", headers={"Location": "http://portal.example/login"}),
-        Fault("handshake", "error", status=403, body=PORTAL),
-        Fault("handshake", "error", status=511, body=PORTAL),
-    ],
-    ids=lambda fault: f"{fault.status}-html" if fault.body is not None else str(fault.status),
+    [Fault("handshake", "error", status=status, code=None) for status in (404, 405, 426, 501)],
+    ids=lambda fault: str(fault.status),
 )
 @both_ways
 async def test_an_upstream_without_websocket_gets_plain_http_and_is_asked_again(
@@ -985,6 +979,41 @@ async def test_an_upstream_without_websocket_gets_plain_http_and_is_asked_again(
         ("full", "after_restart", 1, "completed"),
         ("delta", None, 1, "completed"),
     ]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("handshake", "error", status=200, body=PORTAL),
+        Fault("handshake", "error", status=302, body=b"", headers={"Location": "http://portal.example/login"}),
+        Fault("handshake", "error", status=400, code=None),
+        Fault("handshake", "error", status=403, body=PORTAL),
+        Fault("handshake", "error", status=503, code=None),
+        Fault("handshake", "error", status=511, body=PORTAL),
+    ],
+    ids=lambda fault: f"{fault.status}-html" if fault.body is not None else str(fault.status),
+)
+async def test_an_upgrade_that_something_in_between_refused_is_asked_for_again_soon(
+    proxied: Start, agents: Agents, fault: Fault
+) -> None:
+    """It says nothing about upstream: after seconds at first, and ever later as it goes on."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, websocket_retry_seconds=300)
+    agent, simulator = await agents(start.server.url), start.simulator
+    fault.times = 3
+    simulator.inject(fault)
+    for pause in (10, 20, 40):
+        await agent.turn("one")
+        asked = len(upgrades(simulator))
+        await agent.turn("two")
+        clock.advance(pause / 2 - 1)
+        await agent.turn("three")
+        assert len(upgrades(simulator)) == asked
+        clock.advance(pause / 2 + 1)
+    await agent.turn("four")
+    assert len(upgrades(simulator)) == 4
+    assert contexts(simulator) == agent.answered
+    assert [row[0] for row in await figures(start, 10)] == ["http"] * 9 + ["full"]
 
 
 @pytest.mark.parametrize("what", ["abort", "close", "garbage"])

@@ -56,6 +56,7 @@ def summary(figures: Figures, terminal: Terminal) -> list[str]:
         f"running since {stats['since']}",
         "",
         *_totals(stats),
+        *_link(stats.get("link", {}), terminal),
         *_collapses(stats.get("chains", {}).get("collapsed", 0), terminal),
         *_reasons(stats["full_reasons"], terminal),
         *_recent(figures["turns"], terminal),
@@ -78,6 +79,13 @@ def _totals(stats: Figures) -> list[str]:
         f"downloads    {size(crossed['from_upstream'])} from upstream, {size(crossed['to_agents'])} to agents",
         f"connections  {connections['open']} open, {connections['opened']} opened, {connections['lost']} lost",
     ]
+
+
+def _link(link: Figures, terminal: Terminal) -> list[str]:
+    if link.get("state", "ok") == "ok":
+        return []
+    first, *more = wrap(f"{link['state']} since {link['since']}: {link['detail']}", max(30, terminal.width - 13))
+    return [terminal.style(f"link         {first}", bold=True), *(f"{'':13}{line}" for line in more)]
 
 
 def _collapses(count: int, terminal: Terminal) -> list[str]:

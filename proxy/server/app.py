@@ -23,6 +23,7 @@ from proxy.server.turns import AgentRequest, Services
 from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
+from proxy.upstream.link import Link
 from proxy.upstream.pool import Limits, Pool
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,7 +53,8 @@ class Server:
         self.url = ""
         self._config = config
         self._clock = clock
-        self._endpoint = Endpoint(config.upstream, tls)
+        self._endpoint = Endpoint(config.upstream, tls, config.ca_bundle)
+        self.link = Link(clock=clock)
         self.ledger = Ledger(since=_now(), observe=_log_turn, kept=config.turns_kept)
         self._stack = AsyncExitStack()
 
@@ -69,12 +71,14 @@ class Server:
 
     async def _start(self) -> None:
         config, ledger = self._config, self.ledger
+        endpoint = self._endpoint
+        _ = endpoint.outbound_proxy, endpoint.ssl_context  # what is wrong with them is said at the start
         http = await self._stack.enter_async_context(
-            Http(self._endpoint, connect_timeout=config.connect_timeout, traffic=ledger.upstream)
+            Http(endpoint, connect_timeout=config.connect_timeout, traffic=ledger.upstream, link=self.link)
         )
         pool = await self._stack.enter_async_context(
             Pool(
-                self._endpoint,
+                endpoint,
                 Limits(
                     max_connections=config.max_connections,
                     max_age_seconds=config.max_age_seconds,
@@ -95,10 +99,11 @@ class Server:
                 traffic=ledger.upstream,
                 connections=ledger.connections,
                 clock=self._clock,
+                link=self.link,
             )
         )
         services = Services(config, pool, http, ledger, self._clock, _now)
-        application = _application(config, services)
+        application = _application(config, services, self.link)
         runner = web.AppRunner(
             application,
             access_log=None,
@@ -132,7 +137,7 @@ def _log_turn(record: TurnRecord) -> None:
     log.info("turn", **{name: value for name, value in record.as_json().items() if name != "started_at"})
 
 
-def _application(config: Config, services: Services) -> web.Application:
+def _application(config: Config, services: Services, link: Link) -> web.Application:
     guard = Guard(config.allowed_hosts, config.allowed_origins, config.allow_remote)
 
     def answering(front_end: FrontEnd, *, enabled: bool = True) -> Handler:
@@ -166,7 +171,7 @@ def _application(config: Config, services: Services) -> web.Application:
 
     application = web.Application(middlewares=[guarded])
     application.on_response_prepare.append(prepare)
-    application.add_routes(Figures(services.ledger, config.upstream).routes())
+    application.add_routes(Figures(services.ledger, config.upstream, link).routes())
     router = application.router
     chat = answering(Chat(), enabled=config.chat_completions == "translate")
     router.add_route("POST", "/v1/responses", answering(Responses()), expect_handler=expect)

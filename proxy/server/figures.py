@@ -5,6 +5,7 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.ledger import Ledger
+from proxy.upstream.link import Link
 
 _MOST_TURNS = 10_000
 
@@ -12,7 +13,8 @@ _MOST_TURNS = 10_000
 class Figures:
     """The handlers for people and programs that watch."""
 
-    def __init__(self, ledger: Ledger, upstream: str) -> None:
+    def __init__(self, ledger: Ledger, upstream: str, link: Link) -> None:
+        self._link = link
         self._ledger = ledger
         self._upstream = upstream
 
@@ -31,7 +33,7 @@ class Figures:
 
     async def stats(self, _request: web.Request) -> web.Response:
         """Show the totals since the start."""
-        return _json(self._ledger.stats())
+        return _json(self._ledger.stats() | {"link": self._link.as_json()})
 
     async def turns(self, request: web.Request) -> web.Response:
         """Show the last turns, newest first; `limit` says how many at most."""

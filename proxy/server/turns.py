@@ -16,7 +16,7 @@ from proxy.config import Config
 from proxy.core.delta import Delta, Mismatch
 from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
-from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import ConnectionLost, Trouble, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
@@ -27,6 +27,12 @@ from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
 
 log = structlog.get_logger("turns")
+
+_CALMLY = {
+    trouble: {"retry-after": "10", "x-should-retry": "true"}
+    for trouble in (Trouble.CAPTIVE_PORTAL, Trouble.OFFLINE)
+}
+"""What tells an agent to try again, not too soon, where a person has to do something first."""
 
 _STATUSES: dict[State, Status] = {State.COMPLETED: "completed", State.INCOMPLETE: "incomplete"}
 
@@ -232,7 +238,7 @@ class AgentRequest:
                 return await self._events.fail(UpstreamError(status, body, {}))
         if self._reply.begun:
             return self._reply.abort()
-        return self._reply.error(status, str(fault), "upstream_unavailable")
+        return self._reply.error(status, str(fault), "upstream_unavailable", headers=_CALMLY.get(fault.trouble))
 
     async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
         async for chunk in bodies.rest(self._request, raw.beginning, timeout=self._services.config.body_timeout):

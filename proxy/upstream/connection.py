@@ -32,6 +32,7 @@ from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
 from proxy.upstream.sendqueue import SendQueue, queue_of
+from proxy.upstream.trouble import advice, trouble_of
 
 _DEFINITE = frozenset({404, 405, 426, 501})
 """Statuses that say there is no WebSocket endpoint."""
@@ -168,7 +169,7 @@ class Connection:
                 user_agent_header=agent,
                 compression=None,
                 extensions=[DeflateOffer(client_max_window_bits=None, compress_settings={"memLevel": 5})],
-                proxy=None if endpoint.is_loopback else True,
+                proxy=endpoint.outbound_proxy,
                 open_timeout=timing.open_timeout,
                 ping_interval=timing.ping_interval,
                 ping_timeout=None,  # a pong queues behind our own upload on a slow link
@@ -186,7 +187,8 @@ class Connection:
         except TimeoutError as exc:
             raise UpstreamTimeout("no WebSocket to upstream: it did not open in time (open_timeout)") from exc
         except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
-            raise UpstreamUnavailable(f"no WebSocket to upstream: {_describe(exc)}") from exc
+            message = f"no WebSocket to upstream: {_describe(exc)}; {advice(exc)}"
+            raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         return cls(cast("_Socket", socket), meter, timing, opened_at=clock())
 
     @property

@@ -1,22 +1,28 @@
 """Where upstream is: one API base, as URLs for HTTP and for the WebSocket."""
 
 import ipaddress
+import os
 import ssl
 from dataclasses import dataclass
 from functools import cached_property
 
 from yarl import URL
 
+from proxy.errors import BadConfiguration
+from proxy.upstream.outbound import outbound_proxy
+
 
 @dataclass(frozen=True)
 class Endpoint:
     """The API base *base*, such as `https://api.openai.com/v1`, without a trailing slash.
 
-    *tls* verifies upstream's certificate; None takes the system's certificate authorities.
+    *tls* verifies upstream's certificate; None takes the system's certificate authorities, or those of
+    SSL_CERT_FILE and SSL_CERT_DIR, and adds those in the file *ca_bundle*.
     """
 
     base: str
     tls: ssl.SSLContext | None = None
+    ca_bundle: str = ""
 
     def http(self, path: str) -> URL:
         """Return the URL of *path*, which is kept to the byte: it begins with `/` and may carry a query."""
@@ -34,8 +40,24 @@ class Endpoint:
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """The context for both transports, so that both trust the same authorities."""
-        return self.tls or ssl.create_default_context()
+        """The context for both transports, so that both trust the same authorities.
+
+        Raises BadConfiguration where ca_bundle cannot be read.
+        """
+        if self.tls is not None:
+            return self.tls
+        context = ssl.create_default_context()
+        if self.ca_bundle:
+            try:
+                context.load_verify_locations(self.ca_bundle)
+            except OSError as exc:  # ssl.SSLError is one
+                raise BadConfiguration(f"ca_bundle: {self.ca_bundle} is not a file of PEM certificates") from exc
+        return context
+
+    @cached_property
+    def outbound_proxy(self) -> str | None:
+        """The URL of the proxy that both transports go through. Raises BadConfiguration for an unusable one."""
+        return None if self.is_loopback else outbound_proxy(URL(self.base), os.environ)
 
     @cached_property
     def is_loopback(self) -> bool:

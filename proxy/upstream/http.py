@@ -8,22 +8,30 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Self, cast
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from yarl import URL
 
-from proxy.errors import BadConfiguration, UpstreamUnavailable
+from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
+from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter, MeteredTransport
+from proxy.upstream.trouble import ADVICE, advice, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers the library would add by itself; the agent's own decide."""
 
 _LINE_LIMIT = 64 * 1024
+
+_TURNS = frozenset({"/responses", "/chat/completions", "/completions", "/messages"})
+"""Paths whose answers are JSON or a stream of events, and never somewhere else."""
+
+_OF_ANY_TYPE = "/content"
+"""The end of paths that give back a file as it was uploaded or made, a web page too."""
+
+_PROBE_TIMEOUT = 3.0
 
 _turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
 """The figures of the request that is being sent; a connection serves one request at a time."""
@@ -55,9 +63,10 @@ class _ClaimingTransport(MeteredTransport):
         super().write(data)
 
 
-def _connector(endpoint: Endpoint, total: Traffic) -> aiohttp.TCPConnector:
+def _connector(endpoint: Endpoint, total: Traffic, *, once: bool = False) -> aiohttp.TCPConnector:
     connector = aiohttp.TCPConnector(
         limit=0,
+        force_close=once,
         ssl=endpoint.ssl_context if endpoint.secure else cast("ssl.SSLContext", False),  # noqa: FBT003
         enable_cleanup_closed=False,
     )
@@ -68,50 +77,61 @@ def _connector(endpoint: Endpoint, total: Traffic) -> aiohttp.TCPConnector:
     return connector
 
 
-def _outbound_proxy(endpoint: Endpoint) -> str | None:
-    """Return the environment's proxy; the library, asked to look itself, would take logins from ~/.netrc too.
-
-    Raises BadConfiguration for one that neither transport can use.
-    """
-    url = URL(endpoint.base)
-    if endpoint.is_loopback or proxy_bypass(url.host or ""):
-        return None
-    proxy = getproxies().get(url.scheme)
-    if proxy is not None and URL(proxy).scheme not in {"http", "https"}:
-        raise BadConfiguration(
-            f"{url.scheme.upper()}_PROXY names a {URL(proxy).scheme} proxy, and packlight speaks to HTTP proxies "
-            "only: name one of those, or unset it"
-        )
-    return proxy
-
-
 class Http:
     """Plain HTTP to *endpoint*. An async context manager.
 
     No total time limit: a model may think for as long as it likes, and the agent has a limit of its own.
     """
 
-    def __init__(self, endpoint: Endpoint, *, connect_timeout: float, traffic: Traffic) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, connect_timeout: float, traffic: Traffic, link: Link | None = None
+    ) -> None:
+        self._link = link or Link()
         self._endpoint = endpoint
         self._connect_timeout = connect_timeout
         self._traffic = traffic
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=_connector(self._endpoint, self._traffic),
+        self._session = self._new_session(aiohttp.ClientTimeout(total=None, connect=self._connect_timeout))
+        self._link.probe_with(self._probe)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._link.close()
+        await self._session.close()
+
+    def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=_connector(self._endpoint, self._traffic, once=once),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
-            proxy=_outbound_proxy(self._endpoint),
+            timeout=timeout,
+            proxy=self._endpoint.outbound_proxy,
             skip_auto_headers=_AUTOMATIC,
             read_bufsize=_LINE_LIMIT,
             max_line_size=_LINE_LIMIT,
             max_field_size=_LINE_LIMIT,
         )
-        return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._session.close()
+    async def _probe(self) -> None:
+        """Look whether upstream itself answers, on a new connection and without anybody's credentials."""
+        session = self._new_session(aiohttp.ClientTimeout(total=_PROBE_TIMEOUT), once=True)
+        try:
+            async with session, session.get(self._endpoint.http("/models"), allow_redirects=False) as response:
+                self._judge(response, is_turn=True)
+        except UpstreamUnavailable:
+            return
+        except (aiohttp.ClientError, OSError) as exc:
+            if trouble_of(exc) is not Trouble.UNREACHABLE:
+                self._link.block(trouble_of(exc), advice(exc))
+
+    def _judge(self, response: aiohttp.ClientResponse, *, is_turn: bool) -> None:
+        """Take note of who answered. Raises UpstreamUnavailable where it was a sign-in page."""
+        if is_portal(response.status, response.headers.get("Content-Type", ""), is_turn=is_turn):
+            message = ADVICE[Trouble.CAPTIVE_PORTAL]
+            self._link.block(Trouble.CAPTIVE_PORTAL, message)
+            raise UpstreamUnavailable(message, trouble=Trouble.CAPTIVE_PORTAL)
+        self._link.clear()
 
     @asynccontextmanager
     async def request(
@@ -125,8 +145,9 @@ class Http:
         """Send a request and yield the response, whose body is still to be read.
 
         *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket.
-        Redirects are not followed. Raises UpstreamUnavailable.
+        Redirects are not followed, and a network's sign-in page is no response. Raises UpstreamUnavailable.
         """
+        await self._link.look()
         token = _turn.set(traffic)
         # A file is written in pieces; bytes would all be handed to the transport at once.
         data = io.BytesIO(body) if isinstance(body, bytes) else body
@@ -135,10 +156,15 @@ class Http:
                 method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as exc:
-            raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc
+            if body is None or isinstance(body, bytes):  # what fails is not the agent's own upload
+                self._link.block(trouble_of(exc), advice(exc))
+            message = f"upstream over HTTP: {type(exc).__name__}; {advice(exc)}"
+            raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
             _turn.reset(token)
         try:
+            if not path.partition("?")[0].endswith(_OF_ANY_TYPE):
+                self._judge(response, is_turn=method == "POST" and path.partition("?")[0] in _TURNS)
             yield response
         finally:
             # What was not read to its end cannot be reused; a connection that was is already back in the pool.

@@ -5,8 +5,9 @@ upstream speaks WebSocket and honours chains. Dropping any of it costs bytes, ne
 """
 
 import asyncio
+import random
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -17,9 +18,11 @@ from proxy.core.items import Dropped
 from proxy.errors import NoWebSocket, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
+from proxy.upstream.backoff import pauses
 from proxy.upstream.connection import Connection, Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
+from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter
 
 _PARTITIONS_KEPT = 64
@@ -29,10 +32,10 @@ _DOUBTS_KEPT = 64
 _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
 SUSPECT_SECONDS = 30.0
-"""How long plain HTTP is used after trouble that says nothing definite about WebSockets."""
+"""How long plain HTTP is used after WebSockets that opened, and were lost under every turn."""
 
-_PASSING = frozenset({500, 502, 503, 504})
-"""Statuses of an upgrade that speak of a passing fault rather than of WebSockets."""
+_FIRST_PAUSE = 10.0
+"""Seconds before upstream is asked for a WebSocket again, after a failure that is no verdict on WebSockets."""
 
 _MISSES_BELIEVED = 3
 """After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
@@ -91,6 +94,7 @@ class Partition:
     chaining_off_reason: Mismatch = Mismatch.DISABLED
     collapses: int = 0
     misses: int = 0
+    pauses: Iterator[float] | None = None
     turns_lost: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
 
@@ -162,7 +166,11 @@ class Pool:
         traffic: Traffic,
         connections: Connections,
         clock: Callable[[], float],
+        link: Link | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._link = link or Link(clock=clock)
+        self._jitter = jitter
         self._endpoint = endpoint
         self._limits = limits
         self._timing = timing
@@ -267,6 +275,10 @@ class Pool:
 
     async def _open(self, partition: Partition, key: int) -> Connection:
         try:
+            await self._link.look()
+        except UpstreamUnavailable as exc:
+            raise NoLease(Mismatch.NO_WEBSOCKET) from exc
+        try:
             connection = await Connection.open(
                 self._endpoint,
                 partition.headers,
@@ -277,17 +289,28 @@ class Pool:
                 clock=self._clock,
             )
         except NoWebSocket as exc:
-            pause = SUSPECT_SECONDS if exc.status in _PASSING else self._limits.websocket_retry_seconds
+            pause = self._limits.websocket_retry_seconds if exc.definite else self._pause(partition)
             partition.refuse_until(self._clock() + pause)
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         except UpstreamUnavailable as exc:
-            if isinstance(exc, UpstreamTimeout):
+            if isinstance(exc, UpstreamTimeout) or partition.pauses is not None:
                 # Something swallows upgrades, or the link is dark: the next turns need not wait for it as well.
-                partition.refuse_until(self._clock() + SUSPECT_SECONDS)
+                partition.refuse_until(self._clock() + self._pause(partition))
+            partition.pauses = partition.pauses or self._pauses()  # one that broke off is no pattern yet
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
+        partition.pauses = None
+        self._link.clear()
         self._connections.opened += 1
         self._connections.open += 1
         return connection
+
+    def _pauses(self) -> Iterator[float]:
+        return pauses(self._jitter, first=_FIRST_PAUSE, most=self._limits.websocket_retry_seconds)
+
+    def _pause(self, partition: Partition) -> float:
+        """Return how long to leave WebSockets alone after a failure that any middlebox can cause: ever longer."""
+        partition.pauses = partition.pauses or self._pauses()
+        return next(partition.pauses)
 
     def _gone(self, partition: Partition, key: int) -> None:
         """Take note that a socket closed, whoever closed it. Also called for one whose upgrade failed."""

@@ -50,6 +50,7 @@ STATS = {
     "connections": {"open": int, "opened": int, "lost": int},
     "chains": {"collapsed": int},
     "replays": {"safe": int, "ambiguous": int},
+    "link": {"state": str, "since": str, "detail": str},
     "since": str,
 }
 
@@ -65,6 +66,9 @@ async def test_stats_before_anything_happened(proxied: Any) -> None:
     stats = await run.figures()
     assert shape(stats) == STATS
     assert datetime.fromisoformat(stats["since"]).utcoffset() is not None
+    link = stats.pop("link")
+    assert (link["state"], link["detail"]) == ("ok", "")
+    assert datetime.fromisoformat(link["since"]).utcoffset() is not None
     del stats["since"]
     assert {number for group in stats.values() for number in group.values()} == {0}
 
