@@ -7,8 +7,9 @@
 A codemap, from the edge inwards: ``simulator`` (the port) · ``wire``, ``shaper`` (bytes) · ``web``,
 ``httplink``, ``chat``, ``resources``, ``passthrough``, ``bodies`` (HTTP) · ``handshake``, ``websocket`` (the
 WebSocket) · ``delivery``, ``faults`` (events on their way) · ``service``, ``chain``, ``validation``,
-``parameters``, ``messages``, ``rendering`` (what is asked) · ``scripts``, ``agent``, ``model``, ``items``,
-``events``, ``response`` (what is answered) · ``settings``, ``citizens``, ``records``, ``apierror`` (words).
+``parameters``, ``chatparameters``, ``messages``, ``effective``, ``rendering`` (what is asked) · ``scripts``,
+``agent``, ``model``, ``items``, ``logprobs``, ``events``, ``response`` (what is answered) · ``settings``,
+``citizens``, ``records``, ``apierror`` (words).
 """
 
 from proxy.simulator.agent import agent_script

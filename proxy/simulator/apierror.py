@@ -1,6 +1,6 @@
 """ApiError: one refusal, and the shapes in which servers word it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxy.simulator.model import Event
@@ -78,6 +78,26 @@ class ApiError(Exception):
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:
     """Refuse a malformed request."""
     return ApiError(400, message, code=code, param=param)
+
+
+def missing(param: str) -> ApiError:
+    """Refuse a request that lacks *param*."""
+    return invalid(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+
+
+def unsupported(value: object, supported: Iterable[str], param: str) -> ApiError:
+    """Refuse a *value* that is none of those *supported*."""
+    *most, last = (f"'{name}'" for name in supported)
+    choices = f"{', '.join(most)} and {last}" if most else last
+    message = f"Invalid value: '{value}'. Supported values are: {choices}."
+    return invalid(message, param=param, code="invalid_value")
+
+
+def out_of_range(param: str, value: float, fault: str, expected: str) -> ApiError:
+    """Refuse a number; *fault* says how it is wrong, as in ``integer below minimum``."""
+    message = f"Invalid '{param}': {fault} value. Expected a value {expected}, but got {value:g} instead."
+    code = f"{fault.replace('minimum', 'min').replace('maximum', 'max').replace(' ', '_')}_value"
+    return invalid(message, param=param, code=code)
 
 
 def previous_response_not_found(response_id: str) -> ApiError:

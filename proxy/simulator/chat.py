@@ -1,5 +1,6 @@
 """ChatDialect: the events of a response, worded as Chat Completions."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -8,6 +9,10 @@ from proxy.simulator.apierror import ApiError
 from proxy.simulator.model import Body, Event, Item
 
 FINISH_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
+CALLS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
+"""For each type of call: the key under which Chat has it, and what it calls the text that the model wrote."""
+STATUSES = {"rate_limit_exceeded": 429, "invalid_prompt": 400}
+"""What a response that failed is answered with, by its error's code; 500 for others."""
 
 
 class ChatDialect:
@@ -18,7 +23,6 @@ class ChatDialect:
         self._logprobs = bool(request.get("logprobs"))
         options = request.get("stream_options") or {}
         self._usage = bool(options.get("include_usage"))
-        self._obfuscates = options.get("include_obfuscation") is not False
         self._head: Body = {}
         self._calls: dict[str, int] = {}
 
@@ -26,15 +30,7 @@ class ChatDialect:
         """Return the chunks that say *event*."""
         match event["type"]:
             case "response.created":
-                response = event["response"]
-                self._head = {
-                    "id": _completion_id(response),
-                    "object": "chat.completion.chunk",
-                    "created": response["created_at"],
-                    "model": response["model"],
-                    "service_tier": response["service_tier"],
-                    "system_fingerprint": None,
-                }
+                self._head = _head(event["response"], "chat.completion.chunk")
                 return self._chunk({"role": "assistant", "content": "", "refusal": None})
             case "response.output_text.delta":
                 return self._chunk({"content": event["delta"]}, event)
@@ -49,32 +45,31 @@ class ChatDialect:
             case "response.completed" | "response.incomplete":
                 return self._ending(event["response"])
             case "response.failed":
-                failure = event["response"]["error"]
-                return self.error(ApiError(500, failure["message"], code=failure["code"]))
+                return self.error(_failure(event["response"]))
             case _:
                 return b""
 
     def whole(self, event: Event) -> bytes | None:
         """Return the completion, at the terminal event; raise ApiError for a response that failed."""
         if event["type"] == "response.failed":
-            failure = event["response"]["error"]
-            raise ApiError(500, failure["message"], code=failure["code"])
+            raise _failure(event["response"])
         if event["type"] not in ("response.completed", "response.incomplete"):
             return None
         response = event["response"]
-        message = _message(response["output"])
-        choice: Body = {"message": message, "finish_reason": _finish_reason(response), "logprobs": None}
+        parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
+        message = _message(response["output"], parts)
+        choice: Body = {
+            "message": message,
+            "finish_reason": _finish_reason(response, called="tool_calls" in message),
+            "logprobs": None,
+        }
         if self._logprobs:
-            choice["logprobs"] = {"content": [_logprob(message["content"] or "")], "refusal": None}
+            tokens = [token for part in parts for token in part.get("logprobs") or ()]
+            choice["logprobs"] = {"content": _tokens(tokens) or None, "refusal": None}
         completion = {
-            "id": _completion_id(response),
-            "object": "chat.completion",
-            "created": response["created_at"],
-            "model": response["model"],
+            **_head(response, "chat.completion"),
             "choices": [{"index": index, **choice} for index in self._choices],
             "usage": _usage(response["usage"]),
-            "service_tier": response["service_tier"],
-            "system_fingerprint": None,
         }
         return orjson.dumps(completion)
 
@@ -83,10 +78,9 @@ class ChatDialect:
         return _record(error.body())
 
     def _call_added(self, item: Item) -> bytes:
-        kinds = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
-        if item["type"] not in kinds:
+        if item["type"] not in CALLS:
             return b""
-        kind, key = kinds[item["type"]]
+        kind, key = CALLS[item["type"]]
         index = self._calls.setdefault(item["id"], len(self._calls))
         call = {"index": index, "id": item["call_id"], "type": kind, kind: {"name": item["name"], key: ""}}
         return self._chunk({"tool_calls": [call]})
@@ -98,11 +92,11 @@ class ChatDialect:
     def _chunk(self, delta: Body, event: Event | None = None, finish_reason: str | None = None) -> bytes:
         logprobs = None
         if self._logprobs and "content" in delta:
-            logprobs = {"content": [_logprob(delta["content"])], "refusal": None}
+            logprobs = {"content": _tokens(event["logprobs"] if event else ()), "refusal": None}
         chunk: Body = {**self._head}
         if self._usage:
             chunk["usage"] = None
-        if event and self._obfuscates and "obfuscation" in event:
+        if event and "obfuscation" in event:
             chunk["obfuscation"] = event["obfuscation"]
         records = []
         for index in self._choices:
@@ -111,7 +105,7 @@ class ChatDialect:
         return b"".join(records)
 
     def _ending(self, response: Body) -> bytes:
-        ending = self._chunk({}, finish_reason="tool_calls" if self._calls else _finish_reason(response))
+        ending = self._chunk({}, finish_reason=_finish_reason(response, called=bool(self._calls)))
         if self._usage:
             ending += _record({**self._head, "choices": [], "usage": _usage(response["usage"])})
         return ending + b"data: [DONE]\n\n"
@@ -121,51 +115,65 @@ def _record(data: Body) -> bytes:
     return b"data: %b\n\n" % orjson.dumps(data)
 
 
-def _completion_id(response: Body) -> str:
-    return str(response["id"]).replace("resp_", "chatcmpl-")
+def _head(response: Body, kind: str) -> Body:
+    return {
+        "id": str(response["id"]).replace("resp_", "chatcmpl-"),
+        "object": kind,
+        "created": response["created_at"],
+        "model": response["model"],
+        "service_tier": response["service_tier"],
+        "system_fingerprint": None,
+    }
 
 
-def _finish_reason(response: Body) -> str:
+def _failure(response: Body) -> ApiError:
+    code, message = response["error"]["code"], response["error"]["message"]
+    return ApiError(STATUSES.get(code, 500), message, code=code)
+
+
+def _finish_reason(response: Body, *, called: bool) -> str:
     if response["incomplete_details"]:
         return FINISH_REASONS.get(response["incomplete_details"]["reason"], "length")
-    called = any(item["type"] in ("function_call", "custom_tool_call") for item in response.get("output", ()))
     return "tool_calls" if called else "stop"
 
 
-def _message(output: list[Item]) -> Body:
-    parts = [part for item in output if item["type"] == "message" for part in item["content"]]
-    text = "".join(part["text"] for part in parts if part["type"] == "output_text")
-    refusal = "".join(part["refusal"] for part in parts if part["type"] == "refusal")
+def _message(output: list[Item], parts: list[Body]) -> Body:
+    texts = [part["text"] for part in parts if part["type"] == "output_text"]
+    refusals = [part["refusal"] for part in parts if part["type"] == "refusal"]
     message: Body = {
         "role": "assistant",
-        "content": text or None,
-        "refusal": refusal or None,
+        "content": "".join(texts) if texts else None,
+        "refusal": "".join(refusals) if refusals else None,
         "annotations": [],
     }
-    calls = [_call(item) for item in output if item["type"] in ("function_call", "custom_tool_call")]
-    if calls:
-        message["tool_calls"] = calls
-    return message
+    calls = [_call(item) for item in output if item["type"] in CALLS]
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def _call(item: Item) -> Body:
-    if item["type"] == "function_call":
-        function = {"name": item["name"], "arguments": item["arguments"]}
-        return {"id": item["call_id"], "type": "function", "function": function}
-    custom = {"name": item["name"], "input": item["input"]}
-    return {"id": item["call_id"], "type": "custom", "custom": custom}
+    kind, key = CALLS[item["type"]]
+    return {"id": item["call_id"], "type": kind, kind: {"name": item["name"], key: item[key]}}
 
 
-def _logprob(text: str) -> Body:
-    return {"token": text, "logprob": -0.1, "bytes": list(text.encode()), "top_logprobs": []}
+def _tokens(logprobs: Iterable[Body]) -> list[Body]:
+    """Return *logprobs* as Chat has them, always with bytes."""
+    return [
+        {**_token(each), "top_logprobs": [_token(other) for other in each["top_logprobs"]]} for each in logprobs
+    ]
+
+
+def _token(logprob: Body) -> Body:
+    token = logprob["token"]
+    return {"token": token, "logprob": logprob["logprob"], "bytes": list(token.encode())}
 
 
 def _usage(usage: dict[str, Any]) -> Body:
     read, written = usage["input_tokens"], usage["output_tokens"]
+    unused = {"audio_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": usage["input_tokens_details"],
-        "completion_tokens_details": usage["output_tokens_details"],
+        "prompt_tokens_details": {**usage["input_tokens_details"], "audio_tokens": 0},
+        "completion_tokens_details": {**usage["output_tokens_details"], **unused},
     }

@@ -1,10 +1,12 @@
 """Events: a response as the sequence of events in which a server streams it."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from proxy.simulator.items import Names
-from proxy.simulator.model import Event, Item
+from proxy.simulator.logprobs import in_event
+from proxy.simulator.model import Body, Event, Item
 
 
 class ItemEvents:
@@ -53,10 +55,16 @@ class ItemEvents:
             is_text = part["type"] == "output_text"
             key = "text" if is_text else "refusal"
             kind = "response.output_text" if is_text else "response.refusal"
-            extra: dict[str, Any] = {"logprobs": []} if is_text else {}
-            yield {"type": "response.content_part.added", **place, "part": {**part, key: ""}}
+            tokens = part.get("logprobs") or [] if is_text else []
+            started: dict[str, Any] = {"logprobs": []} if is_text else {}
+            yield {"type": "response.content_part.added", **place, "part": {**part, key: "", **started}}
+            start = 0
             for delta in self._cut(part[key]):
+                told = _within(tokens, start, start + len(delta))
+                extra = {"logprobs": in_event(told)} if is_text else {}
                 yield self._padded({"type": f"{kind}.delta", **place, "delta": delta, **extra})
+                start += len(delta)
+            extra = {"logprobs": in_event(tokens)} if is_text else {}
             yield {"type": f"{kind}.done", **place, key: part[key], **extra}
             yield {"type": "response.content_part.done", **place, "part": part}
 
@@ -81,3 +89,9 @@ class ItemEvents:
         if self._names is not None:
             event["obfuscation"] = self._names.obfuscation(len(event["delta"]))
         return event
+
+
+def _within(tokens: list[Body], start: int, end: int) -> list[Body]:
+    """Return those of *tokens* that begin in the characters from *start* to *end*."""
+    places = accumulate((len(token["token"]) for token in tokens), initial=0)
+    return [token for place, token in zip(places, tokens, strict=False) if start <= place < end]

@@ -40,6 +40,7 @@ class Fault:
     code: str | None = "server_error"
     type: str | None = None
     message: str = "The server had an error while processing your request. Sorry about that!"
+    param: str | None = None
     retry_after: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
@@ -56,7 +57,9 @@ class Fault:
         headers = dict(self.headers)
         if self.retry_after is not None:
             headers["retry-after"] = f"{self.retry_after:g}"
-        return ApiError(self.status, self.message, code=self.code, type=self.type, headers=headers)
+        return ApiError(
+            self.status, self.message, code=self.code, type=self.type, param=self.param, headers=headers
+        )
 
 
 class Faults:

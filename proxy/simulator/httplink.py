@@ -70,7 +70,7 @@ class HttpLink:
                 self.refusal = error
             return len(self._body)
         data = self._dialect.records(event)
-        if style == "pretty" and data:
+        if style == "pretty" and isinstance(self._dialect, ResponsesDialect):
             text = orjson.dumps(event, option=orjson.OPT_INDENT_2).replace(b"\n", b"\ndata: ")
             data = b"event: %b\ndata: %b\n\n" % (event["type"].encode(), text)
         await self._write(data)

@@ -4,6 +4,7 @@ import base64
 import random
 from typing import Any
 
+from proxy.simulator.logprobs import logprobs
 from proxy.simulator.model import (
     Compaction,
     CustomToolCall,
@@ -53,9 +54,24 @@ class Names:
         return "".join(self._random.choices(alphabet, k=16 - length % 16))
 
 
-def output_items(output: Output, names: Names) -> list[Item]:
-    """Return the finished items of *output*."""
-    return [_item(part, names) for part in output.parts]
+def output_items(output: Output, names: Names, *, top_logprobs: int | None = None) -> list[Item]:
+    """Return the finished items of *output*; with logprobs unless *top_logprobs* is None."""
+    items = [_item(part, names) for part in output.parts]
+    if top_logprobs is None:
+        return items
+    return [_with_logprobs(item, output.delta_size, top_logprobs) for item in items]
+
+
+def _with_logprobs(item: Item, delta_size: int, top: int) -> Item:
+    if item.get("type") != "message":
+        return item
+    content = [
+        {**part, "logprobs": logprobs(part["text"], delta_size=delta_size, top=top)}
+        if part["type"] == "output_text"
+        else part
+        for part in item["content"]
+    ]
+    return {**item, "content": content}
 
 
 def _item(part: Part, names: Names) -> Item:

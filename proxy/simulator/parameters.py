@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from proxy.simulator.apierror import ApiError, invalid
+from proxy.simulator.apierror import ApiError, invalid, missing, out_of_range
+from proxy.simulator.chatparameters import EFFORTS, VERBOSITIES, check_chat, check_choice
 from proxy.simulator.model import Body
 from proxy.simulator.settings import SimulatorSettings
 
@@ -89,6 +90,7 @@ CHAT = frozenset(
 )
 KNOWN = {"ws": RESPONSES | WEBSOCKET_ONLY, "http": RESPONSES, "chat": CHAT}
 LEAST_OUTPUT_TOKENS = 16
+RANGES: dict[str, tuple[float, float]] = {"temperature": (0.0, 2.0), "top_p": (0.0, 1.0), "top_logprobs": (0, 20)}
 
 
 def check_parameters(request: Body, kind: Literal["ws", "http", "chat"], settings: SimulatorSettings) -> None:
@@ -96,8 +98,11 @@ def check_parameters(request: Body, kind: Literal["ws", "http", "chat"], setting
     _check_names(request, kind, settings)
     if not isinstance(request.get("model"), str) or not request["model"]:
         raise invalid("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+    _check_ranges(request)
     if kind == "chat":
+        check_chat(request)
         return
+    _check_words(request)
     if request.get("previous_response_id") and request.get("conversation"):
         raise invalid(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'. "
@@ -115,12 +120,34 @@ def check_parameters(request: Body, kind: Literal["ws", "http", "chat"], setting
         raise invalid("'instructions' cannot be used with 'previous_response_id'.", param="instructions")
     limit = request.get("max_output_tokens")
     if isinstance(limit, int) and limit < LEAST_OUTPUT_TOKENS:
-        raise invalid(
-            "Invalid 'max_output_tokens': integer below minimum value. "
-            f"Expected a value >= {LEAST_OUTPUT_TOKENS}, but got {limit} instead.",
-            param="max_output_tokens",
-            code="integer_below_min_value",
-        )
+        raise out_of_range("max_output_tokens", limit, "integer below minimum", f">= {LEAST_OUTPUT_TOKENS}")
+
+
+def _check_ranges(request: Body) -> None:
+    for name, (least, greatest) in RANGES.items():
+        value = request.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        kind = "integer" if isinstance(least, int) else "decimal"
+        if value < least:
+            raise out_of_range(name, value, f"{kind} below minimum", f">= {least:g}")
+        if value > greatest:
+            raise out_of_range(name, value, f"{kind} above maximum", f"<= {greatest:g}")
+
+
+def _check_words(request: Body) -> None:
+    """Check what Responses nests otherwise than Chat."""
+    reasoning, text, tools = request.get("reasoning"), request.get("text"), request.get("tools")
+    if isinstance(reasoning, dict):
+        check_choice(reasoning.get("effort"), EFFORTS, "reasoning.effort")
+    if isinstance(text, dict):
+        check_choice(text.get("verbosity"), VERBOSITIES, "text.verbosity")
+        form = text.get("format")
+        if isinstance(form, dict) and form.get("type") == "json_schema" and not form.get("name"):
+            raise missing("text.format.name")
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        if isinstance(tool, dict) and tool.get("type") in ("function", "custom") and not tool.get("name"):
+            raise missing(f"tools[{index}].name")
 
 
 def _check_names(request: Body, kind: Literal["ws", "http", "chat"], settings: SimulatorSettings) -> None:

@@ -25,7 +25,8 @@ class SimulatedTurn:
     """One ``response.create`` or POST, also if it was refused.
 
     *context* is what the model really got to read: the parent's whole context, its output, and *input* (with
-    item references resolved). *cancelled* says that the asker went away before the end.
+    item references resolved); *effective* is what else it was told, in the same form for both endpoints.
+    *cancelled* says that the asker went away before the end.
     """
 
     number: int
@@ -39,6 +40,7 @@ class SimulatedTurn:
     previous_response_id: str | None = None
     input: list[Item] = field(default_factory=list)
     context: list[Item] = field(default_factory=list)
+    effective: Body = field(default_factory=dict)
     response_id: str | None = None
     output: list[Item] = field(default_factory=list)
     usage: Body = field(default_factory=dict)

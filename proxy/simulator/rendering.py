@@ -46,14 +46,11 @@ class PromptCache:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, int] = OrderedDict()
 
-    def read(self, scope: str, request: Body, items: Sequence[Item]) -> tuple[int, int]:
-        """Read a prompt; return its size and how much of it was cached, in tokens."""
-        effort = (request.get("reasoning") or {}).get("effort") or request.get("reasoning_effort")
-        head = orjson.dumps(
-            [scope, request.get("model"), request.get("tools"), request.get("instructions"), effort],
-            option=orjson.OPT_SORT_KEYS,
-        )
-        size, key, cached = len(head) // BYTES_PER_TOKEN, hashlib.sha256(head).digest(), 0
+    def read(self, scope: str, settings: Body, items: Sequence[Item]) -> tuple[int, int]:
+        """Read a prompt under effective *settings*; return its size and how much was cached, in tokens."""
+        first = [settings.get(name) for name in ("model", "tools", "instructions", "effort")]
+        head = orjson.dumps(first, option=orjson.OPT_SORT_KEYS)
+        size, key, cached = len(head) // BYTES_PER_TOKEN, hashlib.sha256(scope.encode() + head).digest(), 0
         for item in items:
             text = _text(item)
             size += len(text) // BYTES_PER_TOKEN
@@ -94,6 +91,8 @@ def _part(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     plain = {key: value for key, value in part.items() if key not in UNREAD and value is not None}
+    if plain.get("type") == "input_image" and len(plain) > 1:
+        return {"detail": "auto", **plain}
     return {**plain, "type": "text"} if part.get("type") in TEXTS else plain
 
 

@@ -29,6 +29,10 @@ ECHOED: dict[str, Any] = {
 """The settings that a response repeats, with the values of those that the request left out."""
 
 
+SERVED_AS = {None: "default", "auto": "default", "fast": "priority"}
+"""The tier that is reported, where it is not the one that was asked for."""
+
+
 def begun(request: Body, response_id: str, created_at: int) -> Body:
     """Return the response as it is when it starts."""
     reasoning = request.get("reasoning") or {}
@@ -48,7 +52,7 @@ def begun(request: Body, response_id: str, created_at: int) -> Body:
         "usage": None,
         **echoed,
         "reasoning": {"effort": None, "summary": None, **reasoning},
-        "service_tier": "default" if tier in (None, "auto") else tier,
+        "service_tier": SERVED_AS.get(tier, tier),
         "text": {"format": {"type": "text"}, "verbosity": "medium", **text},
     }
 

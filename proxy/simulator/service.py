@@ -10,6 +10,7 @@ from typing import Any
 
 from proxy.simulator.apierror import ApiError, invalid, previous_response_not_found
 from proxy.simulator.chain import ConnectionCache, Memory, Store
+from proxy.simulator.effective import effective_settings
 from proxy.simulator.faults import Faults
 from proxy.simulator.items import Names, output_items
 from proxy.simulator.messages import items_of_messages
@@ -69,6 +70,7 @@ class Service:
         request = self._request(turn)
         kind = "chat" if turn.endpoint == "chat" else turn.transport
         check_parameters(request, kind, self.settings)
+        turn.effective = effective_settings(turn.endpoint, request)
         turn.generate = self._generates(turn, request)
         turn.previous_response_id = request.get("previous_response_id")
         if turn.endpoint == "chat":
@@ -80,8 +82,8 @@ class Service:
         turn.context = [*inherited, *turn.input]
         check_context(turn.context, generate=turn.generate)
         scope = f"{turn.identity}/{turn.connection_id if turn.transport == 'ws' else 'http'}"
-        size, cached = self._prompts.read(scope, request, turn.context)
-        self._check_length(size)
+        size, cached = self._prompts.read(scope, turn.effective, turn.context)
+        self._check_length(size, "messages" if turn.endpoint == "chat" else "input")
         return Prompt(turn, request, size, cached)
 
     def answer(self, prompt: Prompt) -> Plan:
@@ -94,7 +96,7 @@ class Service:
         names = Names(self.settings.seed, turn.number)
         turn.response_id = names.id("response")
         turn.status = "in_progress"
-        turn.output = output_items(output, names)
+        turn.output = output_items(output, names, top_logprobs=turn.effective["logprobs"])
         turn.usage = usage(
             read=prompt.size, cached=prompt.cached, output=turn.output, written=_written(turn.output)
         )
@@ -186,13 +188,13 @@ class Service:
             found[name] = item
         return [found[item["id"]] if item["type"] == "item_reference" else item for item in items]
 
-    def _check_length(self, size: int) -> None:
+    def _check_length(self, size: int, field: str) -> None:
         limit = self.settings.context_limit_tokens
         if limit is not None and size > limit:
             raise invalid(
                 "Your input exceeds the context window of this model. Please adjust your input and try again.",
                 code="context_length_exceeded",
-                param="input",
+                param=field,
             )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from proxy.simulator.apierror import ApiError, invalid
+from proxy.simulator.apierror import invalid, unsupported
 from proxy.simulator.model import Item
 
 ROLES = ("assistant", "system", "developer", "user")
@@ -105,7 +105,7 @@ def _checked(item: Any, place: str) -> Item:
     typed = item if item.get("type") else {**item, "type": "message"}
     kind = typed["type"]
     if kind not in REQUIRED:
-        raise _wrong_value(kind, REQUIRED, f"{place}.type")
+        raise unsupported(kind, REQUIRED, f"{place}.type")
     for name in REQUIRED[kind]:
         if typed.get(name) is None:
             place = f"{place}.{name}"
@@ -119,7 +119,7 @@ def _checked(item: Any, place: str) -> Item:
 def _check_message(item: Item, place: str) -> None:
     role, content = item["role"], item["content"]
     if role not in ROLES:
-        raise _wrong_value(role, ROLES, f"{place}.role")
+        raise unsupported(role, ROLES, f"{place}.role")
     if isinstance(content, str):
         return
     if not isinstance(content, list):
@@ -129,11 +129,4 @@ def _check_message(item: Item, place: str) -> None:
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in allowed:
-            raise _wrong_value(kind, allowed, f"{place}.content[{index}].type")
-
-
-def _wrong_value(value: Any, allowed: Iterable[str], place: str) -> ApiError:
-    *most, last = (f"'{name}'" for name in allowed)
-    choices = f"{', '.join(most)} and {last}"
-    message = f"Invalid value: '{value}'. Supported values are: {choices}."
-    return invalid(message, param=place, code="invalid_value")
+            raise unsupported(kind, allowed, f"{place}.content[{index}].type")

@@ -214,3 +214,25 @@ async def test_a_departed_asker_cancels_the_turn(simulate: Simulate, stack: Any)
         assert (await dialogue.receive())["type"] == "response.created"
     await simulator.until(lambda: all(turn.finished for turn in simulator.turns))
     assert [(turn.cancelled, turn.status) for turn in simulator.turns] == [(True, "cancelled")] * 2
+
+
+async def test_logprobs_come_where_they_were_asked_for(simulate: Simulate, talk: Talk) -> None:
+    """Events carry those of their own words, without bytes; the finished part has all, with bytes."""
+    simulator = await simulate(lambda _: Output((Text("hello world"),), delta_size=7))
+    dialogue = await talk(simulator)
+    wanted = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    events = await dialogue.create(**wanted)
+    told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
+    assert [[token["token"] for token in each] for each in told] == [["hell", "o w"], ["orld"]]
+    assert all(token.keys() == {"token", "logprob", "top_logprobs"} for each in told for token in each)
+    (done,) = [event for event in events if event["type"] == "response.output_text.done"]
+    assert done["logprobs"] == [token for each in told for token in each]
+    (added,) = [event for event in events if event["type"] == "response.content_part.added"]
+    assert added["part"]["logprobs"] == []
+    (part,) = events[-1]["response"]["output"][0]["content"]
+    assert [bytes(token["bytes"]) for token in part["logprobs"]] == [b"hell", b"o w", b"orld"]
+    assert all(len(token["top_logprobs"]) == 1 for token in part["logprobs"])
+    for event in events:
+        TypeAdapter(ResponseStreamEvent).validate_python(event)
+    plain = await dialogue.create()
+    assert not any(event.get("logprobs") for event in plain)

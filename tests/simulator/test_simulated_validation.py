@@ -17,6 +17,34 @@ CUSTOM = {"type": "custom_tool_call", "call_id": "call_2", "name": "patch", "inp
         ({"model": ""}, "Missing required parameter: 'model'.", "model"),
         ({"background": True}, "Background responses are not supported over WebSocket.", "background"),
         ({"response": {}}, "Unknown parameter: 'response'.", "response"),
+        (
+            {"reasoning": {"effort": "x"}},
+            (
+                "Invalid value: 'x'. Supported values are: "
+                "'none', 'minimal', 'low', 'medium', 'high', 'xhigh' and 'max'."
+            ),
+            "reasoning.effort",
+        ),
+        (
+            {"text": {"verbosity": "x"}},
+            "Invalid value: 'x'. Supported values are: 'low', 'medium' and 'high'.",
+            "text.verbosity",
+        ),
+        (
+            {"text": {"format": {"type": "json_schema"}}},
+            "Missing required parameter: 'text.format.name'.",
+            "text.format.name",
+        ),
+        (
+            {"tools": [{"type": "web_search"}, {"type": "function"}]},
+            "Missing required parameter: 'tools[1].name'.",
+            "tools[1].name",
+        ),
+        (
+            {"top_logprobs": 21},
+            "Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got 21 instead.",
+            "top_logprobs",
+        ),
         ({"conversation": "conv_1"}, "Conversation with id 'conv_1' not found.", "conversation"),
         ({"conversation": {"id": "conv_1"}}, "Conversation with id 'conv_1' not found.", "conversation"),
         (
