@@ -35,6 +35,7 @@ class Chat:
         if not isinstance(model, str) or not isinstance(stream, bool | None):
             return Opaque(Mismatch.NOT_DIFFABLE)
         try:
+            chat_request.check_tools(request)
             fields = chat_request.settings(request)
             items = chat_messages.items(request.get("messages"))
         except Untranslatable as exc:

@@ -142,7 +142,8 @@ class StreamedCompletion:
     ) -> Iterator[bytes]:
         if not self._begun:
             self._begun = True
-            yield from self._chunk({"role": "assistant", "content": "", "refusal": None})
+            no_tokens = completion.logprobs([]) if self._logprobs else None
+            yield from self._chunk({"role": "assistant", "content": "", "refusal": None}, logprobs=no_tokens)
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         chunk = {**self._head, "choices": [choice]}
         if self._usage:

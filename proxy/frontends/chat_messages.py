@@ -25,16 +25,18 @@ def items(messages: Any) -> list[dict[str, Any]]:
     """
     if not isinstance(messages, list) or not messages:
         raise Untranslatable("messages")
-    outputs: dict[str, str] = {}  # from a call's id to the type of its output's item
+    waiting: dict[str, str] = {}  # from the id of a call without an output to the type of its output's item
     translated: list[dict[str, Any]] = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
-        if role == "assistant":
+        if role == "tool":
+            translated.append(_tool_output(message, waiting))
+        elif waiting:  # Chat Completions take nothing between calls and their outputs, the Responses API does
+            raise Untranslatable("messages.tool_calls")
+        elif role == "assistant":
             said = list(_said(message))
-            outputs.update({item["call_id"]: f"{item['type']}_output" for item in said if "call_id" in item})
+            waiting = {item["call_id"]: f"{item['type']}_output" for item in said if "call_id" in item}
             translated += said
-        elif role == "tool":
-            translated.append(_tool_output(message, outputs))
         elif isinstance(role, str) and role in _ROLES:
             translated.append(_message(message))
         else:
@@ -45,17 +47,17 @@ def items(messages: Any) -> list[dict[str, Any]]:
 def _message(message: Raw) -> dict[str, Any]:
     role, content = take(message, "messages", "role", "content")
     if not isinstance(content, str):
-        content = _parts(content, _GIVEN)
+        content = _parts(content, _GIVEN if role == "user" else _WRITTEN)
     return {"type": "message", "role": role, "content": content}
 
 
-def _tool_output(message: Raw, outputs: Mapping[str, str]) -> dict[str, Any]:
+def _tool_output(message: Raw, waiting: dict[str, str]) -> dict[str, Any]:
     _, call_id, content = take(message, "messages", "role", "tool_call_id", "content")
-    if not isinstance(call_id, str) or call_id not in outputs:
+    if not isinstance(call_id, str) or call_id not in waiting:
         raise Untranslatable("messages.tool_call_id")
     if not isinstance(content, str):
-        content = _parts(content, {"text": _GIVEN["text"]})
-    return {"type": outputs[call_id], "call_id": call_id, "output": content}
+        content = _parts(content, _WRITTEN)
+    return {"type": waiting.pop(call_id), "call_id": call_id, "output": content}
 
 
 def _said(message: Raw) -> Iterator[dict[str, Any]]:
@@ -153,6 +155,7 @@ _GIVEN: Mapping[str, tuple[str, _Translate]] = {
     "input_audio": ("input_audio", _audio),
     "file": ("file", _file),
 }
+_WRITTEN: Mapping[str, tuple[str, _Translate]] = {"text": _GIVEN["text"]}
 _SAID: Mapping[str, tuple[str, _Translate]] = {"text": ("text", _spoken), "refusal": ("refusal", _refused)}
 
 

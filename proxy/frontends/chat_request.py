@@ -32,6 +32,14 @@ class _Place:
     convert: Convert = lambda value: value
 
 
+def check_tools(body: Mapping[str, Any]) -> None:
+    """Raise Untranslatable for what Chat Completions refuse where no tool is given; the Responses API takes it."""
+    if not body.get("tools"):
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            if body.get(name) is not None:
+                raise Untranslatable(name)
+
+
 def settings(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a Responses request for *body* without its messages.
 

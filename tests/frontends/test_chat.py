@@ -62,4 +62,6 @@ def test_what_cannot_be_read_goes_in_its_own_bytes(body: bytes) -> None:
 def test_what_has_no_equal_goes_in_its_own_bytes() -> None:
     """The model and the parameter are known by then."""
     assert decode(stop="x") == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "stop")
+    assert decode(tool_choice="auto") == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "tool_choice")
+    assert decode(tools=[]) == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "tools")
     assert decode(messages=[]) == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "messages")

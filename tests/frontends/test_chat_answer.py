@@ -224,6 +224,7 @@ def test_log_probabilities_go_with_their_words() -> None:
     piece = words("é", logprobs=[TOKEN])
     assert choices(piece, ended(), logprobs=True)[1]["logprobs"] == {"content": [SPELT], "refusal": None}
     assert choices(piece, ended())[1]["logprobs"] is None
+    assert choices(piece, ended(), logprobs=True)[0]["logprobs"] == {"content": [], "refusal": None}
     assert choices(words("x"), ended(), logprobs=True)[1]["logprobs"] is None
     item = done(spoken("é", logprobs=[{**TOKEN, "bytes": [1]}]))
     assert choices(item, ended(), logprobs=True)[1]["logprobs"] == {

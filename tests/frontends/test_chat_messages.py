@@ -27,6 +27,9 @@ def spoken(text: str) -> JSON:
     return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
+CALLED: JSON = {"role": "assistant", "tool_calls": [call()]}
+RESULT: JSON = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+PICTURE: JSON = {"type": "image_url", "image_url": {"url": "data:x"}}
 CALL: JSON = {"type": "function_call", "call_id": "c1", "name": "ls", "arguments": "{}"}
 CUSTOM: JSON = {"type": "custom_tool_call", "call_id": "c2", "name": "sh", "input": "ls"}
 
@@ -177,6 +180,10 @@ def test_outputs_of_tools_go_with_their_calls() -> None:
         ),
         ([{"role": "tool", "tool_call_id": "c1", "content": "x"}], "messages.tool_call_id"),
         ([{"role": "tool", "content": "x"}], "messages.tool_call_id"),
+        ([CALLED, RESULT, RESULT], "messages.tool_call_id"),
+        ([CALLED, {"role": "user", "content": "x"}, RESULT], "messages.tool_calls"),
+        ([{"role": "system", "content": [PICTURE]}], "messages.content"),
+        ([{"role": "developer", "content": [PICTURE]}], "messages.content"),
     ],
 )
 def test_what_has_no_equal_is_named(messages: Any, named: str) -> None:
