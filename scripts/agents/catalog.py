@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
+from model import NOTES, note_request
 
 Api = Literal["responses", "chat"]
 
@@ -17,24 +18,29 @@ PROMPT = "Look around in this folder with your tools, then tell me how things ar
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an agent runs: a *home* of its own, the project in *work*, and packlight at *base_url*."""
+    """Where an agent runs: a *home* of its own, the project in *work*, and packlight at *base_url*.
+
+    It works for *turns* turns before it answers.
+    """
 
     home: Path
     work: Path
     base_url: str
     api: Api
+    turns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """The *arguments* that let an agent work headless, and what it needs in its environment.
 
-    *before* holds the arguments of calls that configure the agent.
+    *before* holds the arguments of calls that configure the agent; *typed* is what its user then types.
     """
 
     arguments: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     before: tuple[tuple[str, ...], ...] = ()
+    typed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +53,34 @@ class Npm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PyPI:
+    """A *package* from PyPI in a virtual environment of its own, and what runs there.
+
+    *program* is one of the package's, or a script of ours. *pins* are other packages at their versions, for a
+    package that does not pin them itself. *newest_python* is the newest Python that the package knows.
+    """
+
+    package: str
+    program: str | Path
+    pins: tuple[str, ...] = ()
+    newest_python: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """An agent: *prepare* writes its configuration and returns how it is called."""
+    """An agent: *prepare* writes its configuration and returns how it is called.
+
+    One without *tools* is told by its user, message by message, to edit a file. *rewrites_history* says why its
+    turns cannot be deltas.
+    """
 
     name: str
     version: str
-    source: Npm | Path
+    source: Npm | PyPI | Path
     prepare: Callable[[Place], Command]
     apis: tuple[Api, ...] = ("responses", "chat")
+    tools: bool = True
+    rewrites_history: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -200,16 +226,41 @@ def continue_(place: Place) -> Command:
     return Command(("--auto", "--config", str(config), "-p", PROMPT), env)
 
 
-def openai_sdk(*options: str) -> Callable[[Place], Command]:
-    """Return how our own loop on the openai package is called."""
+def aider(place: Place) -> Command:
+    """Let aider edit one file, and keep it from asking its user, Git or the network."""
+    options = (
+        *("--model", f"openai/{MODEL}", "--openai-api-base", place.base_url),
+        *("--edit-format", "diff", "--max-chat-history-tokens", "100000"),  # a longer history is summarised
+        *("--yes-always", "--no-git", "--no-detect-urls", "--no-suggest-shell-commands", "--disable-playwright"),
+        *("--no-check-update", "--no-show-release-notes", "--no-show-model-warnings", "--analytics-disable"),
+        *("--no-pretty", "--no-fancy-input"),
+    )
+    messages = (*(note_request(step) for step in range(1, place.turns + 1)), PROMPT)
+    return Command((*options, NOTES), LITELLM_QUIET, typed="".join(f"{message}\n" for message in messages))
+
+
+def loop(*options: str) -> Callable[[Place], Command]:
+    """Return how our own loops on somebody's client library are called."""
 
     def prepare(place: Place) -> Command:
-        return Command(("--api", place.api, *options, MODEL, PROMPT), {"OPENAI_BASE_URL": place.base_url})
+        env = {"OPENAI_BASE_URL": place.base_url, **LITELLM_QUIET}
+        return Command(("--api", place.api, *options, MODEL, PROMPT), env)
 
     return prepare
 
 
-SDK_LOOP = Path(__file__).with_name("sdk_loop.py")
+LITELLM_QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+LOOPS = Path(__file__).with_name("loops")
+LANGCHAIN = PyPI(
+    package="langchain-openai",
+    program=LOOPS / "langchain_loop.py",
+    pins=("langchain-core==1.7.2", "openai==3.52.0"),
+)
+LITELLM = PyPI(
+    package="litellm",
+    program=LOOPS / "litellm_loop.py",
+    pins=("mcp==2.3.0", "openai==2.54.0"),  # it imports mcp as soon as there are tools, but does not install it
+)
 
 AGENTS: dict[str, Agent] = {
     agent.name: agent
@@ -260,12 +311,30 @@ AGENTS: dict[str, Agent] = {
             source=Npm(package="@continuedev/cli", program="cn"),
             prepare=continue_,
         ),
-        Agent(name="openai-python", version=version("openai"), source=SDK_LOOP, prepare=openai_sdk()),
+        Agent(
+            name="openai-python",
+            version=version("openai"),
+            source=LOOPS / "openai_loop.py",
+            prepare=loop(),
+        ),
         Agent(
             name="openai-python-stream",
             version=version("openai"),
-            source=SDK_LOOP,
-            prepare=openai_sdk("--stream"),
+            source=LOOPS / "openai_loop.py",
+            prepare=loop("--stream"),
+        ),
+        Agent(name="langchain", version="1.7.3", source=LANGCHAIN, prepare=loop()),
+        Agent(name="langchain-stream", version="1.7.3", source=LANGCHAIN, prepare=loop("--stream")),
+        Agent(name="litellm", version="1.106.2", source=LITELLM, prepare=loop(), apis=("chat",)),
+        Agent(name="litellm-stream", version="1.106.2", source=LITELLM, prepare=loop("--stream"), apis=("chat",)),
+        Agent(
+            name="aider",
+            version="0.86.2",
+            source=PyPI(package="aider-chat", program="aider", newest_python=(3, 12)),
+            prepare=aider,
+            apis=("chat",),
+            tools=False,
+            rewrites_history="the files, and with some models a reminder, move behind each new message",
         ),
     )
 }

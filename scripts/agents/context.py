@@ -1,7 +1,9 @@
-"""Context: whether the model got to read what really happened in a session of tool calls."""
+"""Context: whether the model got to read what really happened in a session."""
 
 import re
 from collections.abc import Iterator, Sequence
+
+from model import LAST_LINE, NOTE, REQUEST
 
 from proxy.simulator import SimulatedTurn
 
@@ -9,7 +11,7 @@ STEP = re.compile(r"echo (step \d+)")
 
 
 def wrong(turns: Sequence[SimulatedTurn], *, prompt: str, tool_turns: int) -> list[str]:
-    """Return what is wrong with the contexts of *turns*: nothing missing, twice, or out of order."""
+    """Return what is wrong with the contexts of *turns*, tool calls: nothing missing, twice, or out of order."""
     faults = [fault for turn in turns for fault in _wrong_pairs(turn)]
     answered = max((_outputs(turn) for turn in turns), default=[], key=len)
     if len(answered) != tool_turns:
@@ -19,6 +21,36 @@ def wrong(turns: Sequence[SimulatedTurn], *, prompt: str, tool_turns: int) -> li
         if _outputs(turn) and times != 1:
             faults.append(f"turn {turn.number} has the prompt {times} times")
     return faults
+
+
+def wrong_notes(turns: Sequence[SimulatedTurn], *, prompt: str, steps: int) -> list[str]:
+    """Return what is wrong with the contexts of *turns*: each but the last had the next of *steps* noted."""
+    faults = []
+    if len(turns) != steps + 1:
+        faults.append(f"there were {len(turns)} turns for {steps + 1} messages")
+    for noted, turn in enumerate(turns):
+        last = "the prompt" if noted == steps else f"asked for {noted + 1}"
+        done = [event for step in range(1, noted + 1) for event in (f"asked for {step}", f"edited {step}")]
+        expected = [*done, f"file with {[*range(1, noted + 1)]}", last]
+        if (story := list(_story(turn, prompt))) != expected:
+            faults.append(f"turn {turn.number} reads {story} instead of {expected}")
+    return faults
+
+
+def _story(turn: SimulatedTurn, prompt: str) -> Iterator[str]:
+    """Yield what happened according to a context: requests, edits, and which steps the file holds."""
+    for item in turn.context:
+        text = str(item.get("content"))
+        steps = [int(step) for step in NOTE.findall(text)]
+        if item.get("role") == "assistant":
+            if steps:
+                yield f"edited {steps[-1]}"
+        elif asked := REQUEST.search(text):
+            yield f"asked for {asked[1]}"
+        elif LAST_LINE in text:
+            yield f"file with {steps}"
+        elif prompt in text:
+            yield "the prompt"
 
 
 def _wrong_pairs(turn: SimulatedTurn) -> Iterator[str]:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from catalog import Api
-
-DELTAS_WANTED: dict[Api, float] = {"responses": 0.95, "chat": 0.0}
-"""How many of the later turns have to be deltas; Chat Completions pass through as they are."""
+DELTAS_WANTED = 0.95
+"""How many of the later turns have to be deltas."""
 
 
 @dataclass(frozen=True, slots=True)

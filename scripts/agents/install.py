@@ -1,14 +1,17 @@
-"""Installing agents from npm into a folder that is kept."""
+"""Installing agents from npm and PyPI into a folder that is kept."""
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
-from catalog import Agent, Npm
+from catalog import Agent, Npm, PyPI
 
 NODE = "24.21.0"  # for agents that need a newer Node.js than there is
+OLDEST_PYTHON = 11  # for agents that do not know ours: 3.11
 INSTALL_SECONDS = 600
 
 
@@ -24,11 +27,17 @@ def default_cache() -> Path:
 
 def install(agent: Agent, cache: Path) -> tuple[str, ...]:
     """Install *agent* below *cache* if it is not there yet; return the beginning of its command line."""
-    if isinstance(agent.source, Path):
-        return (sys.executable, str(agent.source))
-    folder = _npm_install(agent.source.package, agent.version, cache)
-    program = folder / "node_modules/.bin" / agent.source.program
-    return (*_node(agent.source, cache), str(program))
+    match agent.source:
+        case Npm() as source:
+            folder = _npm_install(source.package, agent.version, cache)
+            return (*_node(source, cache), str(folder / "node_modules/.bin" / source.program))
+        case PyPI() as source:
+            programs = _pip_install(source, agent.version, cache)
+            if isinstance(source.program, Path):
+                return (str(programs / "python"), str(source.program))
+            return (str(programs / source.program),)
+        case Path() as script:
+            return (sys.executable, str(script))
 
 
 def _node(source: Npm, cache: Path) -> tuple[str, ...]:
@@ -47,24 +56,54 @@ def _node_here() -> int:
 
 
 def _npm_install(package: str, version: str, cache: Path) -> Path:
+    """Return the folder with *package*."""
     folder = cache / f"{package.replace('/', '+')}-{version}"
+    options = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+    npm = ("npm", "install", *options, "--prefix", str(folder), f"{package}@{version}")
+    _install_once(folder, f"{package}@{version}", npm)
+    return folder
+
+
+def _pip_install(source: PyPI, version: str, cache: Path) -> Path:
+    """Return the folder of the programs of the virtual environment for *source*."""
+    wanted = (f"{source.package}=={version}", *source.pins)
+    folder = cache / "+".join(wanted)
+    venv = (_python(source), "-m", "venv", "--without-pip", str(folder))
+    pip = (sys.executable, "-m", "pip", "--python", str(folder), "-qq", "--disable-pip-version-check")
+    _install_once(folder, " ".join(wanted), venv, (*pip, "install", *wanted))
+    return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
+
+
+def _python(source: PyPI) -> str:
+    """Return a Python that is not too new for *source*: our own if it will do."""
+    if source.newest_python is None or sys.version_info[:2] <= source.newest_python:
+        return sys.executable
+    major, newest = source.newest_python
+    names = [f"python{major}.{minor}" for minor in range(newest, OLDEST_PYTHON - 1, -1)]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise NotInstalled(f"{source.package} needs one of {', '.join(names)}")
+    return found
+
+
+def _install_once(folder: Path, what: str, *commands: Sequence[str]) -> None:
+    """Fill *folder* with *commands*, unless that was done before."""
     complete = folder / ".complete"
     if complete.exists():
-        return folder
+        return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    print(f"installing {package}@{version}", file=sys.stderr)
-    options = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
+    print(f"installing {what}", file=sys.stderr)
     try:
-        subprocess.run(
-            ["npm", "install", *options, "--prefix", str(folder), f"{package}@{version}"],
-            cwd=folder,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
-            timeout=INSTALL_SECONDS,
-        )
+        for command in commands:
+            subprocess.run(
+                command,
+                cwd=folder,
+                check=True,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                timeout=INSTALL_SECONDS,
+            )
     except (OSError, subprocess.SubprocessError) as exc:
-        raise NotInstalled(f"npm could not install {package}@{version}: {exc}") from exc
+        raise NotInstalled(f"could not install {what}: {exc}") from exc
     complete.touch()
-    return folder

@@ -16,10 +16,10 @@ import context
 from catalog import KEY, PROMPT, Agent, Api, Place
 from figures import DELTAS_WANTED, Figures
 from install import install
-from model import make_project, reading_script
+from model import NOTES, make_project, note, noting_script, reading_script
 from packlight import Packlight
 
-from proxy.simulator import Simulator, SimulatorSettings
+from proxy.simulator import SimulatedTurn, Simulator, SimulatorSettings
 
 ANSWER = "All is well in this folder."
 START_SECONDS = 90
@@ -53,27 +53,27 @@ async def attempt(agent: Agent, *, api: Api, turns: int, cache: Path) -> Trial:
     """
     program = await asyncio.to_thread(install, agent, cache)
     log = _empty_log(cache / "logs" / f"{agent.name}-{api}.log")
-    script = reading_script(tool_turns=turns, answer=ANSWER)
+    script = reading_script(tool_turns=turns, answer=ANSWER) if agent.tools else noting_script(answer=ANSWER)
     with tempfile.TemporaryDirectory(prefix="packlight-agent-", ignore_cleanup_errors=True) as scratch:
         home, work = _make_place(Path(scratch))
         async with (
             Simulator(SimulatorSettings(strict_fields=False), script=script) as upstream,
             Packlight(upstream.base_url, home=home, log=log.with_suffix(".packlight.log")) as packlight,
         ):
-            place = Place(home, work, packlight.base_url, api)
+            place = Place(home, work, packlight.base_url, api, turns)
             started = time.monotonic()
             exit_code = await _run(agent, program, place, log, seconds=START_SECONDS + TURN_SECONDS * turns)
             seconds = time.monotonic() - started
             figures = Figures.of(await packlight.turns(attempts=len(upstream.turns)))
             faults = [
-                *context.wrong(upstream.turns, prompt=PROMPT, tool_turns=turns),
+                *_wrong_work(agent, place, upstream.turns),
                 *_miscounted(await packlight.bytes_to_upstream(), upstream.bytes_in),
             ]
-    problems = (*_problems(figures, exit_code, log, api), *faults)
+    problems = (*_problems(agent, figures, exit_code, log), *faults)
     return Trial(agent, figures, problems, exit_code, seconds, log)
 
 
-def _problems(figures: Figures, exit_code: int | None, log: Path, api: Api) -> list[str]:
+def _problems(agent: Agent, figures: Figures, exit_code: int | None, log: Path) -> list[str]:
     problems = []
     if exit_code is None:
         problems.append("took too long")
@@ -81,9 +81,18 @@ def _problems(figures: Figures, exit_code: int | None, log: Path, api: Api) -> l
         problems.append(f"exit code {exit_code}")
     if ANSWER not in log.read_text(errors="replace"):
         problems.append("the answer did not reach the agent's output")
-    if figures.share < DELTAS_WANTED[api]:
+    if figures.share < DELTAS_WANTED and not agent.rewrites_history:
         problems.append(f"only {figures.share:.0%} of the later turns were deltas: {figures.reasons}")
     return problems
+
+
+def _wrong_work(agent: Agent, place: Place, turns: Sequence[SimulatedTurn]) -> list[str]:
+    if agent.tools:
+        return context.wrong(turns, prompt=PROMPT, tool_turns=place.turns)
+    faults = context.wrong_notes(turns, prompt=PROMPT, steps=place.turns)
+    if not (place.work / NOTES).read_text().endswith(f"{note(place.turns)}\n"):
+        faults.append("the file does not have the last edit")
+    return faults
 
 
 def _miscounted(bytes_to_upstream: int, bytes_received: int) -> list[str]:
@@ -120,25 +129,28 @@ async def _run(agent: Agent, program: Sequence[str], place: Place, log: Path, *,
             for arguments in command.before:
                 if code := await _call((*program, *arguments), place.work, env, log):
                     return code
-            return await _call((*program, *command.arguments), place.work, env, log)
+            return await _call((*program, *command.arguments), place.work, env, log, typed=command.typed)
     except TimeoutError:
         return None
 
 
-async def _call(argv: Sequence[str], work: Path, env: Mapping[str, str], log: Path) -> int:
+async def _call(
+    argv: Sequence[str], work: Path, env: Mapping[str, str], log: Path, *, typed: str = ""
+) -> int | None:
     """Run *argv* to its end, or until we are cancelled; nothing that it started in its group survives."""
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *argv,
             cwd=work,
             env=env,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if typed else asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     try:
-        return await process.wait()
+        await process.communicate(typed.encode() or None)
+        return process.returncode
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,20 +1,17 @@
 """A minimal agent on the openai package: call tools until the model answers. It knows nothing of packlight."""
 
-import argparse
-import subprocess
+from argparse import Namespace
 from typing import Any
 
-import orjson
 from openai import OpenAI
+from pydantic_core import from_json
+from shell import BASH, INSTRUCTIONS, main, run
 
-DESCRIPTION = "Run a shell command in the project's folder."
-PARAMETERS = {
-    "type": "object",
-    "properties": {"command": {"type": "string"}},
-    "required": ["command"],
-    "additionalProperties": False,
-}
-BASH = {"name": "bash", "description": DESCRIPTION, "parameters": PARAMETERS, "strict": True}
+
+def work(given: Namespace) -> str:
+    """Work on the prompt, and return the answer."""
+    loop = responses_loop if given.api == "responses" else chat_loop
+    return loop(OpenAI(), given.model, given.prompt, stream=given.stream)
 
 
 def responses_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> str:
@@ -23,7 +20,7 @@ def responses_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> 
     while True:
         request: dict[str, Any] = {
             "model": model,
-            "instructions": "You are a careful assistant.",
+            "instructions": INSTRUCTIONS,
             "input": history,
             "tools": [{"type": "function", **BASH}],
             "include": ["reasoning.encrypted_content"],
@@ -39,7 +36,7 @@ def responses_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> 
         if not calls:
             return response.output_text
         history += [
-            {"type": "function_call_output", "call_id": call.call_id, "output": run(call.arguments)}
+            {"type": "function_call_output", "call_id": call.call_id, "output": run(**from_json(call.arguments))}
             for call in calls
         ]
 
@@ -47,7 +44,7 @@ def responses_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> 
 def chat_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> str:
     """Work on *prompt* with Chat Completions, and return the answer."""
     history: list[Any] = [
-        {"role": "system", "content": "You are a careful assistant."},
+        {"role": "system", "content": INSTRUCTIONS},
         {"role": "user", "content": prompt},
     ]
     while True:
@@ -66,29 +63,10 @@ def chat_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> str:
         if not message.tool_calls:
             return message.content or ""
         history += [
-            {"role": "tool", "tool_call_id": call.id, "content": run(call.function.arguments)}
+            {"role": "tool", "tool_call_id": call.id, "content": run(**from_json(call.function.arguments))}
             for call in message.tool_calls
         ]
 
 
-def run(arguments: str) -> str:
-    """Run the command in *arguments* and return what it printed."""
-    command = orjson.loads(arguments)["command"]
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=30)  # noqa: S602
-    return done.stdout + done.stderr
-
-
-def main() -> None:
-    """Work on the prompt and print the answer."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--api", choices=("responses", "chat"), default="responses")
-    parser.add_argument("--stream", action="store_true")
-    parser.add_argument("model")
-    parser.add_argument("prompt")
-    given = parser.parse_args()
-    loop = responses_loop if given.api == "responses" else chat_loop
-    print(loop(OpenAI(), given.model, given.prompt, stream=given.stream))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, work)
