@@ -16,6 +16,8 @@ _ROLES = frozenset({"system", "developer", "user"})
 _BESIDE_WORDS = frozenset({"annotations", "parsed", "reasoning", "reasoning_content", "reasoning_details"})
 _BESIDE_CALLS = frozenset({"index", "parsed_arguments"})
 """What agents keep of an answer beside what it said: no model reads it again, and not every upstream takes it."""
+_PROVIDERS_OWN = "provider_specific_fields"
+"""Where LiteLLM keeps what only some providers know, to show it to them again; mostly there is nothing in it."""
 
 
 def items(messages: Any) -> list[dict[str, Any]]:
@@ -101,6 +103,9 @@ def _call(given: Any) -> dict[str, Any]:
 def _without(given: Any, names: frozenset[str]) -> Any:
     if not isinstance(given, dict):
         return given
+    own = given.get(_PROVIDERS_OWN)
+    if isinstance(own, dict) and not without_nulls(own):
+        names = names | {_PROVIDERS_OWN}
     return {name: value for name, value in given.items() if name not in names}
 
 

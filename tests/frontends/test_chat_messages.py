@@ -88,6 +88,8 @@ def test_parts_of_a_message(part: JSON, wanted: JSON) -> None:
             {"tool_calls": [call(function={"name": "ls", "arguments": "{}", "parsed_arguments": {"a": 1}})]},
             [CALL],
         ),
+        ({"content": "a", "provider_specific_fields": {"refusal": None}}, [spoken("a")]),
+        ({"tool_calls": [call(provider_specific_fields={})]}, [CALL]),
         (
             {"content": "", "refusal": "no"},
             [{**spoken("a"), "content": [{"type": "refusal", "refusal": "no"}]}],
@@ -165,6 +167,14 @@ def test_outputs_of_tools_go_with_their_calls() -> None:
             "messages.function_call",
         ),
         ([{"role": "assistant", "content": "x", "name": "Ada"}], "messages.name"),
+        (
+            [{"role": "assistant", "content": "x", "provider_specific_fields": {"a": 1, "refusal": None}}],
+            "messages.provider_specific_fields",
+        ),
+        (
+            [{"role": "assistant", "content": "x", "provider_specific_fields": []}],
+            "messages.provider_specific_fields",
+        ),
         ([{"role": "assistant", "content": 1}], "messages.content"),
         ([{"role": "assistant", "content": [{"type": "thinking", "text": "x"}]}], "messages.content"),
         ([{"role": "assistant", "content": "x", "tool_calls": {}}], "messages.tool_calls"),
