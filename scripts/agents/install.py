@@ -19,6 +19,10 @@ class NotInstalled(Exception):
     """An agent, or something it needs, could not be installed."""
 
 
+class PythonTooNew(NotInstalled):
+    """An agent needs an older Python than there is."""
+
+
 def default_cache() -> Path:
     """Return the folder for agents that the user's environment asks for."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -70,7 +74,7 @@ def _pip_install(source: PyPI, version: str, cache: Path) -> Path:
     folder = cache / "+".join(wanted)
     venv = (_python(source), "-m", "venv", "--without-pip", str(folder))
     pip = (sys.executable, "-m", "pip", "--python", str(folder), "-qq", "--disable-pip-version-check")
-    _install_once(folder, " ".join(wanted), venv, (*pip, "install", *wanted))
+    _install_once(folder, " ".join(wanted), venv, (*pip, "install", "--no-compile", *wanted))
     return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
 
 
@@ -82,7 +86,7 @@ def _python(source: PyPI) -> str:
     names = [f"python{major}.{minor}" for minor in range(newest, OLDEST_PYTHON - 1, -1)]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        raise NotInstalled(f"{source.package} needs one of {', '.join(names)}")
+        raise PythonTooNew(f"{source.package} needs one of {', '.join(names)}")
     return found
 
 

@@ -45,8 +45,14 @@ def _row(trial: Trial) -> tuple[str, ...]:
         f"{figures.bytes_to_upstream:,} B",
         f"{figures.saving:.1%}",
         f"{trial.seconds:.1f} s",
-        "ok" if not trial.problems else "FAILED",
+        _verdict(trial),
     )
+
+
+def _verdict(trial: Trial) -> str:
+    if trial.problems:
+        return "FAILED"
+    return "ok, rewrites its history" if trial.agent.rewrites_history else "ok"
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
