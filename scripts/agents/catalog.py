@@ -334,7 +334,7 @@ AGENTS: dict[str, Agent] = {
             prepare=aider,
             apis=("chat",),
             tools=False,
-            rewrites_history="the files, and with some models a reminder, move behind each new message",
+            rewrites_history="the files, and with some models a reminder, move to its end with each message",
         ),
     )
 }

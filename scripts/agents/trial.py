@@ -22,7 +22,7 @@ from packlight import Packlight
 from proxy.simulator import SimulatedTurn, Simulator, SimulatorSettings
 
 ANSWER = "All is well in this folder."
-START_SECONDS = 90
+START_SECONDS = 180
 TURN_SECONDS = 3
 NOWHERE = "http://127.0.0.1:9"  # nobody listens: an agent that calls home gets its answer at once
 BYTES_TOLERANCE = 0.02
