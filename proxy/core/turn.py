@@ -71,6 +71,7 @@ class Turn:
         self._reused = False
         self._retried_here = False
         self._items: dict[int, Raw] = {}
+        self._has_pieces = False
         self._early: list[ServerEvent] = []
 
     @property
@@ -97,6 +98,7 @@ class Turn:
         self.response_id = None
         self._reused = reused
         self._items = {}
+        self._has_pieces = False
         self._early = []
         message = response_create(self.request, upload if isinstance(upload, Delta) else None)
         self.attempts += 1
@@ -128,6 +130,8 @@ class Turn:
             self.state = State.STREAMING
         if event.type == "response.output_item.done":
             self._note_output(event.json())
+        elif event.type.endswith((".added", ".delta")):
+            self._has_pieces = True
         if event.terminal:
             self._end(event)
         return self._released(event)
@@ -264,15 +268,16 @@ class Turn:
         return Weight.of(reading, self._sent, outputs, parent)
 
     def _all_outputs(self, final: object) -> tuple[Output, ...] | None:
-        """Return what upstream holds of this response; None where its last word names items it never streamed.
+        """Return what upstream holds of this response; None where that is uncertain.
 
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
-        ciphertext. An item it has beyond the streamed ones leaves it uncertain what upstream holds.
+        ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones,
+        and where the agent was shown pieces of items of which none was told whole.
         """
         final_items = [item for item in final if isinstance(item, dict)] if isinstance(final, list) else []
         items = [self._items[index] for index in sorted(self._items)] or final_items
         outputs = [Output.of(item) for item in items]
-        if len(final_items) > len(outputs):
+        if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
             return None
         for item in final_items:
             index = next((n for n, output in enumerate(outputs) if output.is_item(item)), None)
