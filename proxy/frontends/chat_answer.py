@@ -35,6 +35,7 @@ class StreamedCompletion:
         self._begun = False
         self._sent: dict[_Place, int] = {}  # characters
         self._calls: dict[Any, int] = {}  # by output index: which of the calls it is
+        self._items = 0  # told whole
 
     def add(self, event: ServerEvent) -> bytes:
         """Return the chunks that say *event*. Raises UpstreamError for a failure before the first chunk."""
@@ -97,6 +98,7 @@ class StreamedCompletion:
         item, index = event.get("item"), event.get("output_index")
         if not isinstance(item, dict):
             return
+        self._items += 1
         if item.get("type") in completion.CALLS:
             yield from self._item_added(event)
             _, text = completion.CALLS[item["type"]]
@@ -118,8 +120,9 @@ class StreamedCompletion:
             yield from self._failed(event)
             return
         self._head = self._head or completion.head("chat.completion.chunk", response)
-        if not self._begun:
-            for index, item in enumerate(_output(response)):  # it may be told here alone
+        output = _output(response)
+        if len(output) > self._items:  # an item, or the rest of it, may be told here alone
+            for index, item in enumerate(output):
                 yield from self._item_done({"item": item, "output_index": index})
         yield from self._chunk({}, finish_reason=completion.finish_reason(response, called=bool(self._calls)))
         if self._usage:
