@@ -35,21 +35,33 @@ class Pause:
 
 @dataclass(slots=True)
 class Answer:
-    """One response: the context that the model really read, and what it said."""
+    """One response: the context that the model really read, and what it said: *outputs*, which mean *said*.
+
+    *ending* is why it is incomplete; where it is not told, neither an item's end nor the terminal event has it.
+    """
 
     connection: "ModelConnection"
     settings: Raw
     context: list[Held]
     outputs: list[Raw]
+    said: list[Token]
     parent: str | None
+    ending: str | None = None
+    is_told: bool = True
 
 
 @dataclass
 class ModelUpstream:
-    """What all connections share: every response there was, and what each item's bytes say."""
+    """What all connections share: every response there was, and what each item's bytes say.
+
+    *read_item* says what an item means of which nothing was learned; *pieces* are the events that tell an item
+    before its end: all of it, or none, or if so asked only some.
+    """
 
     pick: Pick
     say: Callable[[list[Held]], list[tuple[Raw, Token]]]
+    read_item: Callable[[bytes], Token]
+    pieces: Callable[[int, Raw, bool], list[Raw]]
     faults: int = 12
     tokens: dict[bytes, Token] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -68,8 +80,10 @@ class ModelUpstream:
         """Return what the `input` of a message says, item by item."""
         if isinstance(given, str):
             return [(("message", "user", (given,)), False)]
-        tokens = self.tokens
-        return [(tokens[orjson.dumps(item)], False) for item in given or ()]
+        return [(self._token(orjson.dumps(item)), False) for item in given or ()]
+
+    def _token(self, written: bytes) -> Token:
+        return self.tokens.get(written) or self.read_item(written)
 
     async def pause(self) -> None:
         """Wait, sometimes."""
@@ -145,14 +159,14 @@ class ModelConnection:
         context: list[Held] = []
         if asked is not None and trouble != 1:
             parent = upstream.answers[asked]
-            context = parent.context + [(upstream.tokens[orjson.dumps(raw)], True) for raw in parent.outputs]
+            context = parent.context + [(token, True) for token in parent.said]
         context = context + upstream.read(given)
         said = upstream.say(context)
         outputs = [raw for raw, _ in said]
         for raw, token in said:
             upstream.learn(raw, token)
         response_id = f"resp_{len(upstream.answers)}"
-        answer = Answer(self, message, context, outputs, asked)
+        answer = Answer(self, message, context, outputs, [token for _, token in said], asked)
         upstream.answers[response_id] = answer
         events = self._events_of(response_id, answer, told=None if trouble == 1 else asked)
         ending = self._ending(trouble, response_id, answer, events)
@@ -174,10 +188,12 @@ class ModelConnection:
             case 5:
                 return [UpstreamTimeout("silence")]
             case 7 | 8:
-                last = {"id": response_id, "output": answer.outputs}
+                answer.ending = ("max_output_tokens", "content_filter")[pick(2)]
+                last = {"id": response_id, "status": "incomplete", "output": answer.outputs}
+                last["incomplete_details"] = {"reason": answer.ending}
                 return [*events[:-1], {"type": "response.incomplete", "response": last}]
             case 9:
-                last = {"id": response_id, "error": {"code": "x"}}
+                last = {"id": response_id, "status": "failed", "error": {"code": "x"}}
                 return [*events[:-1], {"type": "response.failed", "response": last}]
             case 10:
                 return [*some, {"type": "error", "error": {"code": "server_error"}}]
@@ -191,23 +207,24 @@ class ModelConnection:
         final: Raw = {"id": response_id, "status": "completed", "output": answer.outputs}
         if (usage := self._usage(answer)) is not None:
             final["usage"] = usage
-        streamed = list(enumerate(answer.outputs))
+        done = len(answer.outputs)  # so many items are told with their end
         match pick(12):
             case 6:
                 final["output"] = []
             case 7:
                 del final["output"]
+                done, answer.is_told = (0, False) if pick(6) == 5 else (done, True)
             case 8:
                 final["output"] = answer.outputs[:-1]
             case 9:
                 final["output"] = [self._resealed(raw) for raw in answer.outputs]
             case 10:
-                streamed = []
+                done = 0
             case 11:
-                streamed = streamed[: len(streamed) - 1]
+                done -= 1
         return [
             {"type": "response.created", "response": begun},
-            *({"type": "response.output_item.done", "output_index": n, "item": raw} for n, raw in streamed),
+            *self._told(answer, done),
             *([{"type": "response.novelty"}] if pick(8) == 7 else []),
             {"type": "response.completed", "response": final},
         ]
@@ -231,6 +248,21 @@ class ModelConnection:
             "output_tokens": _length(said),
             "output_tokens_details": {"reasoning_tokens": thought},
         }
+
+    def _told(self, answer: Answer, done: int) -> list[Raw]:
+        """Return the events that tell the items, so many of which are *done*: what is left has the last word."""
+        told: list[Raw] = []
+        for n, raw in enumerate(answer.outputs):
+            some = n < done or (n == len(answer.outputs) - 1 and answer.is_told)
+            pieces = self._upstream.pieces(n, raw, some)
+            if n < done:
+                pieces.append({"type": "response.output_item.done", "output_index": n, "item": raw})
+            elif not answer.is_told:
+                pieces.append({"type": "response.output_text.delta", "output_index": n, "delta": ""})
+            elif not pieces:
+                break  # what comes later is told no sooner
+            told += pieces
+        return told
 
     def _resealed(self, raw: Raw) -> Raw:
         sealed = raw.get("encrypted_content")

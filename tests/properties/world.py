@@ -1,28 +1,28 @@
 """World: agents that converse through the proxy with the model upstream, and change their history in every way.
 
 Everything is decided by one *pick*, so that a seed or hypothesis can drive it. Texts, names and call ids come
-from tiny alphabets: different histories look alike, which is what finds mistakes.
+from tiny alphabets: different histories look alike, which is what finds mistakes. What agents write and read
+depends on the API that they speak: `responses_world` and `chat_world` have a world for each.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import orjson
-from echo import STYLES, Echo
 from meaning import Dropped, Held, Raw, Token, agree, meaning
-from model_upstream import MemoryPool, ModelUpstream, Pick
+from model_upstream import Answer, MemoryPool, ModelUpstream, Pick
 
 from proxy.core.delta import Delta
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import Readable
-from proxy.frontends.responses import Responses
+from proxy.frontends.base import FrontEnd, Opaque
 from proxy.ledger import Traffic
 from proxy.upstream.headers import of_identity
 from proxy.upstream.pool import Limits
@@ -40,26 +40,8 @@ ARGUMENTS = (
     '{"x',
     '{"x":1,"x":2}',
 )
-SETTINGS: tuple[Raw, ...] = (
-    {"model": "m", "store": False, "stream": True},
-    {
-        "model": "m",
-        "store": False,
-        "stream": True,
-        "instructions": "i",
-        "tools": [],
-        "reasoning": {"effort": "low"},
-    },
-    {"model": "n", "store": False, "stream": True},
-    {"model": "m", "stream": True, "store": None, "temperature": 0.5},
-    {"model": "m", "store": False, "novelty": 1},
-    {"model": "m", "store": False, "truncation": "auto"},
-)
 FIXED = ("model", "store", "novelty", "truncation")
-"""The settings above that make another chain."""
-
-SAYINGS = (*("m",) * 5, *("c",) * 4, "cc", "cc", "mrc", "mrc", "mm", "rmr", "s", "k", "")
-"""What a response consists of: messages, calls, reasoning, searches, compaction."""
+"""The settings that make another chain."""
 
 KEYS = (
     (("Authorization", "Bearer one"), ("X-Request-Id", "1")),
@@ -67,15 +49,6 @@ KEYS = (
     (("Authorization", "Bearer one"), ("OpenAI-Project", "p"), ("X-Request-Id", "2")),
 )
 IDENTITIES = tuple(of_identity(headers) for headers in KEYS)
-ECHOES: tuple[Echo, ...] = (
-    list,
-    *STYLES.values(),
-    lambda outputs: [{**raw, "summary": []} if raw["type"] == "reasoning" else raw for raw in outputs],
-    lambda outputs: [raw for raw in outputs if raw["type"] not in {"reasoning", "message"}],
-    lambda outputs: [{"type": "item_reference", "id": raw["id"]} for raw in outputs],
-)
-"""Every way of writing down what the model said: all that agents have, and four more."""
-
 WAITS = Waits(first_event_timeout=1, event_timeout=1, max_message_bytes=1_000_000, chaining_retry_seconds=20)
 
 
@@ -90,11 +63,22 @@ class WrongContext(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
+class Settings:
+    """A request without its history: what the agent says, and what upstream is to be told.
+
+    *asked* is None where upstream cannot be told over a WebSocket.
+    """
+
+    said: Raw
+    asked: Raw | None
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One item of an agent's history: its JSON, and what it says."""
+    """One element of an agent's history: its JSON, and what it says."""
 
     written: bytes
-    token: Token
+    token: Token | None
 
 
 @dataclass
@@ -107,29 +91,46 @@ class Agent:
     history: list[Entry]
     heard: list[Raw] = field(default_factory=list)
     busy: bool = False
-    as_text: bool = False
 
 
 @dataclass
 class Case:
-    """One request on its way."""
+    """One request on its way; *shown* are the events for the agent, and *given* the bytes made of them."""
 
     agent: Agent
-    settings: Raw
+    settings: Settings
     told: list[Entry]
     key: int
     shown: list[ServerEvent] = field(default_factory=list)
+    given: list[bytes] = field(default_factory=list)
 
 
-class World:
+class World(ABC):
     """Some agents, one pool, one upstream."""
+
+    front_end: ClassVar[FrontEnd]
+    settings: ClassVar[Sequence[Settings]]
+    usual_settings: ClassVar[int]
+    """So many of *settings* come first that agents stay with; the rest they only try."""
+
+    echoes: ClassVar[int]
+    """How many ways there are of writing down what the model said."""
+
+    policies: ClassVar[Sequence[Dropped]] = ("reasoning", "none", "any")
+    """What agents may leave out, by world."""
+
+    longest: ClassVar[int] = 8
+    """The length at which a history is compacted."""
+
+    sayings: ClassVar[Sequence[str]]
+    """What a response consists of: messages, calls, reasoning, searches, compaction."""
 
     def __init__(self, pick: Pick, *, faults: int = 12, log: Callable[[str], None] | None = None) -> None:
         self.pick = pick
         self.cases = 0
         self.outcomes: Counter[str] = Counter()
-        self.dropped: Dropped = ("reasoning", "none", "any")[pick(3)]
-        self.upstream = ModelUpstream(pick, self._say, faults)
+        self.dropped = self.policies[pick(len(self.policies))]
+        self.upstream = ModelUpstream(pick, self._say, self._read_item, self._pieces, faults)
         self._now = 0.0
         limits = Limits(
             max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
@@ -141,7 +142,6 @@ class World:
         self.pool = MemoryPool(self.upstream, limits, self._clock)
         self._agents: list[Agent] = []
         self._running: list[tuple[Case, Coroutine[Any, Any, None]]] = []
-        self._responses = Responses()
         self._made = 0
         self._log = log
 
@@ -151,6 +151,68 @@ class World:
     def __exit__(self, *exc_info: object) -> None:
         for _, running in self._running:
             running.close()
+
+    # What the API that the agents speak decides
+
+    @abstractmethod
+    def _body(self, case: Case) -> bytes:
+        """Write a request."""
+
+    @abstractmethod
+    def _meaning(self, history: Sequence[Entry]) -> list[Token] | None:
+        """Return what *history* says, or None where no items can say it."""
+
+    def _held(self, context: list[Held]) -> list[Held]:
+        """Return *context*, which upstream has, as an agent's history could tell it."""
+        return context
+
+    def _read_item(self, written: bytes) -> Token:
+        """Return what an item says that neither agent nor model wrote."""
+        raise AssertionError(f"nobody wrote {written!r}")
+
+    def _pieces(self, index: int, raw: Raw, some: bool) -> list[Raw]:  # noqa: FBT001  (the only flag)
+        """Return the events that tell the item *raw* before its end: all of it, none, or if asked only some."""
+        return []
+
+    @abstractmethod
+    def _heard(self, case: Case, answer: Answer) -> list[Raw]:
+        """Return what the agent keeps of the answer it was shown. Raises AssertionError where that is wrong."""
+
+    @abstractmethod
+    def _heard_over_http(self, outputs: list[Raw]) -> list[Raw]:
+        """Return what the agent keeps of an answer from upstream's own endpoint."""
+
+    @abstractmethod
+    def _user(self) -> Entry:
+        """Return what a person says, or a program."""
+
+    @abstractmethod
+    def _echoed(self, agent: Agent) -> list[Entry]:
+        """Write down what the model said, in the agent's way."""
+
+    @abstractmethod
+    def _answers(self, heard: list[Raw]) -> list[Entry]:
+        """Answer the calls among what was heard."""
+
+    @abstractmethod
+    def _respelled(self, entry: Entry) -> Entry:
+        """Return the same, written in another way."""
+
+    @abstractmethod
+    def _stranger(self) -> Entry:
+        """Return something as only the model says it, which the model did not say."""
+
+    @abstractmethod
+    def _summary(self) -> Entry:
+        """Return what can stand for a history."""
+
+    @abstractmethod
+    def _edited(self, entry: Entry) -> Entry:
+        """Return what differs from *entry* in one thing, written anew."""
+
+    @abstractmethod
+    def _edited_in_place(self, entry: Entry) -> Entry:
+        """Return *entry* written the same way, but for one field."""
 
     # Time
 
@@ -203,33 +265,38 @@ class World:
     # A request and its answer
 
     async def _run(self, case: Case) -> None:
-        head = orjson.dumps(case.settings)
-        if case.agent.as_text:
-            body = head[:-1] + b',"input":' + orjson.dumps(case.told[0].token[2][0]) + b"}"
-        else:
-            body = head[:-1] + b',"input":[' + b",".join([entry.written for entry in case.told]) + b"]}"
+        body = self._body(case)
         if self._log is not None:
             self._log(f"{case.agent.key} {id(case.agent) % 9973} asks {body.decode()}")
         self.cases += 1
-        request = self._responses.decode(body)
-        assert isinstance(request, Readable), request
-        turn = Turn(request.turn)
+        read = self.front_end.decode(body)
+        makes_sense = self._meaning(case.told) is not None
+        tellable = makes_sense and case.settings.asked is not None
+        if isinstance(read, Opaque):
+            assert not tellable, f"{read} was read in {body!r}"
+            self.outcomes["http not translated"] += 1
+            self._over_http(case, refused=not makes_sense)
+            return
+        if not tellable:
+            raise WrongContext(f"upstream can be told {read.turn.fields}, but not {body!r}")
+        turn = Turn(read.turn)
         partition = self.pool.partition(IDENTITIES[case.key])
         exchange = Exchange(turn, self.pool, partition, WAITS, self._clock, Traffic())
 
         async def deliver(events: tuple[ServerEvent, ...]) -> None:
-            case.shown.extend(events)
+            case.shown += events
+            case.given += [read.answer.add(event) for event in events]
             await self.upstream.pause()
 
         try:
             await exchange.run(deliver)
+            case.given.append(read.answer.finish())
             self.outcomes[turn.state.value] += 1
         except PlainHTTP as exc:
             self.outcomes[f"http {exc.reason}"] += 1
-            said = self._say([(entry.token, False) for entry in case.told])
-            for raw, token in said:
-                self.upstream.learn(raw, token)
-            case.agent.heard = [raw for raw, _ in said]
+            if self.pick(3) == 2:
+                exc.accepted()
+            self._over_http(case)
             return
         except (UpstreamError, ConnectionLost) as exc:
             self.outcomes[type(exc).__name__] += 1
@@ -238,38 +305,43 @@ class World:
         if case.shown:
             self._check(case)
 
+    def _over_http(self, case: Case, *, refused: bool = False) -> None:
+        if refused:
+            case.agent.history, case.agent.heard = [self._user()], []
+            return
+        said = self._say([])
+        for raw, token in said:
+            self.upstream.learn(raw, token)
+        case.agent.heard = self._heard_over_http([raw for raw, _ in said])
+
     def _check(self, case: Case) -> None:
         """Compare the context behind what the agent was shown with what the agent said."""
-        events = [orjson.loads(event.raw) for event in case.shown]
-        names = {event["response"].get("id") for event in events if "response" in event}
+        names = {orjson.loads(event.raw)["response"].get("id") for event in case.shown if _is_named(event)}
         assert len(names) == 1, f"events of several responses were shown: {names}"
         answer = self.upstream.answers[names.pop()]
-        told = [entry.token for entry in case.told]
+        told = self._meaning(case.told)
+        assert told is not None
+        held = self._held(answer.context)
         if self._log is not None:
-            self._log(f"  upstream read {answer.context} on connection {id(answer.connection) % 9973}")
-        if not agree(answer.context, told, self.dropped):
-            raise WrongContext(f"upstream read {answer.context}, the agent said {told}")
+            self._log(f"  upstream read {held} on connection {id(answer.connection) % 9973}")
+        if not agree(held, told, self.dropped):
+            raise WrongContext(f"upstream read {held}, the agent said {told}")
         if answer.connection.headers != IDENTITIES[case.key]:
             raise WrongContext(f"a connection of {answer.connection.headers} answered {KEYS[case.key]}")
-        asked = {name: value for name, value in case.settings.items() if name != "stream"}
+        asked = case.settings.asked
+        assert asked is not None
         if answer.settings != asked:
             raise WrongContext(f"upstream was told {answer.settings}, the agent said {asked}")
         if answer.parent is not None:
+            self.outcomes["delta"] += 1
             before = self.upstream.answers[answer.parent].settings
             if any(before.get(name) != asked.get(name) for name in FIXED):
                 raise WrongContext(f"a chain went on from {before} to {asked}")
-        if answer.parent is not None:
-            self.outcomes["delta"] += 1
-        last = events[-1].get("response") or {}
-        sealed = {raw["id"]: raw for raw in last.get("output") or ()}
-        if self.pick(2):
-            case.agent.heard = [sealed.get(raw["id"], raw) for raw in answer.outputs]
-        else:
-            case.agent.heard = list(answer.outputs)
+        case.agent.heard = self._heard(case, answer)
 
     def _say(self, _context: list[Held]) -> list[tuple[Raw, Token]]:
         """Decide what the model says."""
-        kinds = ("", "", "r")[self.pick(3)] + SAYINGS[self.pick(len(SAYINGS))]
+        kinds = ("", "", "r")[self.pick(3)] + self.sayings[self.pick(len(self.sayings))]
         makers = {
             "m": self._spoken,
             "c": self._call,
@@ -291,12 +363,14 @@ class World:
         if self.pick(8) == 7:
             parts.append({"type": "output_text", "text": "b", "annotations": []})
             text += "b"
+        raw, phase = self._phased(parts)
+        return raw, ("message", "assistant", text, phase)
+
+    def _phased(self, parts: list[Raw]) -> tuple[Raw, str | None]:
+        """Return a message of *parts*, and in which phase it was said."""
         phase = (None, None, "commentary", "final_answer")[self.pick(4)]
         raw = {"id": f"msg_{self._number()}", "type": "message", "status": "completed", "content": parts}
-        raw["role"] = "assistant"
-        if phase:
-            raw["phase"] = phase
-        return raw, ("message", "assistant", text, phase)
+        return {**raw, "role": "assistant", **({"phase": phase} if phase else {})}, phase
 
     def _call(self) -> tuple[Raw, Token]:
         call_id, name = CALL_IDS[self.pick(3)], ("f", "g")[self.pick(2)]
@@ -309,7 +383,7 @@ class World:
 
     def _reasoning(self) -> tuple[Raw, Token]:
         number, told = self._number(), (("p", "q") + (("content", "p"),) * (self.pick(8) == 7))[: self.pick(4)]
-        raw: Raw = {"id": f"rs_{number}", "type": "reasoning", **_thoughts(told)}
+        raw: Raw = {"id": f"rs_{number}", "type": "reasoning", **thoughts(told)}
         if self.pick(6) != 5:
             raw["encrypted_content"] = f"s{number}"
         return raw, ("reasoning", number, told or None)
@@ -323,86 +397,6 @@ class World:
         query = TEXTS[self.pick(3)]
         raw = {"id": f"ws_{self._number()}", "type": "web_search_call", "status": "completed"}
         return {**raw, "action": {"type": "search", "query": query}}, ("web_search_call", query)
-
-    # Items of the agent
-
-    def _entry(self, raw: Raw, token: Token) -> Entry:
-        return Entry(self.upstream.learn(raw, token), token)
-
-    def _user(self) -> Entry:
-        role = ("user", "user", "user", "user", "developer", "system")[self.pick(6)]
-        parts: tuple[Any, ...] = (TEXTS[self.pick(len(TEXTS))],)
-        more = self.pick(12)
-        if more == 11:
-            parts = (*parts, ("image", "u"))
-        elif more == 10:
-            parts = (*parts, "a")
-        return self._written(("message", role, parts))
-
-    def _written(self, token: Token) -> Entry:
-        """Write *token* down in one of the ways that agents do."""
-        return self._entry(self._spelled(token), token)
-
-    def _spelled(self, token: Token) -> Raw:
-        way = self.pick(4)
-        match token:
-            case ("message", "assistant", text, phase):
-                parts = [{"type": "output_text", "text": text}]
-                raw: Raw = {"role": "assistant", "content": text if way == 1 else parts}
-                raw |= {"phase": phase} if phase else {}
-                raw |= {"id": f"msg_{self._number()}", "status": "completed"} if way == 2 else {}
-                return raw if way == 1 else {"type": "message", **raw}
-            case ("message", role, parts):
-                if way and len(parts) == 1:
-                    return {"role": role, "content": parts[0]} | ({"type": "message"} if way == 2 else {})
-                return {"type": "message", "role": role, "content": [_part(part) for part in parts]}
-            case ("function_call", call_id, name, arguments):
-                text = arguments.removeprefix("text ")
-                raw = {"type": "function_call", "call_id": call_id, "name": name, "arguments": text}
-                return raw | ({"id": f"fc_{self._number()}", "status": "completed"} if way == 1 else {})
-            case ("custom_tool_call", call_id, name, text):
-                return {"type": "custom_tool_call", "call_id": call_id, "name": name, "input": text}
-            case (("function_call_output" | "custom_tool_call_output") as kind, call_id, parts):
-                whole = len(parts) == 1 and way < 3
-                output = parts[0] if whole else [_part(part) for part in parts]
-                return {"type": kind, "call_id": call_id, "output": output} | (
-                    {"status": None} if way == 1 else {}
-                )
-            case (("reasoning" | "compaction") as kind, number, told):
-                raw = {"type": kind, "id": f"rs_{number}", "encrypted_content": f"s{number}"}
-                return raw | (_thoughts(told or ()) if kind == "reasoning" else {})
-            case ("web_search_call", query):
-                return {"type": "web_search_call", "action": {"type": "search", "query": query}}
-        raise AssertionError(token)
-
-    def _reply(self, heard: list[Raw]) -> list[Entry]:
-        """Answer the calls among what was heard, or say something."""
-        answers = []
-        for raw in heard:
-            if raw["type"] in {"function_call", "custom_tool_call"}:
-                parts: tuple[Any, ...] = (TEXTS[self.pick(len(TEXTS))],)
-                answers.append(self._written((f"{raw['type']}_output", raw["call_id"], parts)))
-        if not answers or self.pick(6) == 5:
-            answers.append(self._user())
-        if self.pick(12) == 11:
-            answers.append(self._user())
-        return answers
-
-    def _echoed(self, agent: Agent) -> list[Entry]:
-        """Write down what the model said, in the agent's way."""
-        learn = self.upstream.learn
-        entries = []
-        try:
-            echoed = ECHOES[agent.echo](agent.heard)
-        except KeyError:  # the style needs a ciphertext, and upstream gave none
-            echoed = agent.heard
-        for raw in echoed:
-            if raw.get("type") == "item_reference":
-                token = next(meaning(each) for each in agent.heard if each["id"] == raw["id"])
-            else:
-                token = meaning(raw)
-            entries.append(Entry(learn(raw, token), token))
-        return entries
 
     # What agents do
 
@@ -418,9 +412,7 @@ class World:
             agent = Agent(key, other.echo, other.settings, list(other.history), list(other.heard))
         else:
             key = self.pick(2 + self.pick(2))
-            agent = Agent(key, self.pick(len(ECHOES)), self.pick(2), [self._user()])
-            token = agent.history[0].token
-            agent.as_text = token[1] == "user" and len(token[2]) == 1 and self.pick(3) == 2
+            agent = Agent(key, self.pick(self.echoes), self.pick(self.usual_settings), [self._user()])
         if len(self._agents) >= 4 and idle:
             self._agents.remove(idle[self.pick(len(idle))])
         self._agents.append(agent)
@@ -429,10 +421,10 @@ class World:
     def _next_case(self, agent: Agent) -> Case:
         """Return the agent's next request."""
         pick = self.pick
-        settings = SETTINGS[pick(len(SETTINGS)) if pick(10) == 9 else agent.settings]
+        settings = self.settings[pick(len(self.settings)) if pick(10) == 9 else agent.settings]
         if pick(16) == 15:
             title = [self._user()]
-            return Case(Agent(agent.key, 0, 0, title), SETTINGS[pick(2)], title, agent.key)
+            return Case(Agent(agent.key, 0, 0, title), self.settings[pick(2)], title, agent.key)
         if (agent.heard or agent.history[1:]) and pick(8) != 7:  # else: the same body once more
             self._go_on(agent)
         return Case(agent, settings, list(agent.history), agent.key)
@@ -440,10 +432,10 @@ class World:
     def _go_on(self, agent: Agent) -> None:
         pick = self.pick
         if pick(10) == 9:
-            agent.echo = pick(len(ECHOES))
+            agent.echo = pick(self.echoes)
         echoed = self._echoed(agent)
         reply = self._reply(agent.heard)
-        agent.heard, agent.as_text = [], False
+        agent.heard = []
         if pick(4) == 3:
             where = pick(4)  # mostly near the end, where an echo is compared
             if where == 0:
@@ -455,10 +447,19 @@ class World:
                 agent.history = [*agent.history, *self._changed([*echoed, *reply])]
         else:
             agent.history += [*echoed, *reply]
-        if len(agent.history) > 8:
+        if len(agent.history) > self.longest:
             agent.history = self._compacted(agent.history)
         if not agent.history:
             agent.history = [self._user()]
+
+    def _reply(self, heard: list[Raw]) -> list[Entry]:
+        """Answer the calls among what was heard, or say something."""
+        answers = self._answers(heard)
+        if not answers or self.pick(6) == 5:
+            answers.append(self._user())
+        if self.pick(12) == 11:
+            answers.append(self._user())
+        return answers
 
     def _changed(self, items: list[Entry]) -> list[Entry]:
         """Change a stretch of history in one of the ways that people, agents and mistakes do."""
@@ -485,81 +486,10 @@ class World:
         )
         return changes[self.pick(len(changes))]()
 
-    def _respelled(self, entry: Entry) -> Entry:
-        """Return the same, written in another way."""
-        return entry if entry.token[0] == "?" else self._written(entry.token)
-
-    def _stranger(self) -> Entry:
-        """Return an item as only the model writes them, which the model did not write."""
-        made = (self._spoken, self._call, self._reasoning, self._search)[self.pick(4)]
-        raw, token = made()
-        if self.pick(2):
-            return self._written(token)
-        return self._entry(raw, token)
-
     def _compacted(self, items: list[Entry]) -> list[Entry]:
         """Return a summary in place of all but the last items."""
-        summary = self._user() if self.pick(2) else self._entry(*self._compaction())
+        summary = self._user() if self.pick(2) else self._summary()
         return [summary, *items[len(items) - self.pick(3) :]] if self.pick(2) else [summary]
-
-    def _edited_in_place(self, entry: Entry) -> Entry:
-        """Return *entry* written the same way, but for one field."""
-        raw = orjson.loads(entry.written)
-        names = sorted(name for name in raw.keys() & _EDITED if raw[name] is not None)
-        name = names[self.pick(len(names))]
-        value = raw[name]
-        if isinstance(value, list):
-            value.append({"type": "summary_text" if name == "summary" else "output_text", "text": "b"})
-            if self.pick(2):
-                del value[-2:]
-        elif name == "role":
-            raw["role"] = "user" if value == "assistant" else "assistant"
-            if raw["role"] == "assistant" and isinstance(raw["content"], list):
-                raw["content"] = [part for part in raw["content"] if "text" in part]
-        elif name in {"id", "encrypted_content"}:
-            raw[name] = f"{value.rstrip('0123456789')}{self._number()}" if value else value
-        elif name == "action":
-            raw[name] = {"type": "search", "query": "c"}
-        else:
-            raw[name] = f"{value or ''}b"
-        return self._entry(raw, meaning(raw))
-
-    def _edited(self, entry: Entry) -> Entry:
-        """Return an item that differs in one field, written anew."""
-        match entry.token:
-            case ("?", _):
-                return self._edited_in_place(entry)
-            case ("message", "assistant", text, phase):
-                edits: tuple[Token, ...] = (
-                    ("message", "assistant", text + "a", phase),
-                    ("message", "assistant", text[1:] + "b", phase),
-                    ("message", "user", (text,)),
-                    ("message", "assistant", text, "commentary" if phase != "commentary" else "final_answer"),
-                )
-            case ("message", role, parts):
-                edits = (
-                    ("message", role, (*parts[1:], "b")),
-                    ("message", "developer" if role == "user" else "user", parts),
-                    ("message", role, (*parts, ("image", "v"))),
-                )
-            case (("function_call" | "custom_tool_call") as kind, call_id, name, said):
-                other = '{"x": 2}' if said != '{"x": 2}' else '{"x": 1}'
-                edits = (
-                    (kind, call_id, name, other),
-                    (kind, call_id, name + "g", said),
-                    (kind, "c2" if call_id != "c2" else "c3", name, said),
-                )
-            case (("function_call_output" | "custom_tool_call_output") as kind, call_id, parts):
-                edits = ((kind, call_id, (*parts[1:], "b", "a")), (kind, call_id + "1", parts))
-            case (("reasoning" | "compaction") as kind, number, told):
-                edits = (
-                    (kind, self._number(), told),
-                    (kind, number, None if kind == "compaction" else ("e", *(told or ()))),
-                    (kind, number, None if kind == "compaction" else tuple((told or ())[:1])[:1] or ("f",)),
-                )
-            case (kind, text):
-                edits = ((kind, text + "a"),)
-        return self._written(edits[self.pick(len(edits))])
 
 
 CASES_A_WORLD = 30
@@ -577,12 +507,12 @@ def chosen(choices: bytes) -> Pick:
     return lambda below: next(left, 0) % below
 
 
-def play(seeds: range) -> Counter[str]:
+def play(world_of: type[World], seeds: range) -> Counter[str]:
     """Live through a world for each of *seeds*; return how its cases ended. A failure names its seed."""
     outcomes: Counter[str] = Counter()
     for seed in seeds:
         try:
-            with World(seeded(seed)) as world:
+            with world_of(seeded(seed)) as world:
                 while world.cases < CASES_A_WORLD:
                     world.step()
                 world.settle()
@@ -593,32 +523,12 @@ def play(seeds: range) -> Counter[str]:
     return outcomes
 
 
-_EDITED = frozenset(
-    {
-        "role",
-        "content",
-        "arguments",
-        "call_id",
-        "name",
-        "summary",
-        "encrypted_content",
-        "phase",
-        "input",
-        "output",
-        "action",
-        "id",
-    }
-)
-"""The fields that an edit in place changes."""
-
-
-def _part(part: Any) -> Raw:
-    if isinstance(part, str):
-        return {"type": "input_text", "text": part}
-    return {"type": "input_image", "image_url": part[1]}
-
-
-def _thoughts(told: tuple[Any, ...]) -> Raw:
+def thoughts(told: tuple[Any, ...]) -> Raw:
+    """Return the readable part of reasoning."""
     raw: Raw = {"summary": [{"type": "summary_text", "text": text} for text in told if isinstance(text, str)]}
     content = [{"type": "reasoning_text", "text": text[1]} for text in told if not isinstance(text, str)]
     return {**raw, "content": content} if content else raw
+
+
+def _is_named(event: ServerEvent) -> bool:
+    return event.type in {"response.created", "response.completed", "response.incomplete", "response.failed"}
