@@ -69,9 +69,10 @@ def _nothing(*_args: Any) -> Iterator[bytes]:
 
 def _numbered(self: StreamedCompletion, event: Raw) -> Iterator[bytes]:
     """Give a call the number of its item."""
+    number = len(self._calls)
     for record in ADDED(self, event):
-        number = self._calls[event["output_index"]] = event["output_index"]
-        yield record.replace(b'"tool_calls":[{"index":', b'"tool_calls":[{"index":%d' % number, 1)
+        self._calls[event["output_index"]] = event["output_index"]
+        yield record.replace(b'{"index":%d,"id"' % number, b'{"index":%d,"id"' % event["output_index"])
 
 
 def _streamed_only(self: Gathering) -> Raw:
