@@ -240,7 +240,7 @@ class ModelConnection:
         tokens = [token for token, _ in answer.context]
         forgets = bool(tokens) and tokens[-1][:2] == ("message", "user")
         kept = [token for token in tokens if not forgets or token[0] != "reasoning"]
-        said = [self._upstream.tokens[orjson.dumps(raw)] for raw in answer.outputs]
+        said = answer.said
         thought = _length([token for token in said if token[0] == "reasoning"])
         return {
             "input_tokens": len(orjson.dumps(answer.settings)) + _length(kept),
