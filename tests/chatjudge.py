@@ -226,7 +226,8 @@ def read_in_chat(context: list[Raw]) -> list[Any]:
             said.append({"answer": {"text": "", "refusal": "", "calls": []}})
         answer = said[-1]["answer"]
         if item["type"].endswith("_call"):
-            answer["calls"].append(item)
+            # A call without arguments is written as an empty text or as an empty object.
+            answer["calls"].append(item | {"arguments": item.get("arguments") or {}})
             continue
         for part in item["content"]:
             answer["text"] += part.get("text", "")

@@ -185,7 +185,8 @@ class _Author:
             output = self._output(way, fields)
             edit = self._random.choice(("rewords the last answer", *EDITS)) if self._chance(0.25) else ""
             yield Turn(way, said, fields, output, echo, fault, edit, after_silence=after_silence)
-            after_silence |= all(isinstance(part, Reasoning) for part in output.parts)
+            untold = (Reasoning, Declined) if echo == "without annotations and refusal" else Reasoning
+            after_silence |= all(isinstance(part, untold) for part in output.parts)
             said = [self._user()] if self._chance(0.7) or fault else [self._user(), *self._inserted()]
 
     # Requests

@@ -66,9 +66,14 @@ class Side:
 
 
 @pytest.fixture
-async def world(proxied: Any, stack: AsyncExitStack) -> Callable[[range], Awaitable[Counter[str]]]:
-    """Hold the sessions of some seeds on both sides; return how often what was uploaded."""
-    run = await proxied()
+async def world(
+    proxied: Any, stack: AsyncExitStack, request: pytest.FixtureRequest
+) -> Callable[[range], Awaitable[Counter[str]]]:
+    """Hold the sessions of some seeds on both sides; return how often what was uploaded.
+
+    The parameter is how upstream's WebSocket behaves.
+    """
+    run = await proxied(simulated=getattr(request, "param", None))
     direct = await stack.enter_async_context(Simulator())
     through, without = [
         await stack.enter_async_context(
@@ -110,6 +115,29 @@ async def test_nobody_can_tell_the_difference(world: Any, seeds: range) -> None:
     assert uploads["delta"] > len(seeds) / 4
 
 
+UPSTREAMS: dict[str, dict[str, Any]] = {
+    "tells the output only once": {"terminal_output": "empty"},
+    "leaves the output out at the end": {"terminal_output": "omitted"},
+    "says more than is known": {
+        "extra_events": (
+            "keepalive_before_created",
+            "rate_limits_before_created",
+            "keepalive_mid_stream",
+            "unknown_mid_stream",
+        )
+    },
+    "changes its ciphertext": {"terminal_ciphertext": "different"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("world", UPSTREAMS.values(), ids=UPSTREAMS.keys(), indirect=True)
+async def test_nobody_can_tell_how_upstream_words_it(world: Any) -> None:
+    """What servers add to a WebSocket's events, or leave out, makes no difference to a Chat completion."""
+    uploads = await world(range(1000, 1025))
+    assert uploads["delta"] > 5
+
+
 async def _hold(
     conversation: Session, sides: tuple[Side, Side], latest: Callable[[], Awaitable[str]]
 ) -> AsyncIterator[str]:
@@ -128,7 +156,8 @@ async def _hold(
         _check_usage(heard, expected, asked, meant, where)
         assert upload != "http" or turn.after_silence or _is_refused(turn), where
         assert upload in ("delta", "http") or continued != turn.fields["model"] or turn.fault or turn.edit, where
-        continued = turn.fields["model"] if _is_plain(turn) and heard.message is not None else None
+        is_known = upload != "http" and heard.message is not None and _is_plain(turn)
+        continued = turn.fields["model"] if is_known else None
 
 
 def _check_context(asked: SimulatedTurn, meant: SimulatedTurn, upload: str, where: str) -> None:

@@ -127,6 +127,7 @@ async def test_a_limit_that_passes_is_tried_again(proxied: Any, clients: Any) ->
     run.simulator.inject(limit)
     client, _ = await clients(run, max_retries=2)
     assert await outcome(client) == "at last"
+    await run.recorded(3)
     assert [record.status for record in run.server.ledger.turns(9)] == ["completed", "failed", "failed"]
 
 
@@ -254,6 +255,7 @@ async def test_what_has_no_equal_goes_as_it_came(proxied: Any, fields: dict[str,
     (turn,) = run.simulator.turns
     assert (turn.endpoint, turn.request) == ("chat", orjson.loads(body))
     assert (answer.status, b"hello" in answer.body) == ((400, False) if turn.error else (200, True))
+    await run.recorded(1)
     (record,) = (await run.figures("turns"))["turns"]
     assert (record["front_end"], record["upload"], record["reason"]) == ("chat", "http", "unsupported_field")
     assert run.simulator.connections == []
@@ -288,6 +290,7 @@ async def test_what_asks_for_nothing_does_not_stand_in_the_way(
     client, _ = await clients(run)
     assert await outcome(client, **fields) == "hello"
     assert run.simulator.turns[0].endpoint == "responses"
+    await run.recorded(1)
     assert run.server.ledger.uploads == {"full": 1}
 
 
@@ -298,5 +301,6 @@ async def test_a_refusal_is_not_held_against_what_follows(proxied: Any, clients:
     assert await outcome(client) == "one"
     assert (await outcome(client, temperature=3))["raised"] is openai.BadRequestError
     assert await outcome(client, messages=[USER, {"role": "assistant", "content": "one"}, USER]) == "two"
+    await run.recorded(3)
     latest = next(run.server.ledger.turns(1))
     assert latest.upload in {"delta", "full"}

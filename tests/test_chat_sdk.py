@@ -115,6 +115,7 @@ async def test_a_tool_loop_goes_up_in_deltas(
     while (message := await complete(client, history)).tool_calls:
         history += [echo(message), *results(message)]
     assert message.content == "done after 3"
+    await run.recorded(4)
     records = list(run.server.ledger.turns(9))
     assert [record.upload for record in records] == ["delta", "delta", "delta", "full"]
     assert [record.items_sent for record in records] == [2, 2, 2, 2]
@@ -146,6 +147,7 @@ async def test_the_synchronous_client(proxied: Any, *, stream: bool) -> None:
         return str(message.content)
 
     assert await asyncio.to_thread(converse) == "done after 3"
+    await run.recorded(4)
     assert [record.upload for record in run.server.ledger.turns(9)] == ["delta", "delta", "delta", "full"]
 
 
@@ -173,6 +175,7 @@ async def test_pictures_are_sent_once(proxied: Any, connect: Connect) -> None:
     message = await whole(client, history)
     history += [message, {"role": "user", "content": "what colour?"}]
     assert (await whole(client, history)).content == "a grey one"
+    await run.recorded(2)
     later, first = run.server.ledger.turns(2)
     assert (first.upload, later.upload) == ("full", "delta")
     assert first.bytes_to_upstream > 50_000 > 50 * later.bytes_to_upstream
@@ -191,6 +194,7 @@ async def test_custom_tools(proxied: Any, connect: Connect) -> None:
     history += [message, {"role": "tool", "tool_call_id": "call_1", "content": "a.py"}]
     message = (await client.chat.completions.create(messages=history, **ask)).choices[0].message
     assert message.content == "one file"
+    await run.recorded(2)
     assert next(run.server.ledger.turns(1)).upload == "delta"
     assert [item["type"] for item in run.simulator.turns[1].input] == ["custom_tool_call_output"]
 
@@ -238,6 +242,7 @@ async def test_many_conversations_at_once(proxied: Any, connect: Connect) -> Non
 
     for name, answers in enumerate(await asyncio.gather(*map(converse, range(6)))):
         assert answers == [" | ".join(f"{name}.{m}" for m in range(n + 1)) for n in range(5)]
+    await run.recorded(30)
     assert run.server.ledger.uploads == {"full": 6, "delta": 24}
 
 
@@ -250,4 +255,5 @@ async def test_both_apis_share_a_connection(proxied: Any, connect: Connect) -> N
     response = await client.responses.create(model="m", input=history, store=False)  # type: ignore[arg-type]
     assert response.output_text == "two"
     assert len(run.simulator.turns[1].context) == 3
+    await run.recorded(2)
     assert [record.upload for record in run.server.ledger.turns(2)] == ["delta", "full"]
