@@ -155,7 +155,9 @@ async def test_each_change_is_logged_once(
     network.open = True
     clock.advance(5)
     await run.post(TURN)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "] link " in line]
+    logged = capsys.readouterr().out.splitlines()
+    assert len([line for line in logged if "[warning" in line]) == 1
+    lines = [line for line in logged if "] link " in line]
     assert ["state=captive_portal" in line for line in lines] == [True, False]
     assert "state=ok" in lines[1]
 

@@ -7,13 +7,16 @@ shorter on an honest server is taken off first; where that cannot be bounded the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, TypeGuard
 
 import orjson
 
-from proxy.core.items import Fingerprint, Item, Kind, Output, Raw, digest
+from proxy.core.items import Fingerprint, Item, Kind, Output, Raw
 
-_PLAIN = frozenset({"message", "reasoning", "function_call", "custom_tool_call"})
+_PLAIN = frozenset(
+    {"apply_patch_call", "custom_tool_call", "function_call", "local_shell_call", "message", "reasoning"}
+)
 """Output after which `input_tokens` is one reading of one prompt; tools that a server runs itself read again."""
 
 _SHAPE = (
@@ -122,7 +125,8 @@ class Weight:
 def _shape(fields: Mapping[str, Any]) -> Shape:
     """Fingerprint the settings that are in the prompt, with their size: no text has more tokens than bytes."""
     groups = [{name: fields[name] for name in names if name in fields} for names, _ in _SHAPE]
-    return tuple((digest(group), _size(group)) for group in groups)
+    written = [orjson.dumps(group, option=orjson.OPT_SORT_KEYS) for group in groups]
+    return tuple((blake2b(each, digest_size=16).digest(), len(each)) for each in written)
 
 
 def _size(value: Raw) -> int:

@@ -226,7 +226,8 @@ class AgentRequest:
         except UpstreamUnavailable as exc:
             if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
                 raise exc.__cause__ from exc
-            log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
+            if exc.trouble is not Trouble.CAPTIVE_PORTAL:  # of which the link has told once and for all
+                log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             return await self._unavailable(502, exc)
 
     async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:

@@ -18,7 +18,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter, MeteredTransport
-from proxy.upstream.trouble import ADVICE, advice, is_portal, trouble_of
+from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers the library would add by itself; the agent's own decide."""
@@ -126,7 +126,11 @@ class Http:
                 self._link.block(trouble_of(exc), advice(exc))
 
     def _judge(self, response: aiohttp.ClientResponse, *, is_turn: bool) -> None:
-        """Take note of who answered. Raises UpstreamUnavailable where it was a sign-in page."""
+        """Take note of who answered. Raises UpstreamUnavailable for a sign-in page, or an outbound proxy."""
+        if response.status == 407 and self._endpoint.outbound_proxy is not None:
+            # Over plain HTTP the proxy answers in upstream's place; a tunnel's refusal is an exception.
+            self._link.block(Trouble.OUTBOUND_PROXY, LOGIN_WANTED)
+            raise UpstreamUnavailable(LOGIN_WANTED, trouble=Trouble.OUTBOUND_PROXY)
         if is_portal(response.status, response.headers.get("Content-Type", ""), is_turn=is_turn):
             message = ADVICE[Trouble.CAPTIVE_PORTAL]
             self._link.block(Trouble.CAPTIVE_PORTAL, message)

@@ -29,6 +29,8 @@ ADVICE = {
     Trouble.OUTBOUND_PROXY: "the outbound proxy did not connect: check HTTPS_PROXY, ALL_PROXY and NO_PROXY",
 }
 
+LOGIN_WANTED = "the outbound proxy wants a password (407): put it into its URL as http://user:password@host"
+
 _DATES = frozenset({9, 10})
 _NAMES = frozenset({62, 64})
 """OpenSSL's X509_V_ERR codes: not yet valid and expired; another host's name or address."""
@@ -70,9 +72,7 @@ def advice(error: BaseException) -> str:
     for each in _chain(error):
         status = each.response.status_code if isinstance(each, InvalidProxyStatus) else getattr(each, "status", 0)
         if status == 407:
-            return (
-                "the outbound proxy wants a password (407): put it into HTTPS_PROXY as http://user:password@host"
-            )
+            return LOGIN_WANTED
         if trouble_of(error) is Trouble.OUTBOUND_PROXY and status:
             return f"the outbound proxy answered {status}: check HTTPS_PROXY, ALL_PROXY and NO_PROXY"
     return ADVICE[trouble_of(error)]

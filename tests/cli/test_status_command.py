@@ -119,6 +119,16 @@ def test_a_collapsed_chain_is_a_warning() -> None:
     assert "warning" not in "\n".join(summary(FIGURES, Terminal()))
 
 
+def test_what_stands_in_the_way_is_shown() -> None:
+    """Since when, and what to do; nothing where the way is open."""
+    link = {"state": "captive_portal", "since": "2026-11-21T04:50:00+00:00", "detail": "open a browser"}
+    text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"link": link}}, Terminal()))
+    assert "link         captive_portal since 2026-11-21T04:50:00+00:00: open a browser" in text
+    ok = {"state": "ok", "since": "2026-11-21T04:50:00+00:00", "detail": ""}
+    text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"link": ok}}, Terminal()))
+    assert "link" not in text
+
+
 def test_a_fresh_proxy_has_nothing_to_list() -> None:
     """Without turns there are neither reasons nor recent turns."""
     stats = FIGURES["stats"] | {

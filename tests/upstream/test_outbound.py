@@ -270,6 +270,19 @@ async def test_both_say_what_the_proxy_did(
 
 
 @both_transports
+async def test_a_password_is_wanted_for_plain_http_too(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """One transport asks for a tunnel, the other has its request forwarded: both say what the proxy wants."""
+    outside.tunnels.refusing = ANSWERS["password wanted"][0] + b" "
+    outside.base = "http://upstream.invalid/v1"
+    monkeypatch.setenv("HTTP_PROXY", outside.proxy)
+    with pytest.raises(UpstreamUnavailable, match="wants a password") as caught:
+        await outside.over(transport)
+    assert caught.value.trouble is Trouble.OUTBOUND_PROXY
+
+
+@both_transports
 async def test_both_say_that_the_proxy_hung_up(
     outside: Outside, monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:
