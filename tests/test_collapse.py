@@ -8,6 +8,7 @@ import orjson
 import pytest
 from conversation import Agent, Clock
 from proxied import Proxied
+from structlog.testing import capture_logs
 
 from proxy.simulator import ModelCall, Output, Reasoning, SimulatedTurn, Simulator, says
 
@@ -54,23 +55,22 @@ async def test_whole_answers_are_right_all_the_same(proxied: Start, agents: Agen
     assert (third["upload"], third["attempts"], third["status"]) == ("full", 2, "completed")
 
 
-async def test_streamed_answers_are_shown_and_then_no_more_deltas_sent(
-    proxied: Start, agents: Agents, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_streamed_answers_are_shown_and_then_no_more_deltas_sent(proxied: Start, agents: Agents) -> None:
     """One answer lacked its history before upstream gave itself away; every later one has it."""
     run = await proxied(tells, simulated={"citizen": "localai"})
     agent = await agents(run.server.url, store=True)
-    for n in range(6):
-        await agent.turn(f"question {n}")
+    with capture_logs() as logged:
+        for n in range(6):
+            await agent.turn(f"question {n}")
+        await run.recorded(6)
     assert wrong(agent, run.simulator) == [2]
     assert kinds(run.simulator.turns) == ["full", "delta", "delta", "full", "full", "full"]
     stats = await run.figures()
     assert stats["chains"] == {"collapsed": 1}
     assert stats["full_reasons"] == {"first_turn": 1, "after_error": 1, "chain_collapsed": 2}
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "[warning" in line]
-    assert len(warnings) == 1
-    assert "chain_collapsed" in warnings[0]
-    assert "shown=True" in warnings[0]
+    (warning,) = [event for event in logged if event["log_level"] == "warning"]
+    assert (warning["event"], warning["shown"]) == ("chain_collapsed", True)
+    assert warning["read"] < warning["expected"]
 
 
 async def test_trust_comes_back_later_and_goes_for_longer(proxied: Start, agents: Agents) -> None:
