@@ -131,6 +131,14 @@ class Link:
         for connection in list(self.connections):
             connection.forget()
 
+    async def ended(self) -> None:
+        """Wait until no connection is left: both sides of each have closed."""
+        while self.connections:
+            await asyncio.wait(self._relaying())
+
+    def _relaying(self) -> list[asyncio.Task[None]]:
+        return [task for task in self._tasks if task is not self._accepting]
+
     # Connections
 
     def _listen(self) -> None:

@@ -1,0 +1,222 @@
+"""A session of three turns whose connection is cut at one byte, and what the official SDK makes of it."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Self
+
+import openai
+from link import Link, Ways
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from proxy.config import Config
+from proxy.server import Server
+from proxy.simulator import FunctionCall, ModelCall, Output, Reasoning, Simulator, digest, says
+from proxy.simulator.messages import items_of_messages
+
+Side = Literal["near", "far"]
+Direction = Literal["up", "down"]
+API = Literal["responses", "chat"]
+Ending = Literal["reset", "close"]
+JSON = dict[str, Any]
+MOST_ATTEMPTS = 4
+
+
+class Wrong(Exception):
+    """The agent was shown an answer that is not the whole right one, and took it for that."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cut:
+    """Where a connection is cut: after *offset* bytes in one *direction* between agent and proxy, or behind it."""
+
+    side: Side
+    direction: Direction
+    offset: int
+    ending: Ending
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of a session: for each turn, the errors that the SDK raised before the right answer.
+
+    *generated* is how often the model began an answer.
+    """
+
+    errors: list[list[str]] = field(default_factory=list)
+    generated: int = 0
+
+    @property
+    def noticed(self) -> list[str]:
+        """The errors that the agent saw."""
+        return [error for errors in self.errors for error in errors]
+
+    def check(self) -> None:
+        """Raise Wrong where one cut did more harm than one may."""
+        if len(self.noticed) > 1:
+            raise Wrong(f"one cut, and {self.errors}")
+        if self.generated > len(self.errors) + 1:
+            raise Wrong(f"the model answered {self.generated} times for {len(self.errors)} turns: {self.errors}")
+
+
+def model(call: ModelCall) -> Output:
+    """Answer with what was read, so that a wrong context is a wrong answer: a tool call first, then texts."""
+    seen = digest(call.context)
+    if any(item.get("type") == "function_call_output" for item in call.context):
+        return says(f"I saw {seen}.")
+    return says(Reasoning(("Hm.",), size=24), FunctionCall("look", f'{{"saw":"{seen}"}}'))
+
+
+class Lane:
+    """A proxy between two links, and agents that come one after the other."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        enter = self._stack.enter_async_context
+        self.far = await enter(Link(("127.0.0.1", self.simulator.port)))
+        server = await enter(Server(Config(port=0, upstream=self.far.base_url, drain_seconds=0.2)))
+        self.near = await enter(Link(("127.0.0.1", int(server.url.rpartition(":")[2]))))
+        self.server = server
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def session(self, api: API, key: str, side: Side = "near", ways: Ways | None = None) -> Told:
+        """Let an agent with *key* have its three turns; the first connection on *side* goes *ways*."""
+        link = self.near if side == "near" else self.far
+        if ways is not None:
+            link.planned.append(ways)
+        http = DefaultAsyncHttpxClient(verify=False)
+        async with AsyncOpenAI(
+            base_url=self.near.base_url, api_key=key, max_retries=0, http_client=http
+        ) as client:
+            told = await CONVERSATIONS[api](client)
+        for each in (self.near, self.far):
+            each.close()
+            await each.ended()
+        told.generated = sum(
+            turn.identity.authorization.endswith(key) and turn.response_id is not None
+            for turn in self.simulator.turns
+        )
+        return told
+
+    async def cut(self, api: API, cut: Cut, key: str) -> Told:
+        """Have a session cut there. Raises Wrong where the agent is deceived, or gets no answer any more."""
+        ways = Ways()
+        way = ways.up if cut.direction == "up" else ways.down
+        way.limit, way.ending = cut.offset, cut.ending
+        try:
+            told = await self.session(api, key, cut.side, ways)
+            told.check()
+        except Wrong as exc:
+            raise Wrong(f"{cut}: {exc}") from exc
+        if way.passed != cut.offset:
+            raise Wrong(f"{cut}: {way.passed} bytes had passed")
+        return told
+
+
+async def _responses(client: AsyncOpenAI) -> Told:
+    told = Told()
+    history: list[Any] = [{"role": "user", "content": "look"}]
+    for further in ("call", "and now?", None):
+        output = await _answered(told, partial(_response, client, history))
+        history += output
+        calls = [item for item in output if item["type"] == "function_call"]
+        if further == "call":
+            history.append({"type": "function_call_output", "call_id": calls[0]["call_id"], "output": "a wall"})
+        elif further:
+            history.append({"role": "user", "content": further})
+    return told
+
+
+async def _answered(told: Told, ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask until the answer is there; note the errors on the way."""
+    told.errors.append([])
+    for _ in range(MOST_ATTEMPTS):
+        try:
+            return await ask()
+        except openai.OpenAIError as exc:
+            status = getattr(exc, "status_code", "")
+            told.errors[-1].append(f"{type(exc).__name__} {status}".strip())
+    raise Wrong(f"no answer, but {told.errors[-1]}")
+
+
+async def _response(client: AsyncOpenAI, history: list[Any]) -> list[JSON]:
+    """Return the output of the turn that *history* asks for, if it is whole and right."""
+    said: dict[int, str] = {}
+    done: dict[int, JSON] = {}
+    final = None
+    fields = {"input": history, "store": False, "stream_options": {"include_obfuscation": False}}
+    # Past the SDK's model of a request, which takes as long to walk as everything else together.
+    events = await client.responses.create(model="m", stream=True, extra_body=fields)
+    async for event in events:
+        if event.type in ("response.output_text.delta", "response.function_call_arguments.delta"):
+            said[event.output_index] = said.get(event.output_index, "") + event.delta
+        elif event.type == "response.output_item.done":
+            done[event.output_index] = event.item.to_dict()
+        elif event.type == "response.completed":
+            final = event.response
+    if final is None:
+        raise Wrong("the stream ended as if it were complete, without response.completed")
+    output = [item.to_dict() for item in final.output]
+    if output != [done[index] for index in sorted(done)]:
+        raise Wrong("the final output is not what the items were")
+    text = _text(output[-1])
+    if said != {len(output) - 1: text}:
+        raise Wrong(f"said {said}, and at the end {text!r}")
+    if digest(history) not in text:
+        raise Wrong(f"asked {digest(history)}, answered {text!r}")
+    return output
+
+
+def _text(item: JSON) -> str:
+    return str(item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"])
+
+
+async def _chat(client: AsyncOpenAI) -> Told:
+    told = Told()
+    history: list[Any] = [{"role": "user", "content": "look"}]
+    for further in ("call", "and now?", None):
+        message = await _answered(told, partial(_completion, client, history))
+        history.append(message)
+        if further == "call":
+            call_id = message["tool_calls"][0]["id"]
+            history.append({"role": "tool", "tool_call_id": call_id, "content": "a wall"})
+        elif further:
+            history.append({"role": "user", "content": further})
+    return told
+
+
+async def _completion(client: AsyncOpenAI, history: list[Any]) -> JSON:
+    """Return the message of the turn that *history* asks for, if it is whole and right."""
+    text, call, finish = "", {"id": "", "name": "", "arguments": ""}, None
+    chunks = await client.chat.completions.create(
+        model="m", messages=[], stream=True, extra_body={"messages": history}
+    )
+    async for chunk in chunks:
+        for choice in chunk.choices:
+            finish = choice.finish_reason or finish
+            text += choice.delta.content or ""
+            for piece in choice.delta.tool_calls or ():
+                call["id"] += piece.id or ""
+                call["name"] += piece.function.name or ""
+                call["arguments"] += piece.function.arguments or ""
+    if finish is None:
+        raise Wrong("the stream ended as if it were complete, without a finish_reason")
+    if digest(items_of_messages(history)) not in text + call["arguments"]:
+        raise Wrong(f"asked {digest(items_of_messages(history))}, answered {text!r} {call}")
+    message: JSON = {"role": "assistant", "content": text or None}
+    if call["id"]:
+        function = {"name": call["name"], "arguments": call["arguments"]}
+        message["tool_calls"] = [{"id": call["id"], "type": "function", "function": function}]
+    if (finish == "tool_calls") is not bool(call["id"]):
+        raise Wrong(f"finished by {finish} with {message}")
+    return message
+
+
+CONVERSATIONS = {"responses": _responses, "chat": _chat}

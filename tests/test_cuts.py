@@ -1,0 +1,141 @@
+"""A connection may break at any byte, on either side of the proxy: the answer is right, or the SDK raises.
+
+`CUTS=all` cuts at every byte, which takes an hour; else the ends of frames and a sample of the rest are tried.
+"""
+
+import asyncio
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from cutting import API, Cut, Direction, Ending, Lane, Side, Told, model
+from link import Ways
+
+from proxy.simulator import Simulator, SimulatorSettings
+
+CUTS = os.environ.get("CUTS", "40")
+SEED = int(os.environ.get("SEED", "1"))
+LANES = 4
+APIS: tuple[API, ...] = ("responses", "chat")
+KNOWN = {
+    "APIConnectionError",  # the agent's own connection broke
+    "InternalServerError 502",  # upstream was lost before there was anything to show
+}
+
+
+@pytest.fixture
+async def lanes(stack: object, request: pytest.FixtureRequest) -> AsyncIterator[list[Lane]]:
+    """Return proxies that share one upstream, which compresses only where a test says so."""
+    settings = SimulatorSettings(deflate=getattr(request, "param", "off"), keep_records=400)
+    async with Simulator(settings, script=model) as simulator:
+        lanes = [Lane(simulator) for _ in range(LANES)]
+        for lane in lanes:
+            await stack.enter_async_context(lane)  # type: ignore[attr-defined]
+        yield lanes
+
+
+async def recorded(lane: Lane, api: API, side: Side, direction: Direction) -> bytes:
+    """Return what crosses the first connection on *side* in a session that nothing happens to."""
+    ways, stream = Ways(), bytearray()
+    way = ways.up if direction == "up" else ways.down
+    way.tap = stream.extend
+    assert not (await lane.session(api, "key-recorded", side, ways)).noticed
+    return bytes(stream)
+
+
+def boundaries(stream: bytes) -> Iterator[int]:
+    """Yield where heads, events, chunks and frames of *stream* begin and end."""
+    yield from (0, len(stream))
+    head = stream.index(b"\r\n\r\n") + 4
+    yield head
+    if b"pgrade: websocket" in stream[:head]:
+        place = head
+        while place < len(stream):
+            size, masked = stream[place + 1] & 127, stream[place + 1] >> 7
+            begin = place + 2 + {126: 2, 127: 8}.get(size, 0)
+            if begin - place > 2:
+                size = int.from_bytes(stream[place + 2 : begin])
+            place = begin + 4 * masked + size
+            yield from (begin, place)
+    else:
+        yield from (match.end() for match in re.finditer(rb"\r\n\r\n|\n\n|\r\n0\r\n\r\n", stream))
+
+
+def chosen(stream: bytes, name: str) -> set[int]:
+    """Return the offsets to cut *stream* at: around its boundaries, and *CUTS* more or all."""
+    if CUTS == "all":
+        return {*range(len(stream) + 1)}
+    near = {place + step for place in boundaries(stream) for step in (-1, 0, 1)}
+    return sample(stream, name, int(CUTS)) | {place for place in near if 0 <= place <= len(stream)}
+
+
+def sample(stream: bytes, name: str, size: int) -> set[int]:
+    """Return some *size* offsets of *stream*, as far from each other."""
+    step = max(1, len(stream) // size)
+    return {*range(random.Random(f"{SEED}/{name}").randrange(step), len(stream), step)}
+
+
+async def cut_all(lanes: list[Lane], api: API, cuts: list[Cut]) -> dict[Cut, Told]:
+    """Have a session cut at each of *cuts*, some at a time."""
+    waiting = iter(enumerate(cuts))
+    told: dict[Cut, Told] = {}
+
+    async def work(lane: Lane) -> None:
+        for number, cut in waiting:
+            told[cut] = await lane.cut(api, cut, f"key-{number:08}")
+
+    async with asyncio.TaskGroup() as group:
+        for lane in lanes:
+            group.create_task(work(lane))
+    return told
+
+
+def cuts_at(offsets: set[int], side: Side, direction: Direction) -> list[Cut]:
+    """Return a cut at each of *offsets*, by a reset or a close, or by both where all are wanted."""
+    endings: list[Ending] = ["reset", "close"]
+    either = random.Random(f"{SEED}/{side} {direction}/endings")
+    return [
+        Cut(side, direction, offset, ending)
+        for offset in sorted(offsets)
+        for ending in (endings if CUTS == "all" else [either.choice(endings)])
+    ]
+
+
+def show(told: dict[Cut, Told], name: str) -> None:
+    """Print what the agents noticed of each kind of cut."""
+    for ending in ("reset", "close"):
+        noticed = Counter(
+            "; ".join(each.noticed) or "nothing" for cut, each in told.items() if cut.ending == ending
+        )
+        print(f"\n{name} {ending}: {noticed.total()} cuts, {dict(noticed)}", end="")  # noqa: T201
+
+
+@pytest.mark.timeout(0 if CUTS == "all" else 120)
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("side", ["near", "far"])
+@pytest.mark.parametrize("api", APIS)
+async def test_a_connection_that_is_cut_anywhere(
+    lanes: list[Lane], api: API, side: Side, direction: Direction, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each turn is answered rightly and in full, or raises; the same turn again and the next ones are right."""
+    stream = await recorded(lanes[0], api, side, direction)
+    offsets = chosen(stream, f"{side} {direction}")
+    told = await cut_all(lanes, api, cuts_at(offsets, side, direction))
+    if CUTS == "all":
+        with capsys.disabled():
+            show(told, f"{api} {side} {direction}")
+    assert {error for each in told.values() for error in each.noticed} <= KNOWN
+
+
+@pytest.mark.timeout(0 if CUTS == "all" else 120)
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("lanes", ["15"], indirect=True)
+async def test_a_compressed_connection_that_is_cut_anywhere(lanes: list[Lane], direction: Direction) -> None:
+    """The same, where messages are compressed and one that is lost would garble all that follow."""
+    stream = await recorded(lanes[0], "responses", "far", direction)
+    offsets = sample(stream, direction, 400 if CUTS == "all" else int(CUTS))
+    told = await cut_all(lanes, "responses", cuts_at(offsets, "far", direction))
+    assert {error for each in told.values() for error in each.noticed} <= KNOWN
