@@ -1,0 +1,68 @@
+"""Run a soak by hand, and print what it came to as a table for the documentation."""
+
+import asyncio
+import sys
+
+import click
+from soak import Plan, Report, soak
+
+
+@click.command()
+@click.option("--agents", default=4, show_default=True)
+@click.option("--turns", default=200, show_default=True, help="Of all agents together.")
+@click.option("--faults", default=200, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--scale", default=1 / 60, show_default=True, help="A second of real life in seconds.")
+def main(**plan: float) -> None:
+    """Let agents talk through packlight while links, servers and packlight itself fail."""
+    begun = Plan(**plan)  # type: ignore[arg-type]
+    click.echo(f"{begun}")
+    report = asyncio.run(soak(begun, lambda line: click.echo(line, err=True)))
+    for line in lines(report):
+        click.echo(line)
+    sys.exit(bool(report.violations))
+
+
+def lines(report: Report) -> list[str]:
+    """Return *report* as Markdown."""
+    rows = [
+        ("agents", report.plan.agents),
+        ("turns answered, every one rightly" if not report.violations else "turns answered", report.turns),
+        ("faults", report.faults.total()),
+        ("seed", report.plan.seed),
+        ("requests that the SDK made", report.requests),
+        ("errors that the SDK raised", report.errors.total()),
+        ("lost, doubled, corrupted or cut short", len(report.violations)),
+        ("answers that the model began", report.answered.total() - report.answered["again"]),
+        ("of these for a history answered before", report.answered["again"]),
+        ("longest turn, all retries included", f"{report.slowest:.1f} s"),
+        ("duration", f"{report.seconds:.0f} s"),
+        *_lives(report),
+    ]
+    table = ["| what | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    counts = {name: getattr(report, name).most_common() for name in ("faults", "errors", "answered", "ledger")}
+    told = [f"{name}: " + ", ".join(f"{key} {count}" for key, count in each) for name, each in counts.items()]
+    return [*table, *told, *report.violations[:50]]
+
+
+def _lives(report: Report) -> list[tuple[str, str]]:
+    """Return the memory and the descriptors of the proxy's longest life, at its beginning and at its end."""
+    lives: dict[int, list[int]] = {}
+    for place, sample in enumerate(report.samples):
+        lives.setdefault(sample.life, []).append(place)
+    if not lives:
+        return []
+    longest = [report.samples[place] for place in max(lives.values(), key=len)]
+    tenth = len(longest) // 10
+    first, last = longest[tenth], longest[-1]
+    memory = f"{first.resident / 2**20:.1f} -> {last.resident / 2**20:.1f} MiB"
+    most = max(sample.descriptors for sample in report.samples)
+    return [
+        ("turns in the proxy's longest life", str(last.turns - longest[0].turns)),
+        ("its memory, after a tenth of it and at its end", memory),
+        ("its descriptors, likewise", f"{first.descriptors} -> {last.descriptors} (at most {most} in any life)"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
