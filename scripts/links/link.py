@@ -57,7 +57,8 @@ class Link:
         self.lighted = asyncio.Event()
         self.lighted.set()
         self._fillers: list[socket.socket] = []
-        self._accepting: asyncio.Task[None] | None = None
+        self._ours: set[object] = set()
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -70,14 +71,16 @@ class Link:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind((self.host, self.port))
         self._listener.settimeout(0)
+        self._listener.listen(BACKLOG)
         self.port = self._listener.getsockname()[1]
-        self._listen()
+        self._accepting = self._start(self._accept())
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._stop_accepting()
-        for filler in self._fillers:
-            filler.close()
+        self._closing = True
+        self._fill()
+        self.lit()
+        await self._accepting  # by itself: to cancel it might lose a connection that it has just got
         self._listener.close()
         for task in self._tasks:
             task.cancel()
@@ -96,20 +99,16 @@ class Link:
     def dark(self) -> None:
         """Let no byte pass either way, and let new connections hang, as if the radio were off."""
         self.lighted.clear()
-        self._stop_accepting()
         self._listener.listen(0)
-        while len(self._fillers) < FILLERS:
-            filler = socket.socket()
-            filler.settimeout(0)
-            self._fillers.append(filler)
-            filler.connect_ex((self.host, self.port))
-            if not select.select((), (filler,), (), 0.01)[1]:
-                return  # the queue is full: the kernel answers nobody any more
+        self._fill()
 
     def lit(self) -> None:
         """Let everything pass again: first what waited."""
+        self._listener.listen(BACKLOG)
+        for filler in self._fillers:
+            filler.close()
+        self._fillers.clear()
         self.lighted.set()
-        self._listen()
 
     def reset(self) -> None:
         """End every connection with a TCP reset both ways."""
@@ -141,28 +140,31 @@ class Link:
 
     # Connections
 
-    def _listen(self) -> None:
-        self._listener.listen(BACKLOG)
-        if self._accepting is None:
-            self._accepting = self._start(self._accept())
-
-    def _stop_accepting(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            self._accepting = None
+    def _fill(self) -> None:
+        """Connect to ourselves until the kernel's queue is full, and it answers nobody any more."""
+        for _ in range(FILLERS):
+            filler = socket.socket()
+            filler.settimeout(0)
+            self._fillers.append(filler)
+            filler.connect_ex((self.host, self.port))
+            self._ours.add(filler.getsockname())
+            if not select.select((), (filler,), (), 0.01)[1]:
+                return
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        ours = {filler.getsockname() for filler in self._fillers}
-        for filler in self._fillers:
-            filler.close()
-        self._fillers.clear()
         while True:
+            await self.lighted.wait()
             near, address = await loop.sock_accept(self._listener)
-            if address in ours:
+            if address in self._ours:
+                self._ours.discard(address)
                 near.close()
             else:
                 self._start(self._relay(near))
+            if self._closing:
+                return
+            if not self.lighted.is_set():
+                self._fill()  # it went dark while we waited: there is room for one more
 
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
