@@ -10,7 +10,7 @@ from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Traffic
-from proxy.upstream.pool import SUSPECT_SECONDS, Doubt, Lease, NoLease, Partition, Pool
+from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool, suspicion
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
@@ -172,5 +172,5 @@ class Exchange:
             self._partition.turns_lost += 1
             if self._partition.turns_lost > 1:
                 # Something closes every WebSocket that is used: the next turns need not find that out again.
-                self._partition.refuse_until(self._clock() + SUSPECT_SECONDS)
+                self._partition.refuse_until(self._clock() + suspicion(self._waits.chaining_retry_seconds))
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from exc

@@ -1042,16 +1042,19 @@ async def test_an_upgrade_that_is_not_answered_ends_with_open_timeout(proxied: S
     assert await figures(start, 1) == [("http", "no_websocket", 1, "completed")]
 
 
-async def test_upgrades_that_are_swallowed_cost_one_wait(proxied: Start, agents: Agents) -> None:
-    """The turns that follow go over HTTP at once, and half a minute later the WebSocket is tried again."""
+@pytest.mark.parametrize(("settings", "seconds"), [({}, 30), ({"websocket_retry_seconds": 5}, 5)])
+async def test_upgrades_that_are_swallowed_cost_one_wait(
+    proxied: Start, agents: Agents, settings: dict[str, Any], seconds: float
+) -> None:
+    """The next turns go over HTTP at once; the WebSocket is tried again after half a minute, or sooner if told."""
     clock = Clock()
-    start = await proxied(numbered, clock=clock, open_timeout=0.1)
+    start = await proxied(numbered, clock=clock, open_timeout=0.1, **settings)
     start.simulator.inject(Fault("handshake", "silence"))
     agent = await agents(start.server.url)
     for said in ("one", "two", "three"):
         await agent.turn(said)
     assert len(start.simulator.connections) == 0
-    clock.advance(30)
+    clock.advance(seconds)
     await agent.turn("four")
     assert [row[:2] for row in await figures(start, 4)] == [
         *[("http", "no_websocket")] * 3,

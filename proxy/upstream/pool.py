@@ -31,7 +31,7 @@ _DOUBTS_KEPT = 64
 
 _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
-SUSPECT_SECONDS = 30.0
+_SUSPECT_SECONDS = 30.0
 """How long plain HTTP is used after WebSockets that opened, and were lost under every turn."""
 
 _FIRST_PAUSE = 10.0
@@ -44,6 +44,11 @@ _COLLAPSE_PATIENCE = 12
 """How many times longer a chain that collapsed is remembered than one that upstream owns up to having lost."""
 
 _COLLAPSE_LONGEST = 24 * 3600.0
+
+
+def suspicion(longest: float) -> float:
+    """Return for how many seconds that is: never for longer than *longest*, after a definite refusal."""
+    return min(_SUSPECT_SECONDS, longest)
 
 
 @dataclass(frozen=True, slots=True)
