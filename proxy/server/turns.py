@@ -120,6 +120,8 @@ class AgentRequest:
             return self._reply.error(503, "packlight is stopping", "stopping")
         except ConnectionResetError:
             self._status = "aborted"  # the agent is gone: nobody is left to answer
+            if self._reply.begun:
+                return self._reply.abort()
             raise
         finally:
             self._services.in_flight.discard(task)

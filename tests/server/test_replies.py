@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -347,3 +349,31 @@ async def test_an_agent_on_http_1_0_gets_its_events(proxied: Any) -> None:
     await agent.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     assert (await agent.head()).status == 200
     assert events(await agent.reader.read())[-1][0] == b"response.completed"
+
+
+async def test_an_agent_that_resets_as_its_events_come_is_no_error(
+    proxied: Any, frames_of: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is gone, and that is all: nothing of it is logged as if the server had a defect."""
+    agent = socket.socket()
+    agent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    listening = asyncio.Event()
+
+    async def frames() -> AsyncIterator[bytes]:
+        yield CREATED
+        await listening.wait()
+        yield b'{"type":"response.output_text.delta","delta":"a"}'
+        agent.close()  # at once: the proxy hears of both in the same moment
+
+    run = await proxied(upstream=await frames_of(frames))
+    agent.connect(("127.0.0.1", run.port))
+    agent.setblocking(False)  # noqa: FBT003  (its name for it)
+    body = orjson.dumps(ASK)
+    head = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(agent, head + body)
+    assert (await loop.sock_recv(agent, 4096)).startswith(b"HTTP/1.1 200")
+    listening.set()
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"aborted": 1}
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
