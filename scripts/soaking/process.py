@@ -25,7 +25,7 @@ class Process:
         self.lives = 0
         self._command = command
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith("PACKLIGHT_")}
-        self._environ |= environ or {}
+        self._environ |= {"PYTHONPATH": str(ROOT), **(environ or {})}
 
     async def __aenter__(self) -> Self:
         await self.start()
