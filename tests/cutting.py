@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import openai
 from link import Link, Ways
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from reading import JSON, Deceived, streamed_message, streamed_response, text_of, text_of_message
 
 from proxy.config import Config
 from proxy.server import Server
@@ -19,12 +20,7 @@ Side = Literal["near", "far"]
 Direction = Literal["up", "down"]
 API = Literal["responses", "chat"]
 Ending = Literal["reset", "close"]
-JSON = dict[str, Any]
 MOST_ATTEMPTS = 4
-
-
-class Wrong(Exception):
-    """The agent was shown an answer that is not the whole right one, and took it for that."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,11 +49,13 @@ class Told:
         return [error for errors in self.errors for error in errors]
 
     def check(self) -> None:
-        """Raise Wrong where one cut did more harm than one may."""
+        """Raise Deceived where one cut did more harm than one may."""
         if len(self.noticed) > 1:
-            raise Wrong(f"one cut, and {self.errors}")
+            raise Deceived(f"one cut, and {self.errors}")
         if self.generated > len(self.errors) + 1:
-            raise Wrong(f"the model answered {self.generated} times for {len(self.errors)} turns: {self.errors}")
+            raise Deceived(
+                f"the model answered {self.generated} times for {len(self.errors)} turns: {self.errors}"
+            )
 
 
 def model(call: ModelCall) -> Output:
@@ -106,17 +104,17 @@ class Lane:
         return told
 
     async def cut(self, api: API, cut: Cut, key: str) -> Told:
-        """Have a session cut there. Raises Wrong where the agent is deceived, or gets no answer any more."""
+        """Have a session cut there. Raises Deceived where the agent is deceived, or gets no answer any more."""
         ways = Ways()
         way = ways.up if cut.direction == "up" else ways.down
         way.limit, way.ending = cut.offset, cut.ending
         try:
             told = await self.session(api, key, cut.side, ways)
             told.check()
-        except Wrong as exc:
-            raise Wrong(f"{cut}: {exc}") from exc
+        except Deceived as exc:
+            raise Deceived(f"{cut}: {exc}") from exc
         if way.passed != cut.offset:
-            raise Wrong(f"{cut}: {way.passed} bytes had passed")
+            raise Deceived(f"{cut}: {way.passed} bytes had passed")
         return told
 
 
@@ -143,39 +141,17 @@ async def _answered(told: Told, ask: Callable[[], Awaitable[Any]]) -> Any:
         except openai.OpenAIError as exc:
             status = getattr(exc, "status_code", "")
             told.errors[-1].append(f"{type(exc).__name__} {status}".strip())
-    raise Wrong(f"no answer, but {told.errors[-1]}")
+    raise Deceived(f"no answer, but {told.errors[-1]}")
 
 
 async def _response(client: AsyncOpenAI, history: list[Any]) -> list[JSON]:
     """Return the output of the turn that *history* asks for, if it is whole and right."""
-    said: dict[int, str] = {}
-    done: dict[int, JSON] = {}
-    final = None
     fields = {"input": history, "store": False, "stream_options": {"include_obfuscation": False}}
     # Past the SDK's model of a request, which takes as long to walk as everything else together.
-    events = await client.responses.create(model="m", stream=True, extra_body=fields)
-    async for event in events:
-        if event.type in ("response.output_text.delta", "response.function_call_arguments.delta"):
-            said[event.output_index] = said.get(event.output_index, "") + event.delta
-        elif event.type == "response.output_item.done":
-            done[event.output_index] = event.item.to_dict()
-        elif event.type == "response.completed":
-            final = event.response
-    if final is None:
-        raise Wrong("the stream ended as if it were complete, without response.completed")
-    output = [item.to_dict() for item in final.output]
-    if output != [done[index] for index in sorted(done)]:
-        raise Wrong("the final output is not what the items were")
-    text = _text(output[-1])
-    if said != {len(output) - 1: text}:
-        raise Wrong(f"said {said}, and at the end {text!r}")
-    if digest(history) not in text:
-        raise Wrong(f"asked {digest(history)}, answered {text!r}")
+    output = await streamed_response(await client.responses.create(model="m", stream=True, extra_body=fields))
+    if digest(history) not in text_of(output):
+        raise Deceived(f"asked {digest(history)}, answered {text_of(output)!r}")
     return output
-
-
-def _text(item: JSON) -> str:
-    return str(item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"])
 
 
 async def _chat(client: AsyncOpenAI) -> Told:
@@ -194,28 +170,11 @@ async def _chat(client: AsyncOpenAI) -> Told:
 
 async def _completion(client: AsyncOpenAI, history: list[Any]) -> JSON:
     """Return the message of the turn that *history* asks for, if it is whole and right."""
-    text, call, finish = "", {"id": "", "name": "", "arguments": ""}, None
-    chunks = await client.chat.completions.create(
-        model="m", messages=[], stream=True, extra_body={"messages": history}
-    )
-    async for chunk in chunks:
-        for choice in chunk.choices:
-            finish = choice.finish_reason or finish
-            text += choice.delta.content or ""
-            for piece in choice.delta.tool_calls or ():
-                call["id"] += piece.id or ""
-                call["name"] += piece.function.name or ""
-                call["arguments"] += piece.function.arguments or ""
-    if finish is None:
-        raise Wrong("the stream ended as if it were complete, without a finish_reason")
-    if digest(items_of_messages(history)) not in text + call["arguments"]:
-        raise Wrong(f"asked {digest(items_of_messages(history))}, answered {text!r} {call}")
-    message: JSON = {"role": "assistant", "content": text or None}
-    if call["id"]:
-        function = {"name": call["name"], "arguments": call["arguments"]}
-        message["tool_calls"] = [{"id": call["id"], "type": "function", "function": function}]
-    if (finish == "tool_calls") is not bool(call["id"]):
-        raise Wrong(f"finished by {finish} with {message}")
+    create, fields = client.chat.completions.create, {"messages": history}
+    message = await streamed_message(await create(model="m", messages=[], stream=True, extra_body=fields))
+    asked = digest(items_of_messages(history))
+    if asked not in text_of_message(message):
+        raise Deceived(f"asked {asked}, answered {message}")
     return message
 
 

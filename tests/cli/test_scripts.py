@@ -12,17 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAMES = ("setup", "demo", "test", "check", "link", "soak")
 SCRIPTS = [*(ROOT / "scripts" / name for name in NAMES), ROOT / ".ci" / "run"]
-    ROOT / name
-    for name in (
-        "scripts/setup",
-        "scripts/demo",
-        "scripts/test",
-        "scripts/check",
-        "scripts/link",
-        "scripts/soak",
-        ".ci/run",
-    )
-]
 PINS = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
 
 
