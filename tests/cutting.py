@@ -10,6 +10,7 @@ import openai
 from link import Link, Ways
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from reading import JSON, Deceived, streamed_message, streamed_response, text_of, text_of_message
+from way import Ending
 
 from proxy.config import Config
 from proxy.server import Server
@@ -19,18 +20,21 @@ from proxy.simulator.messages import items_of_messages
 Side = Literal["near", "far"]
 Direction = Literal["up", "down"]
 API = Literal["responses", "chat"]
-Ending = Literal["reset", "close"]
 MOST_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cut:
-    """Where a connection is cut: after *offset* bytes in one *direction* between agent and proxy, or behind it."""
+    """Where a connection is cut: after *offset* bytes in one *direction* between agent and proxy, or behind it.
+
+    *times* is how many connections after each other are cut there.
+    """
 
     side: Side
     direction: Direction
     offset: int
     ending: Ending
+    times: int = 1
 
 
 @dataclass(slots=True)
@@ -48,11 +52,11 @@ class Told:
         """The errors that the agent saw."""
         return [error for errors in self.errors for error in errors]
 
-    def check(self) -> None:
-        """Raise Deceived where one cut did more harm than one may."""
-        if len(self.noticed) > 1:
-            raise Deceived(f"one cut, and {self.errors}")
-        if self.generated > len(self.errors) + 1:
+    def check(self, cuts: int) -> None:
+        """Raise Deceived where so many *cuts* did more harm than they may."""
+        if len(self.noticed) > cuts:
+            raise Deceived(f"{cuts} cut, and {self.errors}")
+        if self.generated > len(self.errors) + cuts:
             raise Deceived(
                 f"the model answered {self.generated} times for {len(self.errors)} turns: {self.errors}"
             )
@@ -69,14 +73,16 @@ def model(call: ModelCall) -> Output:
 class Lane:
     """A proxy between two links, and agents that come one after the other."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, **settings: float) -> None:
         self.simulator = simulator
+        self._settings = settings
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         enter = self._stack.enter_async_context
         self.far = await enter(Link(("127.0.0.1", self.simulator.port)))
-        server = await enter(Server(Config(port=0, upstream=self.far.base_url, drain_seconds=0.2)))
+        config = Config(port=0, upstream=self.far.base_url, drain_seconds=0.2, **self._settings)
+        server = await enter(Server(config))
         self.near = await enter(Link(("127.0.0.1", int(server.url.rpartition(":")[2]))))
         self.server = server
         return self
@@ -84,16 +90,16 @@ class Lane:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
-    async def session(self, api: API, key: str, side: Side = "near", ways: Ways | None = None) -> Told:
-        """Let an agent with *key* have its three turns; the first connection on *side* goes *ways*."""
+    async def session(self, api: API, key: str, side: Side = "near", *ways: Ways) -> Told:
+        """Let an agent with *key* have its three turns; the first connections on *side* go *ways*."""
         link = self.near if side == "near" else self.far
-        if ways is not None:
-            link.planned.append(ways)
+        link.planned.extend(ways)
         http = DefaultAsyncHttpxClient(verify=False)
         async with AsyncOpenAI(
             base_url=self.near.base_url, api_key=key, max_retries=0, http_client=http
         ) as client:
             told = await CONVERSATIONS[api](client)
+        link.planned.clear()
         for each in (self.near, self.far):
             each.close()
             await each.ended()
@@ -105,16 +111,17 @@ class Lane:
 
     async def cut(self, api: API, cut: Cut, key: str) -> Told:
         """Have a session cut there. Raises Deceived where the agent is deceived, or gets no answer any more."""
-        ways = Ways()
-        way = ways.up if cut.direction == "up" else ways.down
-        way.limit, way.ending = cut.offset, cut.ending
+        ways = [Ways() for _ in range(cut.times)]
+        cut_ways = [each.up if cut.direction == "up" else each.down for each in ways]
+        for way in cut_ways:
+            way.limit, way.ending = cut.offset, cut.ending
         try:
-            told = await self.session(api, key, cut.side, ways)
-            told.check()
+            told = await self.session(api, key, cut.side, *ways)
+            told.check(cut.times)
         except Deceived as exc:
             raise Deceived(f"{cut}: {exc}") from exc
-        if way.passed != cut.offset:
-            raise Deceived(f"{cut}: {way.passed} bytes had passed")
+        if cut_ways[0].passed != cut.offset:
+            raise Deceived(f"{cut}: {cut_ways[0].passed} bytes had passed")
         return told
 
 

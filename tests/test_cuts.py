@@ -10,10 +10,12 @@ import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
-from cutting import API, Cut, Direction, Ending, Lane, Side, Told, model
+from cutting import API, Cut, Direction, Lane, Side, Told, model
 from link import Ways
+from way import Ending
 
 from proxy.simulator import Simulator, SimulatorSettings
 
@@ -25,17 +27,16 @@ KNOWN = {
     "APIConnectionError",  # the agent's own connection broke
     "InternalServerError 502",  # upstream was lost before there was anything to show
 }
+SILENCE = "InternalServerError 504"
+IMPATIENT = {f"{name}_timeout": 0.5 for name in ("first_event", "event", "open", "connect", "send", "probe")}
 
 
 @pytest.fixture
-async def lanes(stack: object, request: pytest.FixtureRequest) -> AsyncIterator[list[Lane]]:
-    """Return proxies that share one upstream, which compresses only where a test says so."""
-    settings = SimulatorSettings(deflate=getattr(request, "param", "off"), keep_records=400)
-    async with Simulator(settings, script=model) as simulator:
-        lanes = [Lane(simulator) for _ in range(LANES)]
-        for lane in lanes:
-            await stack.enter_async_context(lane)  # type: ignore[attr-defined]
-        yield lanes
+async def lanes(stack: AsyncExitStack, request: pytest.FixtureRequest) -> AsyncIterator[list[Lane]]:
+    """Return proxies that share one upstream; a test may say how it compresses, and the proxies' settings."""
+    deflate, settings = getattr(request, "param", ("off", {}))
+    async with Simulator(SimulatorSettings(deflate=deflate, keep_records=400), script=model) as simulator:
+        yield [await stack.enter_async_context(Lane(simulator, **settings)) for _ in range(LANES)]
 
 
 async def recorded(lane: Lane, api: API, side: Side, direction: Direction) -> bytes:
@@ -94,10 +95,10 @@ async def cut_all(lanes: list[Lane], api: API, cuts: list[Cut]) -> dict[Cut, Tol
     return told
 
 
-def cuts_at(offsets: set[int], side: Side, direction: Direction) -> list[Cut]:
+def cuts_at(offsets: set[int], side: Side, direction: Direction, *, times: int = 1) -> list[Cut]:
     """Return a cut at each of *offsets*, by a reset or by a close; the next SEED has them the other way round."""
     endings: tuple[Ending, ...] = ("reset", "close")
-    return [Cut(side, direction, offset, endings[(offset + SEED) % 2]) for offset in sorted(offsets)]
+    return [Cut(side, direction, offset, endings[(offset + SEED) % 2], times) for offset in sorted(offsets)]
 
 
 def show(told: dict[Cut, Told], name: str) -> None:
@@ -128,10 +129,36 @@ async def test_a_connection_that_is_cut_anywhere(
 
 @pytest.mark.timeout(0 if CUTS == "all" else 120)
 @pytest.mark.parametrize("direction", ["up", "down"])
-@pytest.mark.parametrize("lanes", ["15"], indirect=True)
+@pytest.mark.parametrize("lanes", [("15", {})], indirect=True, ids=["deflate"])
 async def test_a_compressed_connection_that_is_cut_anywhere(lanes: list[Lane], direction: Direction) -> None:
     """The same, where messages are compressed and one that is lost would garble all that follow."""
     stream = await recorded(lanes[0], "responses", "far", direction)
     offsets = sample(stream, direction, 400 if CUTS == "all" else int(CUTS))
     told = await cut_all(lanes, "responses", cuts_at(offsets, "far", direction))
     assert {error for each in told.values() for error in each.noticed} <= KNOWN
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("api", APIS)
+async def test_connections_that_are_all_cut_at_the_same_place(
+    lanes: list[Lane], api: API, direction: Direction
+) -> None:
+    """Two WebSockets and the plain HTTP connection after them: the agent never sees more errors than cuts."""
+    stream = await recorded(lanes[0], api, "far", direction)
+    offsets = sample(stream, f"{api} {direction} thrice", 20)
+    told = await cut_all(lanes, api, cuts_at(offsets, "far", direction, times=3))
+    assert {error for each in told.values() for error in each.noticed} <= KNOWN
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("lanes", [("off", IMPATIENT)], indirect=True, ids=["impatient"])
+async def test_a_connection_that_falls_silent_anywhere(lanes: list[Lane], api: API, direction: Direction) -> None:
+    """Nothing more is heard and nothing is closed: the proxy's waits have an end, and the SDK raises."""
+    stream = await recorded(lanes[0], api, "far", direction)
+    offsets = sample(stream, f"{api} {direction} silent", 12)
+    cuts = [Cut("far", direction, offset, "silence") for offset in sorted(offsets)]
+    told = await cut_all(lanes, api, cuts)
+    noticed = {error for each in told.values() for error in each.noticed}
+    assert SILENCE in noticed
+    assert noticed <= {*KNOWN, SILENCE}

@@ -139,7 +139,7 @@ async def test_slices_arrive_apart(dial: Dial, link: Link) -> None:
     assert [await far[0].read(100) for _ in range(4)] == [b"012", b"345", b"678", b"9"]
 
 
-@pytest.mark.parametrize("ending", ["reset", "close", "silence"])
+@pytest.mark.parametrize("ending", ["reset", "close", "silence", "half-open"])
 @pytest.mark.parametrize("limit", [0, 1, 7])
 async def test_a_connection_ends_at_its_limit(dial: Dial, link: Link, ending: str, limit: int) -> None:
     """Exactly so many bytes arrive; then both ends hear of it as it was asked for, or nothing."""
@@ -154,7 +154,12 @@ async def test_a_connection_ends_at_its_limit(dial: Dial, link: Link, ending: st
             await far[0].read()
     else:
         assert await near[0].readexactly(limit) == b"0123456789"[:limit]
-        assert (await silent(near), await silent(far)) == ((ending == "silence"),) * 2
+        assert await silent(near) is (ending != "close")
+        if ending == "half-open":
+            with pytest.raises(ConnectionResetError):
+                await far[0].read()
+        else:
+            assert await silent(far) is (ending != "close")
     assert ways.down.passed == limit
     near, far = await dial()
     await crossed(far, near, b"the plan was for one connection")

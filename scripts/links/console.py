@@ -9,7 +9,7 @@ from link import Link
 from way import Way
 
 DEEDS = ("dark", "lit", "reset", "close", "strand", "forget")
-ENDINGS = ("reset", "close", "silence")
+ENDINGS = ("reset", "close", "silence", "half-open")
 WHOLE = ("slice_size", "limit")
 FIELDS = ("latency", "jitter", "bandwidth", "slice_gap", "slow_close", "ending", *WHOLE)
 ORDERS = f"{', '.join(DEEDS)}; or up.FIELD=VALUE, down.FIELD=VALUE ({', '.join(FIELDS)}; none: as at first)"

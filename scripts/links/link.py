@@ -128,7 +128,7 @@ class Link:
     def forget(self) -> None:
         """Leave every connection half-open: the target sees a reset, the other side hears nothing at all."""
         for connection in list(self.connections):
-            connection.forget()
+            connection.end("half-open")
 
     async def ended(self) -> None:
         """Wait until no connection is left: both sides of each have closed."""
@@ -206,12 +206,15 @@ class Connection:
         """Relay until the end."""
         try:
             ending = await self._relayed()
-            if ending == "silence":
+            if ending == "half-open":
+                self._reset(self._far)
+            if ending in ("silence", "half-open"):
                 await self._gone(self._near)
             elif ending == "close":
                 await self._close()
             else:
-                self._reset()
+                self._reset(self._near)
+                self._reset(self._far)
         finally:
             for each in (self._near, self._far):
                 if each is not None:
@@ -221,14 +224,6 @@ class Connection:
         """End in this way."""
         if not self._ending.done():
             self._ending.set_result(ending)
-
-    def forget(self) -> None:
-        """Reset the far side and fall silent towards the near one."""
-        if self._far is not None:
-            self._far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-            self._far.close()
-            self._far = None
-        self.end("silence")
 
     async def _relayed(self) -> Ending:
         """Return how it ended."""
@@ -284,10 +279,10 @@ class Connection:
             while await loop.sock_recv(side, SOCKET_BUFFER):
                 pass
 
-    def _reset(self) -> None:
-        for each in (self._near, self._far):
-            if each is not None:
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    def _reset(self, side: socket.socket | None) -> None:
+        if side is not None:
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            side.close()
 
 
 class LimitReached(Exception):

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Ending = Literal["reset", "close", "silence"]
-"""How a connection ends at its limit: a TCP reset, a proper end both ways, or a socket that says no more."""
+Ending = Literal["reset", "close", "silence", "half-open"]
+"""How a connection ends at its limit: a TCP reset or a proper end both ways, silence both ways, or a reset
+towards the target and silence towards the other side.
+"""
 
 TICK_SECONDS = 0.01
 """With a bandwidth, as much is read at once as passes in this time."""
