@@ -253,6 +253,7 @@ class AgentRequest:
             await self._events.quiet()
             if self._events.awaited:
                 return await self._relay_late(response, self._events)
+            self._events = None  # the answer is upstream's own from here on: nothing of ours may follow on it
         headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
         await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
         async for chunk in chunks(response):
@@ -268,9 +269,10 @@ class AgentRequest:
         if response.status >= 400 or response.content_type != "text/event-stream":
             body = b"".join([chunk async for chunk in chunks(response)])
             return await events.fail(UpstreamError(response.status, body, {}))
+        self._events = None  # likewise
         async for chunk in chunks(response):
             self._note_shown()
-            await events.write(chunk)
+            await self._reply.write(chunk)
         self._status = "completed"
         return await self._reply.end()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from proxied import KEY
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
@@ -377,3 +378,39 @@ async def test_an_agent_that_resets_as_its_events_come_is_no_error(
     await run.recorded(1)
     assert run.server.ledger.statuses == {"aborted": 1}
     assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after signs of life"])
+@pytest.mark.parametrize("part", [b'data: {"id": "ch', b'event: x\ndata: {"a": 1}\n', b'data: {"a": 1}\n\n'])
+async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
+    proxied: Any, raw_upstream: Any, part: bytes, *, late: bool
+) -> None:
+    """What upstream began is not continued by an event of ours, perhaps in mid-line, and not properly ended."""
+    alive, heard = asyncio.Event(), asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        asked = await peer.message()
+        if asked.get("Upgrade"):
+            await peer.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        if late:
+            await alive.wait()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await peer.send(head + b"%x\r\n%b\r\n" % (len(part), part))
+        await heard.wait()
+
+    settings = {"keepalive_after": 0.1} if late else {}
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, **settings)
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(orjson.dumps(ASK)))))
+    await agent.send(orjson.dumps(ASK))
+    pieces = agent.pieces(await agent.head())
+    if late:
+        assert (await anext(pieces)).startswith(b":")
+        alive.set()
+    while (piece := await anext(pieces)).startswith(b":"):
+        pass
+    assert piece == part
+    heard.set()
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await anext(pieces)
