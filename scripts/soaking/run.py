@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
+from typing import Any
 
 import click
 from soak import Plan, Report, soak
+from weather import MISHAPS
 
 
 @click.command()
@@ -13,9 +15,10 @@ from soak import Plan, Report, soak
 @click.option("--faults", default=200, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--scale", default=1 / 60, show_default=True, help="A second of real life in seconds.")
-def main(**plan: float) -> None:
+@click.option("--without", multiple=True, type=click.Choice(list(MISHAPS)), help="A kind of fault to leave out.")
+def main(**plan: Any) -> None:
     """Let agents talk through packlight while links, servers and packlight itself fail."""
-    begun = Plan(**plan)  # type: ignore[arg-type]
+    begun = Plan(**plan)
     click.echo(f"{begun}")
     report = asyncio.run(soak(begun, lambda line: click.echo(line, err=True)))
     for line in lines(report):

@@ -32,7 +32,8 @@ SAMPLE_SECONDS = 1.0
 class Plan:
     """How many *agents*, how many *turns* and *faults* altogether, and what they follow from.
 
-    *scale* shortens the times of faults and of the proxy's patience alike.
+    *scale* shortens the times of faults and of the proxy's patience alike. *without* are kinds of faults that do
+    not happen.
     """
 
     agents: int = 4
@@ -40,6 +41,7 @@ class Plan:
     faults: int = 60
     seed: int = 1
     scale: float = 1 / 60
+    without: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, str]:
@@ -48,6 +50,7 @@ class Plan:
             "first_event_timeout": 600, "event_timeout": 600, "open_timeout": 60, "send_timeout": 240,
             "connect_timeout": 60, "body_timeout": 180, "probe_timeout": 30, "ping_interval": 60,
             "websocket_retry_seconds": 120, "idle_seconds": 1800, "max_age_seconds": 3300, "drain_seconds": 30,
+            "keepalive_after": 75, "keepalive_interval": 15,
         }  # fmt: skip
         return {f"PACKLIGHT_{name.upper()}": str(value * self.scale) for name, value in usual.items()}
 
@@ -122,7 +125,13 @@ class _Run:
         for talker in self._talkers:
             stack.push_async_callback(talker.close)
         self._weather = Weather(
-            self._near, self._far, self._proxy, self._upstream, seed=plan.seed, scale=plan.scale
+            self._near,
+            self._far,
+            self._proxy,
+            self._upstream,
+            seed=plan.seed,
+            scale=plan.scale,
+            without=plan.without,
         )
         self._weather.before_kill = self._enter_ledger
 

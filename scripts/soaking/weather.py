@@ -7,7 +7,7 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from link import Link, Ways
@@ -24,13 +24,22 @@ class Weather:
     """Mishaps to the link before the proxy (*near*) and behind it (*far*), the proxy itself and its *upstream*."""
 
     def __init__(
-        self, near: Link, far: Link, proxy: Process, upstream: Process, *, seed: int, scale: float
+        self,
+        near: Link,
+        far: Link,
+        proxy: Process,
+        upstream: Process,
+        *,
+        seed: int,
+        scale: float,
+        without: Sequence[str] = (),
     ) -> None:
         self.near, self.far, self.proxy, self.upstream = near, far, proxy, upstream
         self.before_kill: Callable[[], Awaitable[None]] | None = None
         self.counts: Counter[str] = Counter()
         self.dice = random.Random(seed)
         self._scale = scale
+        self._without = without
         self._deck = self._dealt()
 
     async def next(self) -> None:
@@ -42,7 +51,8 @@ class Weather:
     def _dealt(self) -> Iterator[str]:
         """Yield names, so that all kinds come as often as they should in any long stretch."""
         while True:
-            deck = [name for name, (times, _) in MISHAPS.items() for _ in range(times)]
+            kinds = {name: times for name, (times, _) in MISHAPS.items() if name not in self._without}
+            deck = [name for name, times in kinds.items() for _ in range(times)]
             self.dice.shuffle(deck)
             yield from deck
 
