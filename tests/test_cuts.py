@@ -28,7 +28,10 @@ KNOWN = {
     "InternalServerError 502",  # upstream was lost before there was anything to show
 }
 SILENCE = "InternalServerError 504"
-IMPATIENT = {f"{name}_timeout": 0.5 for name in ("first_event", "event", "open", "connect", "send", "probe")}
+IMPATIENT = {
+    **dict.fromkeys(("first_event_timeout", "event_timeout"), 1.0),
+    **dict.fromkeys(("open_timeout", "connect_timeout", "send_timeout", "probe_timeout"), 5.0),
+}
 
 
 @pytest.fixture

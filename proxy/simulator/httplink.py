@@ -113,15 +113,15 @@ class HttpLink:
         return self._answer is not None
 
     async def _write(self, data: bytes) -> None:
-        if self._answer is None:
-            self._answer = StreamResponse(headers={**EVENT_STREAM, **self._headers})
-            self._answer.enable_chunked_encoding()
-            await self._answer.prepare(self._request)
-        if data:
-            try:
+        try:
+            if self._answer is None:
+                self._answer = StreamResponse(headers={**EVENT_STREAM, **self._headers})
+                self._answer.enable_chunked_encoding()
+                await self._answer.prepare(self._request)
+            if data:
                 await self._answer.write(data)
-            except ConnectionError as exc:
-                raise LinkGone from exc
+        except ConnectionError as exc:
+            raise LinkGone from exc
 
 
 def wire_of(request: BaseRequest) -> Wire:
