@@ -70,7 +70,19 @@ class Config:
     )
     ping_interval: float = setting(20.0, "Ping upstream this often, so that middleboxes keep the connection.")
     probe_timeout: float = setting(
-        5.0, "Longest wait for the pong that a connection owes after a long silence, before a new one is opened."
+        5.0, "Longest wait for the pong that a connection owes after a long silence, where no new one can be had."
+    )
+    stuck_timeout: float = setting(
+        1.0,
+        "How long upstream may acknowledge nothing of a turn before a new connection is opened beside its own; on "
+        "a long link four round trips.",
+    )
+    link_timeout: float = setting(
+        120.0, "While nothing answers where upstream is, how long a turn waits for the link to come back."
+    )
+    open_ahead: bool = setting(
+        True,  # noqa: FBT003
+        "Open a WebSocket before a conversation needs it: shortly before its own retires, and after a loss.",
     )
     open_timeout: float = setting(20.0, "Longest wait for a WebSocket to open (TCP, TLS and upgrade).")
     send_timeout: float = setting(120.0, "Longest time in which an upload may make no progress.")

@@ -5,6 +5,7 @@ PacklightError
 └── UpstreamFault            the far side
     ├── UpstreamError        it answered, with an error: status, body and headers are its own words
     ├── UpstreamUnavailable  it could not be reached, or went away
+    │   ├── Unreachable      nothing answered at all: the link is dark
     │   ├── NoWebSocket      it speaks HTTP but refused the upgrade
     │   └── ConnectionLost   a WebSocket that was open is gone
     │       └── UpstreamTimeout  it stayed silent for longer than a named limit
@@ -57,6 +58,10 @@ class UpstreamUnavailable(UpstreamFault):
     def __init__(self, message: str, *, trouble: Trouble = Trouble.UNREACHABLE) -> None:
         super().__init__(message)
         self.trouble = trouble
+
+
+class Unreachable(UpstreamUnavailable):
+    """Nobody answered where upstream is, for as long as was waited: plain HTTP would fare no better."""
 
 
 class NoWebSocket(UpstreamUnavailable):

@@ -20,12 +20,14 @@ from proxy.upstream.pool import Lease, Limits, Partition, Pool
 
 KEY: Headers = (("Authorization", "Bearer key"),)
 TIMING = Timing(
+    link_timeout=5,
     open_timeout=5,
     send_timeout=5,
     upload_lead=2,
     close_timeout=1,
     ping_interval=20,
     probe_timeout=1,
+    stuck_timeout=1,
     max_event_bytes=2**20,
     max_unread_bytes=2**20,
 )
@@ -46,6 +48,7 @@ class Pooled:
 
     base_url: str
     max_connections: int = 4
+    open_ahead: bool = False
     timing: Timing = TIMING
     waits: Waits = WAITS
     clock: Clock = field(default_factory=Clock)
@@ -59,6 +62,7 @@ class Pooled:
             idle_seconds=1800,
             websocket_retry_seconds=300,
             dropped_output="reasoning",
+            open_ahead=self.open_ahead,
         )
         self.pool = Pool(
             Endpoint(self.base_url),

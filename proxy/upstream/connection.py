@@ -5,9 +5,12 @@ response completed on it, or nothing. The library's exceptions end here: callers
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection
@@ -27,11 +30,14 @@ from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.deflate import Deflate, DeflateOffer
+from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, of_answer
+from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_stuck, lag, patience
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
-from proxy.upstream.sendqueue import SendQueue, queue_of
+from proxy.upstream.sendqueue import TELLS, SendQueue, last_acknowledged, owed, queue_of
+from proxy.upstream.stubborn import hurry, outlast
 from proxy.upstream.trouble import advice, trouble_of
 
 _DEFINITE = frozenset({404, 405, 426, 501})
@@ -40,20 +46,25 @@ _DEFINITE = frozenset({404, 405, 426, 501})
 _THE_AGENTS_AFFAIR = frozenset({401, 403, 429})
 """Statuses of an upgrade that plain HTTP would have answered as well."""
 
-_PINGS_MISSED = 1.5
-"""Silence, in intervals between pings, after which a connection is suspected: pongs should have come."""
+_CLOCK = 0.0005
+"""Seconds below which no answer is believed to have come."""
+
+_BLIND_PATIENCE = 5.0
+"""Where the kernel does not tell a reader that is slow from a link that is dark: what a stall is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """How long a connection waits, in seconds, and how large an event may be, in bytes."""
 
+    link_timeout: float
     open_timeout: float
     send_timeout: float
     upload_lead: float
     close_timeout: float
     ping_interval: float
     probe_timeout: float
+    stuck_timeout: float
     max_event_bytes: int
     max_unread_bytes: int
 
@@ -73,7 +84,9 @@ class _Socket(ClientConnection):
         self._unread = self._arriving = 0
         self.overrun = False
         self._made_at = self.heard_at = self.loop.time()
+        self.lag = lag()
         self._first_answer: float | None = None
+        self.proven_rate = 0.0
 
     @property
     def deflate(self) -> Deflate | None:
@@ -90,11 +103,13 @@ class _Socket(ClientConnection):
         metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
         self._made_at = self.loop.time()
+        outlast(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self.loop.time()
+        self.heard_at, self.lag = self.loop.time(), lag()
         if self._first_answer is None:
             self._first_answer = self.heard_at - self._made_at
+            self.proven_rate = self._meter.written / max(self._first_answer, _CLOCK)
         self._meter.received(len(data))
         super().data_received(data)
 
@@ -137,8 +152,12 @@ class Connection:
         self.turns = 0
         self._socket = socket
         self._timing = timing
-        self._sent = False
-        self._handed = 0  # bytes of the present message that were given to the socket
+        self._raw = socket.transport.get_extra_info("socket")
+        self._sent = self._delivered = False
+        self._began_at = self._sent_at = self._progress_at = socket.heard_at
+        self._acknowledged = 0
+        self._given_up: str | None = None
+        self._hurried = False
 
     @classmethod
     async def open(
@@ -149,20 +168,25 @@ class Connection:
         timing: Timing,
         *,
         query: str = "",
+        dialer: Dialer | None = None,
         gone: Callable[[], None] = lambda: None,
         clock: Callable[[], float],
     ) -> "Connection":
         """Open a WebSocket to *endpoint* with the agent's identity *headers*; *gone* is called when it closes.
 
+        With *dialer* it is waited for link_timeout while the link is dark.
+
         permessage-deflate is offered without `client_max_window_bits`: a server may then not shrink the window
         that our uploads are compressed with (RFC 7692, section 7.1.2.2).
 
-        Raises UpstreamError where upstream refuses the agent, NoWebSocket where it has no WebSocket, and
-        UpstreamUnavailable where it cannot be reached.
+        Raises UpstreamError where upstream refuses the agent, NoWebSocket where it has no WebSocket, Unreachable
+        where nobody answers at all, and UpstreamUnavailable where it cannot be reached for another reason.
         """
         tls: dict[str, Any] = {"ssl": endpoint.ssl_context} if endpoint.secure else {}
         agent = next((value for name, value in headers if name.lower() == "user-agent"), None)
         try:
+            if dialer is not None:
+                tls["sock"] = await dialer.dial(timing.link_timeout)
             socket = await _NoRedirect(
                 endpoint.websocket(query),
                 additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
@@ -211,14 +235,15 @@ class Connection:
 
         Raises ConnectionLost where the connection is dead, or the upload makes no progress.
         """
-        self._sent, self._handed = False, 0
+        self._sent = self._delivered = False
+        self._began_at = self._progress_at = self._now()
         limit = self._timing.send_timeout
         try:
             await self._discard_stragglers()
             await self._probe()
             async with asyncio.timeout(limit) as deadline:
                 queue = queue_of(self._socket.transport)
-                with _Progress(deadline, limit, lambda: queue.waiting() - self._handed):
+                with _Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
                     await self._upload(message, queue)
         except ConnectionClosed as exc:
             raise self._lost(exc) from exc
@@ -235,13 +260,22 @@ class Connection:
         if len(data) > FIRST_FLIGHT:
             await self._socket.send(self._fragments(data, queue), text=True)
         else:
-            self._sent = self.is_open
+            self._note_sent()
             await self._socket.send(data, text=True)
+        if not TELLS:
+            await self._socket.ping()  # the pong stands for what the kernel does not tell
 
     async def _fragments(self, data: bytes, queue: SendQueue) -> AsyncIterator[bytes]:
         """Yield *data* in pieces, each when there is room for it. The library ends the message behind the last."""
-        clock = asyncio.get_running_loop().time
-        pace = Pace(clock(), len(data), lead=self._timing.upload_lead, round_trip=self._socket.round_trip)
+        clock = self._now
+        socket = self._socket
+        pace = Pace(
+            clock(),
+            len(data),
+            lead=self._timing.upload_lead,
+            round_trip=socket.round_trip,
+            proven=socket.proven_rate,
+        )
         before, position = queue.waiting(), 0
         while position < len(data):
             pace.note(clock(), position - queue.waiting() + before)
@@ -251,8 +285,10 @@ class Connection:
             if size:
                 yield data[position : position + size]
                 position += size
-                self._handed = position
-        self._sent = self.is_open
+        self._note_sent()
+
+    def _note_sent(self) -> None:
+        self._sent, self._sent_at = self.is_open, self._now()
 
     async def receive(self, limit: float, name: str) -> ServerEvent:
         """Wait at most *limit* seconds for the next event.
@@ -263,6 +299,7 @@ class Connection:
         try:
             async with asyncio.timeout(limit):
                 message = await self._socket.take()
+            self._delivered = True
             return ServerEvent.parse(message)
         except ConnectionClosed as exc:
             raise self._lost(exc) from exc
@@ -281,22 +318,88 @@ class Connection:
             return
 
     async def _probe(self) -> None:
-        """Have a connection that was silent for longer than our pings allow prove that it is alive.
+        """Have a connection that was silent for longer than our pings allow prove that it is alive."""
+        silent = Signs(silent=self._now() - self._socket.heard_at)
+        if is_doubtful(silent, ping_interval=self._timing.ping_interval) and not await self.prove(
+            self._timing.probe_timeout
+        ):
+            raise ConnectionLost("no pong after a long silence (probe_timeout)", sent=False)
 
-        That a write succeeds proves nothing: the other end, or a middlebox, may be long gone.
-        """
-        silent = asyncio.get_running_loop().time() - self._socket.heard_at
-        if silent <= _PINGS_MISSED * self._timing.ping_interval:
-            return
+    async def prove(self, limit: float) -> bool:
+        """Ask for a pong; return whether it came within *limit* seconds."""
         try:
-            async with asyncio.timeout(self._timing.probe_timeout):
+            async with asyncio.timeout(limit):
                 await (await self._socket.ping())
-        except TimeoutError as exc:
-            raise ConnectionLost("no pong after a long silence (probe_timeout)", sent=False) from exc
+        except (ConnectionClosed, TimeoutError):
+            return False
+        return True
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the connection, which carries no turn, should prove that it is alive before it does."""
+        return is_doubtful(self._signs(), ping_interval=self._timing.ping_interval)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the turn that the connection carries does not get through, and is worth a new connection.
+
+        It is not if upstream has the whole message: what comes of it can only come here.
+        """
+        signs = self._signs()
+        self._delivered = self._delivered or (self._sent and not signs.owing)
+        if self._delivered and not signs.moved:
+            return False
+        return is_stuck(signs, stuck_timeout=self._timing.stuck_timeout)
+
+    def hurry(self) -> None:
+        """Have TCP try again often while nothing is acknowledged, and as usual once something is."""
+        signs = self._signs()
+        pause = patience(signs.round_trip, self._timing.stuck_timeout)
+        stuck = signs.owing and signs.stuck > pause
+        if stuck is not self._hurried:
+            self._hurried = stuck
+            hurry(self._raw, pause if stuck else None)
+
+    def _signs(self) -> Signs:
+        socket, now = self._socket, self._now()
+        waiting = owed(socket.transport)
+        owing = waiting > 0 or (not TELLS and self._sent and socket.heard_at < self._sent_at)
+        acknowledged = self.meter.written - waiting
+        if not owing or acknowledged > self._acknowledged:
+            self._progress_at = now
+        self._acknowledged = max(self._acknowledged, acknowledged)
+        quiet = last_acknowledged(self._raw)
+        moved_on_at = max(self._progress_at, socket.heard_at, now - quiet if quiet is not None else 0.0)
+        return Signs(
+            silent=now - socket.heard_at,
+            owing=owing,
+            stuck=now - moved_on_at,
+            invested=max(self._progress_at - self._began_at, 0.0) if quiet is not None else _BLIND_PATIENCE,
+            slept=lag() - socket.lag,
+            moved=has_moved(self._raw),
+            round_trip=socket.round_trip,
+        )
+
+    def _now(self) -> float:
+        return self._socket.loop.time()
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds an answer is waited for before something else is tried as well."""
+        return patience(self._socket.round_trip, min(self._timing.stuck_timeout, 0.25))
+
+    def give_up(self, reason: str) -> None:
+        """Close at once for *reason*, and have the kernel forget what has not arrived: it shall not any more."""
+        self._given_up = reason
+        with suppress(OSError):
+            self._raw.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     def _lost(self, exc: ConnectionClosed) -> ConnectionLost:
         if self._socket.overrun:
             return ConnectionLost("the agent read so slowly that too much was unread (max_unread_bytes)")
+        if self._given_up is not None:
+            return ConnectionLost(self._given_up, sent=self._sent)
         code = exc.rcvd.code if exc.rcvd is not None else 1006
         reason = f": {exc.rcvd.reason}" if exc.rcvd is not None and exc.rcvd.reason else ""
         return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code, sent=self._sent)
@@ -315,15 +418,15 @@ class Connection:
 
 
 class _Progress:
-    """Pushes a deadline back for as long as the kernel takes bytes: a slow upload is not a stuck one."""
+    """Pushes a deadline back for as long as bytes arrive: a slow upload is not a stuck one."""
 
-    def __init__(self, deadline: asyncio.Timeout, limit: float, unsent: Callable[[], int]) -> None:
+    def __init__(self, deadline: asyncio.Timeout, limit: float, arrived: Callable[[], int]) -> None:
         self._deadline = deadline
         self._limit = limit
-        self._unsent = unsent
+        self._arrived = arrived
 
     def __enter__(self) -> None:
-        self._left = self._unsent()
+        self._before = self._arrived()
         self._look_later()
 
     def __exit__(self, *exc_info: object) -> None:
@@ -333,10 +436,10 @@ class _Progress:
         self._timer = asyncio.get_running_loop().call_later(self._limit / 4, self._look)
 
     def _look(self) -> None:
-        left = self._unsent()
-        if left != self._left and not self._deadline.expired():
+        arrived = self._arrived()
+        if arrived != self._before and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time() + self._limit)
-        self._left = left
+        self._before = arrived
         self._look_later()
 
 

@@ -12,16 +12,18 @@ from proxy.ledger import Traffic
 
 
 class Meter:
-    """The traffic of one socket, counted into *total* and into whatever turn is using it."""
+    """The traffic of one socket, counted into *total* and into whatever turn is using it; *written* is its own."""
 
     def __init__(self, total: Traffic) -> None:
         self.total = total
         self.turn = Traffic()
+        self.written = 0
 
     def sent(self, count: int) -> None:
         """Count bytes towards upstream."""
         self.total.sent += count
         self.turn.sent += count
+        self.written += count
 
     def received(self, count: int) -> None:
         """Count bytes from upstream."""

@@ -28,11 +28,12 @@ class Pace:
 
     It begins at *now*, with *size* bytes to go. *lead* is how much may be queued, in seconds of the rate;
     *round_trip* is for how many seconds bytes are on their way without any queue. It comes on top: else a long
-    link would never be filled.
+    link would never be filled. *proven* is a rate that the link is known to have had, in bytes a second.
     """
 
-    def __init__(self, now: float, size: int, *, lead: float, round_trip: float) -> None:
+    def __init__(self, now: float, size: int, *, lead: float, round_trip: float, proven: float = 0.0) -> None:
         self._least = least_fragment(size)
+        self._first = max(FIRST_FLIGHT, 2 * self._least, int(lead * proven))
         self._lead = lead
         self._round_trip = min(round_trip, _LONGEST_ROUND_TRIP)
         self._samples = deque([(now, 0)])
@@ -58,8 +59,8 @@ class Pace:
         It grows with what was delivered in all, however fast that went: what seems to be a fast link at first
         may be a large buffer in front of a slow one.
         """
-        proven = FIRST_FLIGHT + self._samples[-1][1]
-        return max(FIRST_FLIGHT, 2 * self._least, min(proven, int(self.rate * (self._lead + self._round_trip))))
+        proven = self._first + self._samples[-1][1]
+        return max(self._first, min(proven, int(self.rate * (self._lead + self._round_trip))))
 
     def fragment(self, left: int, room: int) -> int:
         """Return how much of the *left* bytes to send now that there is *room*; 0 means to wait."""

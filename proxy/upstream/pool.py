@@ -15,11 +15,12 @@ from typing import Self
 from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.items import Dropped
-from proxy.errors import NoWebSocket, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.backoff import pauses
 from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.link import Link
@@ -33,6 +34,21 @@ _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
 _SUSPECT_SECONDS = 30.0
 """How long plain HTTP is used after WebSockets that opened, and were lost under every turn."""
+
+_LOOK_SECONDS = 0.25
+"""How often a connection at work is looked at."""
+
+_GRACE = 1.0
+"""How long a stuck connection may still take once a new one is open: on the new one all has to be sent again."""
+
+_AHEAD_SECONDS = 60.0
+"""How long before a connection is retired another is opened."""
+
+_LATELY_SECONDS = 300.0
+"""Since when a connection must have carried a turn for another to be opened ahead in its place."""
+
+_BETWEEN_RESCUES = 5.0
+"""How soon another connection is opened for a turn that is stuck, where the last one could not be."""
 
 _FIRST_PAUSE = 10.0
 """Seconds before upstream is asked for a WebSocket again, after a failure that is no verdict on WebSockets."""
@@ -60,22 +76,33 @@ class Limits:
     idle_seconds: float
     websocket_retry_seconds: float
     dropped_output: Dropped
+    open_ahead: bool
 
 
 @dataclass(slots=True)
 class _Slot:
-    """A place in a partition: being opened, free, or lent to a turn."""
+    """A place in a partition: being opened, free, or lent to a turn.
+
+    *opening* is the task that opens it ahead of a turn, if one does; *wanted* says whether a turn waits for that.
+    """
 
     last_used: float
     connection: Connection | None = None
     free: bool = False
     claimed: Baseline | None = None
     closing: Mismatch | None = None
+    opening: asyncio.Task[None] | None = None
+    wanted: bool = True
 
     @property
     def baseline(self) -> Baseline | None:
         """What upstream knows there, or knew when the present turn began."""
         return self.connection.baseline if self.connection is not None and self.free else self.claimed
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether the connection was opened ahead, or is being, and no turn wants it yet."""
+        return self.baseline is None if self.free else not self.wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +212,7 @@ class Pool:
         self._partitions: OrderedDict[bytes, Partition] = OrderedDict()
         self._next_key = 0
         self._background = Background()
+        self._dialer = Dialer(endpoint)
 
     async def __aenter__(self) -> Self:
         self._sweeper = self._background.start(self._sweep_forever(), "pool sweeper")
@@ -195,6 +223,8 @@ class Pool:
         for partition in self._partitions.values():
             for slot in list(partition.slots.values()):
                 self._retire(slot, Mismatch.RETIRED)
+                if slot.opening is not None:
+                    slot.opening.cancel()
         await self._background.close(2 * self._timing.close_timeout)
 
     def partition(self, headers: Headers, query: str = "") -> Partition:
@@ -224,6 +254,10 @@ class Pool:
     ) -> AsyncIterator[Lease]:
         """Lend the connection on which *request* sends least; with *fresh*, a reason, a new one.
 
+        On a dark link it is waited for link_timeout. A connection that may have died has to prove that it is
+        alive, and is raced by a new one; so is one on which the turn, once lent, does not get through: it is then
+        given up, which the turn sees as a ConnectionLost, and a *fresh* lease finds the new one open.
+
         *fits* says whether the whole history fits a WebSocket message; if not, only a delta will do.
 
         Leaving the block with a baseline on the connection gives it back; leaving it without one, or by an
@@ -233,12 +267,118 @@ class Pool:
         UpstreamUnavailable where it cannot be reached.
         """
         key, slot, upload = self._claim(request, partition, fresh, fits=fits)
+        guard = None
         try:
+            if slot.opening is not None:
+                await slot.opening
             if slot.connection is None:
                 slot.connection = await self._open(partition, key)
+            elif slot.connection.is_doubtful:
+                spare = await self._race(partition, slot.connection)
+                if spare is not None:
+                    self._replace(partition, key, slot)
+                    key, slot = spare
+                    upload = upload if isinstance(upload, Full) else Full(Mismatch.CONNECTION_LOST)
+                    if not fits:
+                        raise NoLease(Mismatch.TOO_LARGE)
+            assert slot.connection is not None  # noqa: S101  (it was opened, or proved itself)
+            guard = self._background.start(self._guard(partition, slot.connection), "guard a turn")
             yield Lease(slot.connection, upload, partition)
         finally:
+            if guard is not None:
+                guard.cancel()
+            if slot.opening is not None:
+                slot.opening.cancel()
             self._give_back(partition, key, slot)
+
+    async def _race(self, partition: Partition, connection: Connection) -> tuple[int, _Slot] | None:
+        """Have an idle connection prove that it is alive; None if it did, or the new one that was there first.
+
+        Raises NoLease where neither can be had.
+        """
+        proof = self._background.start(connection.prove(self._timing.link_timeout), "prove a connection")
+        key, slot, won = 0, None, False
+        try:
+            await asyncio.wait([proof], timeout=connection.patience)
+            if proof.done() and proof.result():
+                return None
+            key, slot = self._open_ahead(partition, wanted=True)
+            opening = slot.opening
+            assert opening is not None  # noqa: S101  (it was begun just now)
+            await asyncio.wait([proof, opening], return_when=asyncio.FIRST_COMPLETED)
+            if proof.done() and not proof.result():
+                await asyncio.wait([opening])
+            elif not proof.done() and slot.connection is None:
+                await asyncio.wait([proof], timeout=self._timing.probe_timeout)
+            if proof.done() and proof.result():
+                return None
+            if slot.connection is not None:
+                won = True
+                return key, slot
+            raise NoLease(Mismatch.NO_WEBSOCKET)
+        finally:
+            proof.cancel()
+            if slot is not None and not won:
+                self._release(partition, key, slot)
+
+    async def _guard(self, partition: Partition, connection: Connection) -> None:
+        """Open a new connection where a turn does not get through on its own, and then give that one up."""
+        while connection.is_open:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not connection.is_stuck:
+                continue
+            key, slot = self._open_ahead(partition, wanted=True)
+            assert slot.opening is not None  # noqa: S101  (it was begun just now)
+            try:
+                while connection.is_stuck and not slot.opening.done():
+                    connection.hurry()
+                    await asyncio.wait([slot.opening], timeout=_LOOK_SECONDS)
+                if slot.connection is not None:
+                    await asyncio.sleep(_GRACE)
+            finally:
+                self._release(partition, key, slot)
+            if slot.free and connection.is_stuck:
+                connection.give_up("nothing got through, where a new connection did (stuck_timeout)")
+            elif not slot.free:
+                await asyncio.sleep(_BETWEEN_RESCUES)
+
+    def _open_ahead(self, partition: Partition, *, wanted: bool) -> tuple[int, _Slot]:
+        """Begin to open a connection; one that is not *wanted* by a turn is for whichever turn needs one."""
+        key, slot = self._place(partition)
+        slot.wanted = wanted
+        slot.opening = self._background.start(self._fill(partition, key, slot), "open a connection ahead")
+        return key, slot
+
+    async def _fill(self, partition: Partition, key: int, slot: _Slot) -> None:
+        try:
+            slot.connection = await self._open(partition, key)
+            slot.free, slot.last_used = not slot.wanted, self._clock()
+        except (NoLease, UpstreamError):
+            return  # whoever needs a connection will hear of it
+        finally:
+            if slot.connection is None and not slot.wanted:
+                partition.slots.pop(key, None)
+
+    def _release(self, partition: Partition, key: int, slot: _Slot) -> None:
+        """Leave a connection opened in a race to whichever turn needs one; where it isn't yet, stop opening it."""
+        slot.free = slot.connection is not None
+        if not slot.free:
+            partition.slots.pop(key, None)
+            if slot.opening is not None:
+                slot.opening.cancel()
+
+    def _place(self, partition: Partition) -> tuple[int, _Slot]:
+        self._next_key += 1
+        slot = partition.slots[self._next_key] = _Slot(last_used=self._clock())
+        return self._next_key, slot
+
+    def _replace(self, partition: Partition, key: int, slot: _Slot) -> None:
+        """Part with a connection that did not prove itself."""
+        partition.slots.pop(key, None)
+        self._remember(partition, slot.claimed, Mismatch.CONNECTION_LOST)
+        self._count_gone(slot)
+        if slot.connection is not None:
+            slot.connection.give_up("no pong, where a new connection opened")
 
     def _claim(
         self, request: TurnRequest, partition: Partition, fresh: Mismatch | None, *, fits: bool
@@ -265,15 +405,22 @@ class Pool:
             raise NoLease(Mismatch.TOO_LARGE)
         if isinstance(choice, Use):
             slot = partition.slots[choice.key]
-            slot.free = False
+            slot.free, slot.wanted = False, True
             slot.claimed = slot.connection.baseline if slot.connection is not None else None
             slot.last_used = now
             return choice.key, slot, upload
+        if (spare := self._spare(partition)) is not None:
+            slot = partition.slots[spare]
+            slot.free, slot.wanted, slot.last_used = False, True, now
+            return spare, slot, upload
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
-        self._next_key += 1
-        slot = partition.slots[self._next_key] = _Slot(last_used=now)
-        return self._next_key, slot, upload
+        return *self._place(partition), upload
+
+    def _spare(self, partition: Partition) -> int | None:
+        """Return the place of a connection that was opened ahead, or is being; rather of one that is there."""
+        spares = [key for key, slot in partition.slots.items() if slot.is_spare]
+        return max(spares, key=lambda key: partition.slots[key].free, default=None)
 
     def _candidates(self, partition: Partition) -> Sequence[Candidate]:
         return [Candidate(key, slot.baseline, slot.free, slot.last_used) for key, slot in partition.slots.items()]
@@ -290,6 +437,7 @@ class Pool:
                 Meter(self._traffic),
                 self._timing,
                 query=partition.query,
+                dialer=self._dialer if self._endpoint.outbound_proxy is None else None,
                 gone=lambda: self._gone(partition, key),
                 clock=self._clock,
             )
@@ -325,7 +473,23 @@ class Pool:
         if slot.free:
             del partition.slots[key]
             self._remember(partition, slot.connection.baseline, Mismatch.CONNECTION_LOST)
+            if slot.closing is None:
+                self._open_in_place(partition, slot)
         self._count_gone(slot)
+
+    def _open_in_place(self, partition: Partition, slot: _Slot) -> None:
+        """Open a connection ahead for the conversation of *slot*, if it may go on soon."""
+        now = self._clock()
+        if (
+            self._limits.open_ahead
+            and slot.connection is not None
+            and slot.connection.baseline is not None
+            and now - slot.last_used < _LATELY_SECONDS
+            and now >= partition.websocket_refused_until
+            and len(partition.slots) < self._limits.max_connections
+            and not any(each.is_spare for each in partition.slots.values())
+        ):
+            self._open_ahead(partition, wanted=False)
 
     def _count_gone(self, slot: _Slot) -> None:
         if slot.closing is None:
@@ -380,6 +544,10 @@ class Pool:
             ):
                 del partition.slots[key]
                 self._retire(slot, Mismatch.RETIRED, partition)
+            else:
+                slot.connection.hurry()
+                if now - slot.connection.opened_at >= self._limits.max_age_seconds - _AHEAD_SECONDS:
+                    self._open_in_place(partition, slot)
 
     async def _sweep_forever(self) -> None:
         while True:

@@ -18,6 +18,9 @@ with suppress(ImportError):  # Windows has neither
 _SO_NWRITE = 0x1024
 """macOS: the bytes in a socket's send buffer (sys/socket.h); Python does not name it."""
 
+_LAST_ACK_AT = 56
+"""Linux: where `tcp_info` has the milliseconds since the last acknowledgement (linux/tcp.h)."""
+
 
 class SendQueue(Protocol):
     """The bytes between us and upstream."""
@@ -36,11 +39,10 @@ class CountedQueue:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._socket: socket.socket = transport.get_extra_info("socket")
 
     def waiting(self) -> int:
         """Return what is in our own buffers and in the kernel's."""
-        return _unwritten(self._transport) + (unacknowledged(self._socket) or 0)
+        return owed(self._transport)
 
     def room(self, allowance: int) -> int:
         """Return what *allowance* leaves."""
@@ -79,9 +81,33 @@ def _of_macos(sock: socket.socket) -> int:
 _KERNELS = {"linux": _of_linux, "darwin": _of_macos}
 
 
+def owed(transport: asyncio.Transport) -> int:
+    """Return how many bytes that were written have not arrived, as far as is known."""
+    return _unwritten(transport) + (unacknowledged(transport.get_extra_info("socket")) or 0)
+
+
+def last_acknowledged(sock: socket.socket) -> float | None:
+    """Return the seconds since anything came from the other end's TCP; None where the kernel does not tell.
+
+    A reader that is slow goes on answering its window's probes, so this tells it from a link that is dark.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT + 4)
+    except OSError:  # closed meanwhile
+        return 0.0
+    milliseconds: int = struct.unpack_from("I", info, _LAST_ACK_AT)[0]
+    return milliseconds / 1000
+
+
+TELLS = sys.platform in _KERNELS
+"""Whether this system's kernel counts what was not acknowledged."""
+
+
 def queue_of(transport: asyncio.Transport) -> SendQueue:
     """Return the queue of *transport* for one upload, in the best way that this system offers."""
-    return CountedQueue(transport) if sys.platform in _KERNELS else AssumedQueue(transport)
+    return CountedQueue(transport) if TELLS else AssumedQueue(transport)
 
 
 def unacknowledged(sock: socket.socket) -> int | None:

@@ -25,12 +25,14 @@ _RECEIVED = 8 * 1024
 """The link's own buffer: what it has not carried stays with the sender's kernel."""
 
 TIMING = Timing(
+    link_timeout=5,
     open_timeout=20,
     send_timeout=120,
     upload_lead=2,
     close_timeout=1,
     ping_interval=20,
     probe_timeout=5,
+    stuck_timeout=1,
     max_event_bytes=2**20,
     max_unread_bytes=2**20,
 )

@@ -101,6 +101,7 @@ class ModelConnection:
         self.opened_at = opened_at
         self.headers = headers
         self.is_open = True
+        self.is_doubtful = False
         self.gone: Callable[[], None] = lambda: None
         self._upstream = upstream
         self._latest: str | None = None
@@ -136,6 +137,9 @@ class ModelConnection:
     def abort(self) -> None:
         """Close at once."""
         self.lose()
+
+    def hurry(self) -> None:
+        """Do nothing: no bytes are under way."""
 
     def lose(self) -> None:
         """Go away, and say so."""
@@ -342,6 +346,9 @@ class MemoryPool(Pool):
         self._connections.opened += 1
         self._connections.open += 1
         return cast("Connection", connection)
+
+    async def _guard(self, partition: Partition, connection: Connection) -> None:
+        """Nothing gets stuck in memory."""
 
     @property
     def partitions(self) -> list[Partition]:

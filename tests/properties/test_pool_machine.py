@@ -129,7 +129,7 @@ class PoolMachine(RuleBasedStateMachine):
     def start(self, *, max_connections: int, dropped: Dropped, **simulated: Any) -> None:
         """Begin with an empty pool."""
         self.dropped: Dropped = dropped
-        self.limits = Limits(max_connections, MAX_AGE, IDLE, RETRY, dropped)
+        self.limits = Limits(max_connections, MAX_AGE, IDLE, RETRY, dropped, open_ahead=False)
         self.runner.run(self._start(SimulatorSettings(age_limit_seconds=AGE_LIMIT, **simulated)))
 
     async def _start(self, simulated: SimulatorSettings) -> None:

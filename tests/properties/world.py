@@ -138,6 +138,7 @@ class World(ABC):
             idle_seconds=50,
             websocket_retry_seconds=20,
             dropped_output=self.dropped,
+            open_ahead=False,
         )
         self.pool = MemoryPool(self.upstream, limits, self._clock)
         self._agents: list[Agent] = []

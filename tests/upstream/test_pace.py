@@ -86,3 +86,11 @@ def test_a_fragment_is_as_large_as_there_is_room_for() -> None:
     assert pace.fragment(100_000, -5) == 0
     assert pace.fragment(100, 2_000) == 100
     assert pace.fragment(10_000_000, 10_000_000) == 64 * 1024
+
+
+def test_what_the_upgrade_proved_is_used_at_once() -> None:
+    """A link that carried its few hundred bytes in a millisecond is not tried with a few at first."""
+    near = Pace(0.0, 1_000_000, lead=LEAD, round_trip=0.001, proven=300_000)
+    assert near.allowance == 600_000
+    far = Pace(0.0, 1_000_000, lead=LEAD, round_trip=0.6, proven=500)
+    assert far.allowance == FIRST_FLIGHT
