@@ -10,10 +10,12 @@ import pytest
 from conversation import user
 from pooling import WAITS, Conversation, Pooled, Shown, request
 
-from proxy.core.delta import Delta, Full, Mismatch
+from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
 from proxy.core.turn import State
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout
 from proxy.exchange import PlainHTTP
+from proxy.frontends.base import Readable
+from proxy.frontends.chat import Chat
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, Incomplete, Simulator, SimulatorSettings, says, scripted
 
@@ -33,6 +35,14 @@ async def pooled(simulator: Simulator) -> AsyncIterator[Pooled]:
     """Return a pool towards the simulator."""
     async with Pooled(simulator.base_url) as pooled:
         yield pooled
+
+
+def chat(text: str, **fields: Any) -> TurnRequest:
+    """Return the request of an agent that speaks Chat Completions."""
+    messages = [{"role": "user", "content": text}]
+    read = Chat().decode(orjson.dumps({"model": "gpt-5.5", "stream": True, "messages": messages, **fields}))
+    assert isinstance(read, Readable)
+    return read.turn
 
 
 async def plain_http(pooled: Pooled, asked: Any, shown: Shown | None = None) -> Mismatch:
@@ -335,6 +345,36 @@ async def test_nulls_that_a_websocket_refuses_are_for_http_for_a_while(
     pooled.clock.advance(300)
     await pooled.exchange(asked).run(Shown())
     assert len(simulator.turns) == 4
+
+
+async def test_a_translation_that_upstream_refuses_is_for_http_for_a_while(
+    pooled: Pooled, simulator: Simulator
+) -> None:
+    """It may be the translation that upstream minds: once it takes the agent's own words, its model gets them."""
+    for _ in range(2):
+        simulator.inject(Fault("before_created", "error", status=400, code="invalid_request_error"))
+    with pytest.raises(PlainHTTP, match="translation_refused") as caught:
+        await pooled.exchange(chat("a")).run(Shown())
+    assert await plain_http(pooled, chat("a")) is Mismatch.TRANSLATION_REFUSED
+    assert len(simulator.turns) == 2  # it may be the request itself that is wrong
+    caught.value.accepted()
+    assert await plain_http(pooled, chat("a")) is Mismatch.TRANSLATION_REFUSED
+    assert len(simulator.turns) == 2
+    await pooled.exchange(chat("a", model="gpt-5")).run(Shown())
+    pooled.clock.advance(300)
+    await pooled.exchange(chat("a")).run(Shown())
+    assert len(simulator.turns) == 4
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "rate_limit_exceeded"), (400, "context_length_exceeded")])
+async def test_what_is_wrong_with_a_chat_request_itself_is_upstreams_to_say(
+    pooled: Pooled, simulator: Simulator, status: int, code: str
+) -> None:
+    """Over HTTP it would be the same, and cost a second upload."""
+    simulator.inject(Fault("before_created", "error", status=status, code=code))
+    with pytest.raises(UpstreamError) as caught:
+        await pooled.exchange(chat("a")).run(Shown())
+    assert (caught.value.status, caught.value.code) == (status, code)
 
 
 # Bytes
