@@ -1,7 +1,7 @@
 """Agents that speak Chat Completions: what they read in an answer, and how they write it down."""
 
 import json  # noqa: TID251  (some agents write arguments as Python's json does)
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -87,6 +87,25 @@ def whole(body: bytes) -> Heard:
         choice["finish_reason"],
         ended=True,
     )
+
+
+def words(parts: Iterable[Raw]) -> tuple[str, str]:
+    """Return the text and the refusal in content *parts*."""
+    parts = list(parts)
+    return "".join(part.get("text", "") for part in parts), "".join(part.get("refusal", "") for part in parts)
+
+
+def shown(outputs: list[Raw]) -> Heard:
+    """Return what an agent is to be shown of *outputs*."""
+    text, refusal = words(part for raw in outputs if raw["type"] == "message" for part in raw["content"])
+    kinds = {"function_call": "function", "custom_tool_call": "custom"}
+    calls = []
+    for raw in outputs:
+        kind = kinds.get(raw["type"])
+        if kind is not None:
+            called = {"name": raw["name"], WRITTEN[kind]: raw[WRITTEN[kind]]}
+            calls.append({"id": raw["call_id"], "type": kind, kind: called})
+    return Heard("", text, refusal, calls)
 
 
 # How it is written down. Sources: recordings of the real programs.

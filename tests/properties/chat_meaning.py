@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any, TypeAlias
 
 import orjson
-from meaning import Held, Raw, Token, arguments
+from meaning import Held, Raw, Token, arguments, meaning
 
 Message: TypeAlias = tuple[Token, ...]
 """What one message says; the output of a tool is ("output", call_id, parts) until its call is found."""
@@ -176,6 +176,17 @@ def item(written: bytes) -> Token:
         } if not rest:
             return (kind, call_id, _given(output))
     raise AssertionError(f"no item that says what a message does: {written!r}")
+
+
+def in_response(raw: Raw) -> Token:
+    """Return what an item says that the model may have emitted, with all that it has beside its words."""
+    if raw.get("type") != "message" or raw["role"] != "assistant":
+        return meaning(raw)
+    parts = raw["content"]
+    texts, refusals = (
+        "".join(part[kind] for part in parts if part["type"].endswith(kind)) for kind in ("text", "refusal")
+    )
+    return ("message", "assistant", (texts, refusals), None)
 
 
 def _spoken(parts: list[Raw]) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import chat_meaning
 import orjson
-from chat_agents import LOSSY, STYLES, WRITTEN, Heard, streamed, whole
+from chat_agents import LOSSY, STYLES, WRITTEN, Heard, shown, streamed, whole, words
 from meaning import Held, Raw, Token
 from model_upstream import Answer
 from world import CALL_IDS, TEXTS, Agent, Case, Entry, Settings, World
@@ -130,7 +130,7 @@ class ChatWorld(World):
             else:
                 parts.append({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
         raw, phase = self._phased(parts)
-        return raw, ("message", "assistant", _words(parts), phase)
+        return raw, ("message", "assistant", words(parts), phase)
 
     def _pieces(self, index: int, raw: Raw, some: bool) -> list[Raw]:  # noqa: FBT001
         how = self.pick(4) if some else self.pick(2) * 3
@@ -140,14 +140,14 @@ class ChatWorld(World):
         if raw["type"] == "message":
             item = {**raw, "content": [], "status": "in_progress"}
             pieces = [
-                {"type": f"response.{part['type']}.delta", **place, "content_index": number, "delta": words}
+                {"type": f"response.{part['type']}.delta", **place, "content_index": number, "delta": text}
                 for number, part in enumerate(raw["content"])
-                for words in _cut(part[part["type"].removeprefix("output_")])
+                for text in _cut(part[part["type"].removeprefix("output_")])
             ]
         elif raw["type"] in _DELTAS:
             name, kind = _DELTAS[raw["type"]]
             item = {**raw, name: "", "status": "in_progress"}
-            pieces = [{"type": kind, **place, "delta": words} for words in _cut(raw[name])]
+            pieces = [{"type": kind, **place, "delta": text} for text in _cut(raw[name])]
         else:
             item = raw
             pieces = [{"type": "response.reasoning_summary_text.delta", **place, "delta": "p"}]
@@ -174,7 +174,7 @@ class ChatWorld(World):
 
     def _compare(self, heard: Heard, answer: Answer, *, ended: bool) -> None:
         """Compare what the agent was shown with what the model said, or with its beginning."""
-        said = _shown(answer.outputs)
+        said = shown(answer.outputs)
         if ended:
             finish = answer.ending and {"max_output_tokens": "length"}.get(answer.ending, answer.ending)
             said.finish = finish or ("tool_calls" if said.calls else "stop")
@@ -184,15 +184,15 @@ class ChatWorld(World):
         assert heard.finish is None, f"an answer that broke off ended with {heard.finish}"
         assert said.text.startswith(heard.text), f"the model said {said}, the agent was shown {heard}"
         assert said.refusal.startswith(heard.refusal), f"the model said {said}, the agent was shown {heard}"
-        for call, shown in zip(said.calls, heard.calls, strict=False):
+        for call, piece in zip(said.calls, heard.calls, strict=False):
             kind = call["type"]
-            begun = {**shown[kind], WRITTEN[kind]: call[kind][WRITTEN[kind]]}
-            assert {**shown, kind: begun} == call, f"the model called {call}, the agent was shown {shown}"
-            assert call[kind][WRITTEN[kind]].startswith(shown[kind][WRITTEN[kind]])
+            begun = {**piece[kind], WRITTEN[kind]: call[kind][WRITTEN[kind]]}
+            assert {**piece, kind: begun} == call, f"the model called {call}, the agent was shown {piece}"
+            assert call[kind][WRITTEN[kind]].startswith(piece[kind][WRITTEN[kind]])
         assert len(heard.calls) <= len(said.calls)
 
     def _heard_over_http(self, outputs: list[Raw]) -> list[Raw]:
-        return [_shown(outputs).message]
+        return [shown(outputs).message]
 
     # What agents write
 
@@ -243,7 +243,7 @@ class ChatWorld(World):
             return self._tool(CALL_IDS[self.pick(3)])
         kinds = ("m", "c", "mc", "cc")[self.pick(4)]
         outputs = [(self._spoken if kind == "m" else self._call)()[0] for kind in kinds]
-        return self._entry(_FAITHFUL[self.pick(len(_FAITHFUL))](_shown(outputs).message)[0])
+        return self._entry(_FAITHFUL[self.pick(len(_FAITHFUL))](shown(outputs).message)[0])
 
     def _summary(self) -> Entry:
         return self._entry({"role": "assistant", "content": TEXTS[self.pick(len(TEXTS))]})
@@ -284,23 +284,6 @@ def _cut(words: str) -> list[str]:
     return [words[:1], words[1:]]
 
 
-def _words(parts: list[Raw]) -> tuple[str, str]:
-    return "".join(part.get("text", "") for part in parts), "".join(part.get("refusal", "") for part in parts)
-
-
-def _shown(outputs: list[Raw]) -> Heard:
-    """Return what an agent is to be shown of *outputs*."""
-    text, refusal = _words([part for raw in outputs if raw["type"] == "message" for part in raw["content"]])
-    kinds = {"function_call": "function", "custom_tool_call": "custom"}
-    calls = []
-    for raw in outputs:
-        kind = kinds.get(raw["type"])
-        if kind is not None:
-            called = {"name": raw["name"], WRITTEN[kind]: raw[WRITTEN[kind]]}
-            calls.append({"id": raw["call_id"], "type": kind, kind: called})
-    return Heard("", text, refusal, calls)
-
-
 def _text(text: str) -> Raw:
     return {"type": "text", "text": text}
 
@@ -308,7 +291,7 @@ def _text(text: str) -> Raw:
 def _normal(raw: Raw) -> Raw:
     """Return a message of the assistant the way SDKs have it."""
     content = raw.get("content")
-    text, refusal = (content or "", "") if not isinstance(content, list) else _words(content)
+    text, refusal = (content or "", "") if not isinstance(content, list) else words(content)
     calls = [
         {"id": call["id"], "type": kind, kind: {name: call[kind][name] for name in ("name", WRITTEN[kind])}}
         for call in raw.get("tool_calls") or ()

@@ -1,24 +1,28 @@
 """The pool under any sequence of what agents, upstream and time can do, on real sockets."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
+import chat_agents
+import chat_meaning
 import orjson
 import pytest
 from echo import STYLES
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from meaning import Dropped, Raw, agree, meaning
+from meaning import Dropped, Held, Raw, Token, agree, meaning
 from pooling import TIMING
 
 from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import Readable
+from proxy.frontends.base import FrontEnd, Readable
+from proxy.frontends.chat import Chat
 from proxy.frontends.responses import Responses
 from proxy.ledger import Connections, Traffic
 from proxy.simulator import (
@@ -73,21 +77,25 @@ MAX_AGE, IDLE, AGE_LIMIT, RETRY = 100.0, 60.0, 120.0, 20.0
 WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=100_000, chaining_retry_seconds=RETRY)
 
 Places = st.integers(0, 7)
+Styles = st.integers(0, 40)
 Said = st.sampled_from(OUTPUTS)
 
 
 @dataclass
 class Agent:
-    """A conversation; *heard* is what the model said last."""
+    """A conversation over the Responses API; *heard* is what the model said last."""
 
     key: str
     style: str
     history: list[Raw]
     heard: list[Raw] = field(default_factory=list)
 
-    def forked(self) -> "Agent":
+    front_end: ClassVar[FrontEnd] = Responses()
+    styles: ClassVar[Sequence[str]] = STYLES_HERE
+
+    def forked(self) -> Self:
         """Return another with the same past."""
-        return Agent(self.key, self.style, list(self.history), list(self.heard))
+        return replace(self, history=list(self.history), heard=list(self.heard))
 
     def go_on(self, text: str) -> None:
         """Write down what was heard, and answer the calls or say *text*."""
@@ -100,6 +108,77 @@ class Agent:
         self.history += replies or [user(text)]
         self.heard = []
 
+    @property
+    def body(self) -> Raw:
+        """The request."""
+        return {"model": "m", "store": False, "stream": True, "input": self.history}
+
+    @property
+    def told(self) -> list[Token]:
+        """What the history says."""
+        return [meaning(raw) for raw in self.history]
+
+    def held(self, emitted: Sequence[tuple[Raw, bool]]) -> list[Held]:
+        """Return what items say, of which the model emitted some, as the history could."""
+        return [(meaning(raw), is_emitted) for raw, is_emitted in emitted]
+
+    def hear(self, events: list[Raw], _body: bytes, said: list[Raw]) -> None:
+        """Take an answer that is complete; the model *said* it."""
+        self.heard = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+        assert self.heard == said
+
+    def edit(self, place: int) -> None:
+        """Change one item."""
+        self.history[place] = edited(self.history[place])
+
+
+class ChatAgent(Agent):
+    """A conversation over Chat Completions."""
+
+    front_end = Chat()
+    styles = sorted(chat_agents.STYLES.keys() - set(chat_agents.LOSSY))
+
+    def go_on(self, text: str) -> None:
+        """Write down what was heard, and answer the calls or say *text*."""
+        calls = [call for message in self.heard for call in message.get("tool_calls", ())]
+        self.history += [raw for message in self.heard for raw in chat_agents.STYLES[self.style](message)]
+        self.history += [{"role": "tool", "tool_call_id": call["id"], "content": text} for call in calls]
+        self.history += [] if calls else [user(text)]
+        self.heard = []
+
+    @property
+    def body(self) -> Raw:
+        """The request."""
+        return {"model": "m", "stream": True, "messages": self.history}
+
+    @property
+    def told(self) -> list[Token]:
+        """What the history says."""
+        told = chat_meaning.told(chat_meaning.read(orjson.dumps(message)) for message in self.history)
+        assert told is not None
+        return told
+
+    def held(self, emitted: Sequence[tuple[Raw, bool]]) -> list[Held]:
+        """Return what items say, those of a response as one message."""
+        return chat_meaning.joined([(chat_meaning.in_response(raw), is_emitted) for raw, is_emitted in emitted])
+
+    def hear(self, _events: list[Raw], body: bytes, said: list[Raw]) -> None:
+        """Take the chunks of an answer."""
+        heard = chat_agents.streamed(body)
+        self.heard = [heard.message]
+        assert heard.ended
+        assert self.heard == [chat_agents.shown(said).message]
+
+    def edit(self, place: int) -> None:
+        """Change one message."""
+        message = orjson.loads(orjson.dumps(self.history[place]))
+        if message.get("tool_calls"):
+            call = message["tool_calls"][0]
+            call[call.get("type", "function")]["name"] += "!"
+        else:
+            message["content"] = "edited"
+        self.history[place] = message
+
 
 def user(text: str) -> Raw:
     """Return a user message."""
@@ -108,6 +187,8 @@ def user(text: str) -> Raw:
 
 class PoolMachine(RuleBasedStateMachine):
     """Agents converse over a real pool with the simulated upstream, and every context is compared."""
+
+    agent_of: type[Agent] = Agent
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,10 +242,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     # What may happen
 
-    @rule(key=st.sampled_from(KEYS), style=st.sampled_from(STYLES_HERE), text=st.sampled_from("ab"), said=Said)
-    def begin(self, key: str, style: str, text: str, said: Output) -> None:
+    @rule(key=st.sampled_from(KEYS), style=Styles, text=st.sampled_from("ab"), said=Said)
+    def begin(self, key: str, style: int, text: str, said: Output) -> None:
         """Somebody new speaks, perhaps in words that others used."""
-        agent = Agent(key, style, [user(text)])
+        agent = self.agent_of(key, self.agent_of.styles[style % len(self.agent_of.styles)], [user(text)])
         self.agents.append(agent)
         self._ask(said, agent)
         agent.go_on(text)
@@ -191,7 +272,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Somebody goes on with a history in which one item was edited."""
         agent = self._agent(place)
         agent.go_on(text)
-        agent.history[item % len(agent.history)] = edited(agent.history[item % len(agent.history)])
+        agent.edit(item % len(agent.history))
         self._ask(said, agent)
 
     @precondition(lambda self: self.agents)
@@ -288,18 +369,18 @@ class PoolMachine(RuleBasedStateMachine):
 
     async def _ask_one(self, agent: Agent, *, patient: bool) -> None:
         headers = (("Authorization", agent.key), ("X-Request-Id", str(len(self.simulator.turns))))
-        request = Responses().decode(
-            orjson.dumps({"model": "m", "store": False, "stream": True, "input": agent.history})
-        )
+        request = agent.front_end.decode(orjson.dumps(agent.body))
         assert isinstance(request, Readable)
         turn = Turn(request.turn)
         exchange = Exchange(
             turn, self.pool, self.pool.partition(of_identity(headers)), WAITS, lambda: self.now, Traffic()
         )
         shown: list[ServerEvent] = []
+        given: list[bytes] = []
 
         async def deliver(events: tuple[ServerEvent, ...]) -> None:
             shown.extend(events)
+            given.extend(request.answer.add(event) for event in events)
             if not patient:
                 raise ConnectionResetError
 
@@ -308,11 +389,10 @@ class PoolMachine(RuleBasedStateMachine):
         except (PlainHTTP, UpstreamError, ConnectionLost, ConnectionResetError):
             assert turn.state is not State.COMPLETED or not patient
         if shown:
-            self._check(
-                agent, [orjson.loads(event.raw) for event in shown], complete=turn.state is State.COMPLETED
-            )
+            events = [orjson.loads(event.raw) for event in shown]
+            self._check(agent, events, b"".join(given), complete=turn.state is State.COMPLETED)
 
-    def _check(self, agent: Agent, events: list[Raw], *, complete: bool) -> None:
+    def _check(self, agent: Agent, events: list[Raw], body: bytes, *, complete: bool) -> None:
         """Compare what upstream read with what the agent said."""
         names = {event["response"]["id"] for event in events if "response" in event} - {None}
         if not names:
@@ -320,14 +400,13 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(names) == 1
         (turn,) = (turn for turn in self.simulator.turns if turn.response_id in names)
         emitted = {id(raw) for each in self.simulator.turns for raw in each.output}
-        held = [(meaning(raw), id(raw) in emitted) for raw in turn.context]
-        told = [meaning(raw) for raw in agent.history]
+        held = agent.held([(raw, id(raw) in emitted) for raw in turn.context])
+        told = agent.told
         assert agree(held, told, self.dropped), f"upstream read {held}, the agent said {told}"
         assert turn.identity.authorization == agent.key
         assert self.simulator.connections[turn.connection_id].identity == turn.identity
         if complete:
-            agent.heard = [event["item"] for event in events if event["type"] == "response.output_item.done"]
-            assert agent.heard == turn.output
+            agent.hear(events, body, turn.output)
 
 
 def edited(raw: Raw) -> Raw:
@@ -341,5 +420,13 @@ def edited(raw: Raw) -> Raw:
     return {**raw, "summary": [*raw.get("summary", ()), {"type": "summary_text", "text": "!"}]}
 
 
+class ChatPoolMachine(PoolMachine):
+    """The same with agents that speak Chat Completions."""
+
+    agent_of = ChatAgent
+
+
 PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
+ChatPoolMachine.TestCase.settings = PoolMachine.TestCase.settings
 TestPool = PoolMachine.TestCase
+TestChatPool = ChatPoolMachine.TestCase
