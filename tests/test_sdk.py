@@ -257,10 +257,19 @@ async def test_what_breaks_off_never_passes_for_the_whole(
     proxied: Any, connect: Connect, fault: Fault, *, stream: bool
 ) -> None:
     """An answer that fails in the middle raises in the SDK: over a WebSocket errors are worded so that they do."""
-    run = await proxied(worker)
+    run = await proxied(worker, ambiguous_retries=0)
     run.simulator.inject(replace(fault))
     got = await outcome(await connect(run.server.url + "/v1"), stream=stream)
     assert issubclass(got[0], openai.APIError)
+
+
+@pytest.mark.parametrize("name", ["reset after created", "reset mid-stream"])
+async def test_what_was_not_shown_is_made_good(proxied: Any, connect: Connect, name: str) -> None:
+    """An agent that does not stream gets the whole answer, as if nothing had happened."""
+    run = await proxied(worker)
+    wanted = await outcome(await connect(run.server.url + "/v1"))
+    run.simulator.inject(replace(BREAKS[name]))
+    assert await outcome(await connect(run.server.url + "/v1")) == wanted
 
 
 @pytest.mark.parametrize("stream", [False, True])

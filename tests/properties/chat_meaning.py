@@ -34,20 +34,23 @@ def read(written: bytes) -> Message | None:
 
 
 def told(messages: Iterable[Message | None]) -> list[Token] | None:
-    """Return what a history says, or None where no items can. A tool answers the latest call with its id."""
-    kinds: dict[str, str] = {}
+    """Return what a history says, or None where no items can.
+
+    A call is answered once, by the tool messages right behind it; Chat Completions refuse any other history.
+    """
+    waiting: dict[str, str] = {}  # calls without an answer yet, and their kind: of two with one id the latter
     history: list[Token] = []
     for message in messages:
-        if message is None:
+        if message is None or (waiting and not any(token[0] == "output" for token in message)):
             return None
         for token in message:
             kind, call_id = token[:2]
             if kind in {"function_call", "custom_tool_call"}:
-                kinds[call_id] = kind
+                waiting[call_id] = kind
             if kind != "output":
                 history.append(token)
-            elif call_id in kinds:
-                history.append((f"{kinds[call_id]}_output", *token[1:]))
+            elif call_id in waiting:
+                history.append((f"{waiting.pop(call_id)}_output", *token[1:]))
             else:
                 return None
     return history
@@ -93,7 +96,10 @@ def _message(message: Raw) -> Message:
                 raise Untold
             return (("output", given.get("tool_call_id"), parts),)
         case "system" | "developer" | "user" as role:
-            return (("message", role, _parts(_only(message, {"role", "content"}).get("content"))),)
+            parts = _parts(_only(message, {"role", "content"}).get("content"))
+            if role != "user" and any(not isinstance(part, str) for part in parts):
+                raise Untold  # Chat Completions take pictures from users alone
+            return (("message", role, parts),)
     raise Untold
 
 

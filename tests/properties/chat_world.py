@@ -48,6 +48,7 @@ SETTINGS: tuple[tuple[Raw, Raw], ...] = (
         {
             "model": "m",
             "max_tokens": 20,
+            "tools": [{"type": "function", "function": {"name": "f"}}],
             "tool_choice": {"type": "function", "function": {"name": "f"}},
             "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": _SCHEMA}},
             "verbosity": "low",
@@ -56,6 +57,14 @@ SETTINGS: tuple[tuple[Raw, Raw], ...] = (
             "model": "m",
             "store": False,
             "max_output_tokens": 20,
+            "tools": [
+                {
+                    "type": "function",
+                    "name": "f",
+                    "parameters": {"type": "object", "properties": {}},
+                    "strict": False,
+                }
+            ],
             "tool_choice": {"type": "function", "name": "f"},
             "text": {"format": {"type": "json_schema", "name": "s", "schema": _SCHEMA}, "verbosity": "low"},
         },
@@ -86,7 +95,7 @@ class ChatWorld(World):
     """Agents that know messages, and of upstream's items nothing."""
 
     front_end = Chat()
-    settings = (*(Settings(*pair) for pair in (*SETTINGS, *SETTINGS)), *(Settings(said, None) for said in UNTOLD))
+    settings = (*(Settings(*pair) for pair in SETTINGS * 4), *(Settings(said, None) for said in UNTOLD))
     usual_settings = 3
     echoes = len(_STYLES)
     policies = ("reasoning", "none", "any", "reasoning", "any", "reasoning")  # with `none` few chains go on
@@ -238,8 +247,13 @@ class ChatWorld(World):
             return self._entry({**raw, "content": raw["content"][0]["text"]})
         return entry
 
+    def _say(self, context: list[Held]) -> list[tuple[Raw, Token]]:
+        """Let a model say what no Chat history can tell only now and then: two calls with one id."""
+        said = super()._say(context)
+        return said if self.pick(8) == 7 else _told_apart(said)
+
     def _stranger(self) -> Entry:
-        if self.pick(6) == 5:
+        if self.pick(24) == 23:
             return self._tool(CALL_IDS[self.pick(3)])
         kinds = ("m", "c", "mc", "cc")[self.pick(4)]
         outputs = [(self._spoken if kind == "m" else self._call)()[0] for kind in kinds]
@@ -349,3 +363,17 @@ def _places(raw: Raw) -> Iterator[Callable[[], None]]:
                 yield value.pop
         elif isinstance(value, dict):
             yield from _places(value)
+
+
+def _told_apart(said: list[tuple[Raw, Token]]) -> list[tuple[Raw, Token]]:
+    """Give each call among what was *said* an id of its own."""
+    free = list(CALL_IDS)
+    apart = []
+    for raw, token in said:
+        if "call_id" in raw:
+            call_id = raw["call_id"] if raw["call_id"] in free else free[0]
+            free.remove(call_id)
+            apart.append(({**raw, "call_id": call_id}, (token[0], call_id, *token[2:])))
+        else:
+            apart.append((raw, token))
+    return apart

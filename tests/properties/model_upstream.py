@@ -33,6 +33,10 @@ class Pause:
         yield
 
 
+IN_THE_PROMPT = frozenset({"instructions", "parallel_tool_calls", "reasoning", "text", "tool_choice", "tools"})
+"""The settings that a model reads; others, such as a temperature, have no tokens."""
+
+
 @dataclass(slots=True)
 class Answer:
     """One response: the context that the model really read, and what it said: *outputs*, which mean *said*.
@@ -245,9 +249,10 @@ class ModelConnection:
         forgets = bool(tokens) and tokens[-1][:2] == ("message", "user")
         kept = [token for token in tokens if not forgets or token[0] != "reasoning"]
         said = answer.said
+        read = {name: value for name, value in answer.settings.items() if name in IN_THE_PROMPT}
         thought = _length([token for token in said if token[0] == "reasoning"])
         return {
-            "input_tokens": len(orjson.dumps(answer.settings)) + _length(kept),
+            "input_tokens": len(orjson.dumps(read)) + _length(kept),
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens": _length(said),
             "output_tokens_details": {"reasoning_tokens": thought},
