@@ -95,7 +95,7 @@ class ChatWorld(World):
     """Agents that know messages, and of upstream's items nothing."""
 
     front_end = Chat()
-    settings = (*(Settings(*pair) for pair in SETTINGS * 4), *(Settings(said, None) for said in UNTOLD))
+    settings = (*(Settings(*pair) for pair in SETTINGS * 8), *(Settings(said, None) for said in UNTOLD))
     usual_settings = 3
     echoes = len(_STYLES)
     policies = ("reasoning", "none", "any", "reasoning", "any", "reasoning")  # with `none` few chains go on
