@@ -127,6 +127,10 @@ class Agent:
         self.heard = [event["item"] for event in events if event["type"] == "response.output_item.done"]
         assert self.heard == said
 
+    def rewind(self, keep: int, text: str) -> None:
+        """Go back to where there were *keep* items, and say *text* there."""
+        self.history, self.heard = [*self.history[:keep], user(text)], []
+
     def edit(self, place: int) -> None:
         """Change one item."""
         self.history[place] = edited(self.history[place])
@@ -168,6 +172,15 @@ class ChatAgent(Agent):
         self.heard = [heard.message]
         assert heard.ended
         assert self.heard == [chat_agents.shown(said).message]
+
+    def rewind(self, keep: int, text: str) -> None:
+        """Go back, to before a call if its output is gone."""
+        kept = self.history[:keep]
+        if keep < len(self.history) and self.history[keep]["role"] == "tool":
+            while not kept[-1].get("tool_calls"):
+                kept.pop()
+            kept.pop()
+        self.history, self.heard = [*kept, user(text)], []
 
     def edit(self, place: int) -> None:
         """Change one message."""
@@ -280,7 +293,7 @@ class PoolMachine(RuleBasedStateMachine):
     def rewind(self, place: int, keep: int, text: str, said: Output) -> None:
         """Somebody goes back, and on from there."""
         agent = self._agent(place)
-        agent.history, agent.heard = [*agent.history[:keep], user(text)], []
+        agent.rewind(keep, text)
         self._ask(said, agent)
 
     @precondition(lambda self: self.agents)
