@@ -108,6 +108,10 @@ class Agent:
         self._key = key
         self._fields = {"model": "gpt-5.5", "store": False, **fields}
 
+    def leave_out(self, name: str) -> None:
+        """Send the field *name* no more."""
+        del self._fields[name]
+
     def fork(self) -> "Agent":
         """Return another agent with the same history."""
         agent = Agent(self._session, self._url, stream=self._stream, key=self._key, **self._fields)

@@ -262,6 +262,50 @@ async def test_an_idle_connection_that_died_is_replaced(proxied: Start, agents: 
     assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 1}
 
 
+@pytest.mark.parametrize("store", [{"store": True}, {"store": None}, {}], ids=["stored", "null", "by default"])
+async def test_a_stored_response_outlives_its_connection(
+    proxied: Start, agents: Agents, store: dict[str, Any]
+) -> None:
+    """Where the agent lets upstream keep it, the next turn is a delta although the connection is gone."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, **store), start.simulator
+    if not store:
+        agent.leave_out("store")
+    await agent.turn("one")
+    simulator.abort_connections()
+    await agent.turn("two")
+    await agent.turn("three")
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "completed"),
+        ("delta", None, 1, "completed"),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert (await start.figures())["connections"]["opened"] == 2
+
+
+async def test_a_stored_response_that_upstream_does_not_find_is_not_asked_for_again(
+    proxied: Start, agents: Agents
+) -> None:
+    """It costs one refused delta; live chains go on, and lost ones are sent in full without asking."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, store=True), start.simulator
+    await agent.turn("one")
+    simulator.abort_connections()
+    simulator.inject(Fault("before_created", "error", status=400, code="previous_response_not_found"))
+    await agent.turn("two")
+    await agent.turn("three")
+    simulator.abort_connections()
+    await agent.turn("four")
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "upstream_forgot", 2, "completed"),
+        ("delta", None, 1, "completed"),
+        ("full", "connection_lost", 1, "completed"),
+    ]
+    assert contexts(simulator) == agent.answered
+
+
 async def test_an_idle_connection_that_upstream_closes_is_replaced(proxied: Start, agents: Agents) -> None:
     """A close frame between turns costs one full upload."""
     start = await proxied(numbered)

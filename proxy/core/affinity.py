@@ -3,6 +3,8 @@
 The baselines of one partition (one upstream, one set of credentials) compete: the longest one that the request
 continues wins. A conversation nobody knows gets a connection that knows nothing, or a new one, so that it does
 not evict another's baseline; when there is no room, the least valuable baseline makes some.
+
+A response that the agent has upstream store outlives its connection: it can be continued on any other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,9 +42,9 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Run on a new connection, and send everything; first close the connection *evict*, if there is one."""
+    """Run on a new connection, and send *upload*; first close the connection *evict*, if there is one."""
 
-    upload: Full
+    upload: Delta | Full
     evict: int | None = None
 
 
@@ -61,30 +63,45 @@ def choose(
     room: int,
     dropped: Dropped = "reasoning",
     fresh: Mismatch | None = None,
+    recall: bool = False,
 ) -> Use | Open | NoRoom:
     """Choose a connection for *request*; *room* is how many more may be opened.
 
-    With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed.
+    With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. With
+    *recall* a stored response is continued although the connection that it came on is gone.
     """
     if fresh is None:
         continued = [
-            (candidate, upload)
+            (candidate, delta)
             for candidate in candidates
             if candidate.free and candidate.baseline is not None
-            for upload in [diff(request, candidate.baseline, dropped)]
-            if isinstance(upload, Delta)
+            for delta in [diff(request, candidate.baseline, dropped)]
+            if isinstance(delta, Delta)
         ]
         if continued:
-            best, upload = max(continued, key=lambda each: (each[0].baseline.length, each[0].last_used))  # type: ignore[union-attr]
-            return Use(best.key, upload)
-    full = Full(fresh or explain(request, candidates, formers, dropped))
+            best, delta = max(continued, key=lambda each: (each[0].baseline.length, each[0].last_used))  # type: ignore[union-attr]
+            return Use(best.key, delta)
+    formers = list(formers)
+    upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
+    if recall and fresh is None:
+        upload = _stored(request, formers, dropped) or upload
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
     if blank is not None and fresh is None:
-        return Use(blank.key, full)
+        return Use(blank.key, upload)
     if room > 0:
-        return Open(full)
+        return Open(upload)
     victim = min((each for each in candidates if each.free), key=_value, default=None)
-    return NoRoom(Full(Mismatch.BUSY)) if victim is None else Open(full, evict=victim.key)
+    return NoRoom(Full(Mismatch.BUSY)) if victim is None else Open(upload, evict=victim.key)
+
+
+_KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
+"""Why a connection may be gone without any fault of the response that it held."""
+
+
+def _stored(request: TurnRequest, formers: Iterable[Former], dropped: Dropped) -> Delta | None:
+    found = [diff(request, former.baseline, dropped) for former in formers if former.reason in _KEPT]
+    deltas = [each for each in found if isinstance(each, Delta)]
+    return max(deltas, key=lambda each: each.baseline.length, default=None)
 
 
 def _value(candidate: Candidate) -> tuple[bool, bool, float]:

@@ -162,6 +162,11 @@ class TurnRequest:
         return self.marks[-1]
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the agent has upstream keep the response beyond the connection, as the API does by default."""
+        return self.fields.get("store") is not False
+
+    @property
     def has_nulls(self) -> bool:
         """Whether a field is explicitly null, which some services take over HTTP but not over a WebSocket."""
         return any(value is None for value in self.fields.values())

@@ -113,6 +113,10 @@ class Doubt:
     model: str = ""
 
 
+_RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
+"""Stored responses that upstream does not find on another connection."""
+
+
 @dataclass(slots=True)
 class Partition:
     """What one set of credentials may share."""
@@ -148,13 +152,20 @@ class Partition:
 class Lease:
     """The exclusive use of a connection for one turn, and what to send on it first."""
 
-    def __init__(self, connection: Connection, upload: Delta | Full, partition: Partition) -> None:
+    def __init__(
+        self, connection: Connection, upload: Delta | Full, partition: Partition, *, recalled: bool = False
+    ) -> None:
         self.connection = connection
         self.upload = upload
         self._partition = partition
+        self._recalled = recalled
 
     def note_delta(self, *, continued: bool, now: float, off_seconds: float, at_once: bool = False) -> None:
         """Remember whether upstream *continued* a chain; where it keeps failing to, stop relying on it."""
+        if self._recalled and not at_once:
+            if not continued:
+                self._partition.refuse(_RECALL, now + off_seconds)  # it says nothing about live chains
+            return
         if continued:
             self._partition.misses = 0
             return
@@ -278,12 +289,14 @@ class Pool:
                 if spare is not None:
                     self._replace(partition, key, slot)
                     key, slot = spare
-                    upload = upload if isinstance(upload, Full) else Full(Mismatch.CONNECTION_LOST)
-                    if not fits:
+                    if isinstance(upload, Delta) and not self._may_recall(request, partition):
+                        upload = Full(Mismatch.CONNECTION_LOST)
+                    if isinstance(upload, Full) and not fits:
                         raise NoLease(Mismatch.TOO_LARGE)
             assert slot.connection is not None  # noqa: S101  (it was opened, or proved itself)
             guard = self._background.start(self._guard(partition, slot.connection), "guard a turn")
-            yield Lease(slot.connection, upload, partition)
+            recalled = isinstance(upload, Delta) and upload.baseline is not slot.claimed
+            yield Lease(slot.connection, upload, partition, recalled=recalled)
         finally:
             if guard is not None:
                 guard.cancel()
@@ -395,6 +408,7 @@ class Pool:
             room=self._limits.max_connections - len(partition.slots),
             dropped=self._limits.dropped_output,
             fresh=fresh,
+            recall=self._may_recall(request, partition),
         )
         if isinstance(choice, NoRoom):
             raise NoLease(Mismatch.BUSY)
@@ -416,6 +430,10 @@ class Pool:
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
+
+    def _may_recall(self, request: TurnRequest, partition: Partition) -> bool:
+        """Whether upstream may still know a response whose connection is gone."""
+        return request.is_stored and not partition.refuses(_RECALL, self._clock())
 
     def _spare(self, partition: Partition) -> int | None:
         """Return the place of a connection that was opened ahead, or is being; rather of one that is there."""

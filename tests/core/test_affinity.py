@@ -61,6 +61,30 @@ def test_a_new_conversation_does_not_evict_anothers_baseline() -> None:
     assert chosen(FIRST, [free(1, OTHER), busy(2)]) == Open(Full(Mismatch.FIRST_TURN))
 
 
+def test_a_stored_response_is_continued_on_another_connection() -> None:
+    """The longest whose connection is gone for no fault of its own, if no open connection knows the history."""
+    formers = [
+        Former(AFTER_FIRST, Mismatch.CONNECTION_LOST),
+        Former(AFTER_SECOND, Mismatch.RETIRED),
+        Former(OTHER, Mismatch.RETIRED),
+    ]
+    delta = diff(request(*THIRD), AFTER_SECOND)
+    assert chosen(THIRD, [], formers=formers, recall=True) == Open(delta)
+    assert chosen(THIRD, [free(7)], formers=formers, recall=True) == Use(7, delta)
+    assert chosen(THIRD, [free(1, OTHER)], formers=formers, recall=True, room=0) == Open(delta, evict=1)
+    assert chosen(THIRD, [free(7, AFTER_FIRST)], formers=formers, recall=True).key == 7
+    assert chosen(THIRD, [], formers=formers) == Open(Full(Mismatch.CONNECTION_LOST))
+
+
+def test_a_response_that_is_in_doubt_is_not_recalled() -> None:
+    """After an error, or for a second attempt, everything is sent."""
+    doubtful = [Former(AFTER_SECOND, Mismatch.AFTER_ERROR)]
+    assert chosen(THIRD, [], formers=doubtful, recall=True) == Open(Full(Mismatch.AFTER_ERROR))
+    kept = [Former(AFTER_SECOND, Mismatch.CONNECTION_LOST)]
+    again = chosen(THIRD, [], formers=kept, recall=True, fresh=Mismatch.CONNECTION_LOST)
+    assert again == Open(Full(Mismatch.CONNECTION_LOST))
+
+
 def test_a_baseline_at_work_is_not_shared() -> None:
     """A second turn of the same conversation has a connection of its own; the reason says why."""
     assert chosen(SECOND, [busy(1, AFTER_FIRST)]) == Open(Full(Mismatch.BUSY))

@@ -161,8 +161,10 @@ class ModelConnection:
         fault = pick(100)
         trouble = 99 - fault if fault >= 100 - upstream.faults else None
         upstream.deltas += asked is not None
-        if asked is not None and (asked != latest or trouble == 0):
-            upstream.unexpected_misses += asked != latest
+        is_stored = message.get("store") is not False
+        is_known = asked == latest or (is_stored and pick(4) != 3)
+        if asked is not None and (not is_known or trouble == 0):
+            upstream.unexpected_misses += asked != latest and not is_stored
             return [_MISSES[pick(len(_MISSES))]]
         context: list[Held] = []
         if asked is not None and trouble != 1:
