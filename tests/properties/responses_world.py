@@ -21,6 +21,7 @@ SETTINGS: tuple[Raw, ...] = (
         "tools": [],
         "reasoning": {"effort": "low"},
     },
+    {"model": "m", "store": True, "stream": True},
     {"model": "n", "store": False, "stream": True},
     {"model": "m", "stream": True, "store": None, "temperature": 0.5},
     {"model": "m", "store": False, "novelty": 1},
@@ -43,7 +44,7 @@ class ResponsesWorld(World):
     settings = tuple(
         Settings(said, {name: value for name, value in said.items() if name != "stream"}) for said in SETTINGS
     )
-    usual_settings = 2
+    usual_settings = 3
     echoes = len(ECHOES)
     sayings = (*("m",) * 5, *("c",) * 4, "cc", "cc", "mrc", "mrc", "mm", "rmr", "s", "k", "")
 
