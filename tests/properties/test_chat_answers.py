@@ -90,7 +90,6 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
     ),
     "the echo is without words": (chat_messages, "echo", _echo_without("message")),
     "the echo is without refusals": (chat_messages, "said", _without_refusal),
-    "the echo has calls before words": (chat_messages, "echo", lambda output: ECHO(output)[::-1]),
     "everybody is the user": (chat_messages, "_message", _one_role),
     "words come after calls": (chat_messages, "items", _calls_first),
     "every tool is a function": (chat_messages, "items", _one_kind),
@@ -239,9 +238,12 @@ def test_the_oracle_knows_what_a_message_says(one: Raw, other: Raw, *, same: boo
 
 
 def test_the_oracle_knows_what_a_tool_answers() -> None:
-    """The output is for the latest call of that name; without one it makes no sense."""
+    """The output is for the latter call of that id right before it, and once; else it makes no sense."""
     assert says(assistant(tool_calls=[F]), ANSWER) != says(assistant(tool_calls=[G]), ANSWER)
-    told = says(assistant(tool_calls=[F]), assistant(tool_calls=[G]), ANSWER)
+    assert says(assistant(tool_calls=[F]), assistant(tool_calls=[G]), ANSWER) is None
+    assert says(assistant(tool_calls=[F]), ASKED, ANSWER) is None
+    assert says(assistant(tool_calls=[F]), ANSWER, ANSWER) is None
+    told = says(assistant(tool_calls=[F, G]), ANSWER)
     assert told is not None
     assert told[-1] == ("custom_tool_call_output", "c1", ("b",))
     assert says(ANSWER) is None
