@@ -132,6 +132,8 @@ class Exchange:
                 await deliver(shown)
         connection.baseline = turn.baseline
         self._partition.turns_lost = 0
+        if turn.baseline is not None and (doubt := self._doubt()) is not None:
+            self._partition.accept(doubt, self._clock())
         self._learn(lease, upload)
 
     def _doubt(self) -> Doubt | None:
@@ -144,10 +146,13 @@ class Exchange:
     def _instead(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
         """Return what becomes of a turn that upstream refused in full: it may take it over HTTP."""
         doubt = self._doubt()
-        if doubt is None or refusal.status not in _REJECTED or refusal.code == "context_length_exceeded":
+        if doubt is None or refusal.status not in _REJECTED:
             return refusal
-        until = self._clock() + self._waits.chaining_retry_seconds
-        return PlainHTTP(doubt.reason, partial(self._partition.refuse, doubt, until))
+        if refusal.code == "context_length_exceeded":
+            # Each API words it in its own way, and clients go by the words.
+            return refusal if self.turn.request.echo is None else PlainHTTP(doubt.reason)
+        now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
+        return PlainHTTP(doubt.reason, partial(self._partition.doubts, doubt, now, off_seconds))
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
         now, off_seconds = self._clock(), self._waits.chaining_retry_seconds

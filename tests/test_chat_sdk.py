@@ -246,6 +246,37 @@ async def test_many_conversations_at_once(proxied: Any, connect: Connect) -> Non
     assert run.server.ledger.uploads == {"full": 6, "delta": 24}
 
 
+async def test_what_only_a_chat_history_tells_in_these_words_is_not_continued_by_another(
+    proxied: Any, connect: Connect
+) -> None:
+    """Chat joins what a response said around its calls; an agent that tells it so to Responses means just that."""
+    call = FunctionCall("ls", "{}", "c1")
+    run = await proxied(scripted([says("A", call, "B"), "two", "three", "four"]))
+    client = await connect(run)
+    tool = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+    told = {
+        "role": "assistant",
+        "content": "AB",
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}],
+    }
+    messages: list[Any] = [USER]
+    await client.chat.completions.create(model="m", messages=messages)
+    await client.chat.completions.create(model="m", messages=[*messages, told, tool])
+    items: list[Any] = [
+        USER,
+        {"role": "assistant", "content": "AB"},
+        {"type": "function_call", "call_id": "c1", "name": "ls", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "x"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "more"},
+    ]
+    for history in (items, items[:4]):
+        await client.responses.create(model="m", input=history, store=False)
+        assert [item["type"] for item in run.simulator.turns[-1].context[1:3]] == ["message", "function_call"]
+    await run.recorded(4)
+    assert [record.upload for record in run.server.ledger.turns(4)] == ["full", "full", "delta", "full"]
+
+
 async def test_both_apis_share_a_connection(proxied: Any, connect: Connect) -> None:
     """What was begun in Chat Completions goes on in Responses, as a delta: the history is the same."""
     run = await proxied(scripted(["one", "two"]))

@@ -366,15 +366,42 @@ async def test_a_translation_that_upstream_refuses_is_for_http_for_a_while(
     assert len(simulator.turns) == 4
 
 
-@pytest.mark.parametrize(("status", "code"), [(429, "rate_limit_exceeded"), (400, "context_length_exceeded")])
 async def test_what_is_wrong_with_a_chat_request_itself_is_upstreams_to_say(
-    pooled: Pooled, simulator: Simulator, status: int, code: str
+    pooled: Pooled, simulator: Simulator
 ) -> None:
     """Over HTTP it would be the same, and cost a second upload."""
-    simulator.inject(Fault("before_created", "error", status=status, code=code))
+    simulator.inject(Fault("before_created", "error", status=429, code="rate_limit_exceeded"))
     with pytest.raises(UpstreamError) as caught:
         await pooled.exchange(chat("a")).run(Shown())
-    assert (caught.value.status, caught.value.code) == (status, code)
+    assert (caught.value.status, caught.value.code) == (429, "rate_limit_exceeded")
+
+
+async def test_a_chat_history_that_is_too_long_is_refused_in_chats_words(
+    pooled: Pooled, simulator: Simulator
+) -> None:
+    """Clients go by them; it says nothing about the translation."""
+    simulator.inject(Fault("before_created", "error", status=400, code="context_length_exceeded"))
+    with pytest.raises(PlainHTTP, match="translation_refused") as caught:
+        await pooled.exchange(chat("a")).run(Shown())
+    caught.value.accepted()
+    await pooled.exchange(chat("a")).run(Shown())
+    simulator.inject(Fault("before_created", "error", status=400, code="context_length_exceeded"))
+    with pytest.raises(UpstreamError):
+        await pooled.exchange(request(user("a"), temperature=None)).run(Shown())
+
+
+async def test_one_odd_chat_request_does_not_speak_for_its_model(pooled: Pooled, simulator: Simulator) -> None:
+    """Where upstream took a translation lately, it refused this request for its own sake."""
+    await pooled.exchange(chat("a")).run(Shown())
+    simulator.inject(Fault("before_created", "error", status=400))
+    with pytest.raises(PlainHTTP, match="translation_refused") as caught:
+        await pooled.exchange(chat("a picture")).run(Shown())
+    caught.value.accepted()
+    await pooled.exchange(chat("b")).run(Shown())
+    pooled.clock.advance(300)
+    simulator.inject(Fault("before_created", "error", status=400))
+    with pytest.raises(PlainHTTP, match="translation_refused"):
+        await pooled.exchange(chat("another")).run(Shown())
 
 
 # Bytes

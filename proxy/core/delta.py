@@ -203,7 +203,8 @@ def _must_match(name: str) -> bool:
 class Baseline:
     """What upstream holds after a completed response: *length* items of the agent's, then *outputs*.
 
-    *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads.
+    *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
+    says that upstream holds items which only a translated history tells in these words.
     """
 
     response_id: str
@@ -215,6 +216,7 @@ class Baseline:
     outputs: tuple[Output, ...]
     turns: int = 1
     weight: Weight | None = None
+    retold: bool = False
 
     @classmethod
     def after(
@@ -225,6 +227,7 @@ class Baseline:
         *,
         turns: int = 1,
         weight: Weight | None = None,
+        retold: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
         return cls(
@@ -237,6 +240,7 @@ class Baseline:
             outputs=outputs,
             turns=turns,
             weight=weight,
+            retold=retold,
         )
 
     def __repr__(self) -> str:
@@ -271,6 +275,8 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
     """
     if baseline.length >= len(request.items) or request.marks[baseline.length] != baseline.mark:
         return Full(Mismatch.HISTORY_CHANGED)
+    if baseline.retold and request.echo is None:
+        return Full(Mismatch.HISTORY_CHANGED)  # these very words, from an agent that speaks upstream's own API
     new = _beyond_echo(request.items[baseline.length :], baseline.outputs, dropped)
     if not new:
         return Full(Mismatch.HISTORY_CHANGED)

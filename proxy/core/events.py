@@ -151,7 +151,10 @@ class Fault:
 
     def as_error(self) -> UpstreamError:
         """Return it as the HTTP answer that it would have been, in upstream's own words."""
-        body = orjson.dumps({"error": dict(self.error)})
+        try:
+            body = orjson.dumps({"error": dict(self.error)})
+        except TypeError:  # half a character
+            body = json.dumps({"error": dict(self.error)}).encode()
         return UpstreamError(self.status, body, self.headers, code=self.code)
 
     @property

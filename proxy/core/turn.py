@@ -71,6 +71,7 @@ class Turn:
         self._reused = False
         self._retried_here = False
         self._items: dict[int, Raw] = {}
+        self._held: list[Raw] = []
         self._has_pieces = False
         self._early: list[ServerEvent] = []
 
@@ -242,7 +243,8 @@ class Turn:
         turns = self.upload.baseline.turns + 1 if isinstance(self.upload, Delta) else 1
         self.response_id = response_id
         weight = self._weight(reading, outputs)
-        self.baseline = Baseline.after(self.request, response_id, outputs, turns=turns, weight=weight)
+        told, retold = self._as_told(outputs)
+        self.baseline = Baseline.after(self.request, response_id, told, turns=turns, weight=weight, retold=retold)
 
     @property
     def _sent(self) -> tuple[Item, ...]:
@@ -274,9 +276,11 @@ class Turn:
         ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones,
         and where the agent was shown pieces of items of which none was told whole.
         """
-        final_items = [item for item in final if isinstance(item, dict)] if isinstance(final, list) else []
-        items = [self._items[index] for index in sorted(self._items)] or final_items
-        outputs = [Output.of(item) for item in items]
+        final_items: list[Raw] = (
+            [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
+        )
+        self._held = [self._items[index] for index in sorted(self._items)] or final_items
+        outputs = [Output.of(item) for item in self._held]
         if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
             return None
         for item in final_items:
@@ -284,9 +288,19 @@ class Turn:
             if index is None:
                 return None
             outputs[index] = outputs[index].sealed(item)
-        if self.request.echo is not None:
-            return tuple(Output.of(item) for item in self.request.echo(items))
         return tuple(outputs)
+
+    def _as_told(self, outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
+        """Return *outputs* as the agent's history will tell them, and whether its chain has any told otherwise."""
+        retold = isinstance(self.upload, Delta) and self.upload.baseline.retold
+        if self.request.echo is None:
+            return outputs, retold
+        told = tuple(Output.of(item) for item in self.request.echo(self._held))
+        return told, retold or _meanings(told) != _meanings(outputs)
+
+
+def _meanings(outputs: tuple[Output, ...]) -> list[tuple[str, bytes]]:
+    return [(each.type, each.meaning) for each in outputs if each.type != "reasoning"]
 
 
 def _response(event: ServerEvent) -> Raw:

@@ -227,4 +227,11 @@ def _output(response: Raw) -> list[Raw]:
 
 
 def _record(data: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % as_json(data)
+    written = as_json(data)
+    for line_break, escaped in _LINE_BREAKS:
+        written = written.replace(line_break, escaped)
+    return b"data: %b\n\n" % written
+
+
+_LINE_BREAKS = tuple((each.encode(), b"\\u%04x" % ord(each)) for each in "\x85\u2028\u2029")
+"""Line breaks to some clients, though not to JSON nor to server-sent events."""

@@ -9,6 +9,7 @@ import orjson
 from proxy.core.items import Raw
 from proxy.errors import UpstreamError
 from proxy.frontends.chat_messages import content_parts, said
+from proxy.frontends.faithful import as_json
 
 CALLS: Mapping[str, tuple[str, str]] = {
     "function_call": ("function", "arguments"),
@@ -43,14 +44,16 @@ def head(kind: str, response: Raw) -> dict[str, Any]:
 
 def message(output: Sequence[Raw]) -> dict[str, Any]:
     """Return the one message that says what *output* says."""
-    text, refusal = said([part for item in output for part in content_parts(item)])
+    parts = [part for item in output for part in content_parts(item)]
+    calls = [_call(item) for item in output if item.get("type") in CALLS]
+    text, refusal = said(parts)
+    is_silent = bool(refusal or calls) or not any(part.get("type") == "output_text" for part in parts)
     whole: dict[str, Any] = {
         "role": "assistant",
-        "content": text or None,
+        "content": None if is_silent and not text else text,
         "refusal": refusal or None,
         "annotations": [],
     }
-    calls = [_call(item) for item in output if item.get("type") in CALLS]
     return {**whole, "tool_calls": calls} if calls else whole
 
 
@@ -136,4 +139,4 @@ def reworded(error: UpstreamError) -> bytes:
     said_in = body.get("error") if isinstance(body, dict) else None
     if not isinstance(said_in, dict):
         return error.body
-    return orjson.dumps({**body, "error": fault(said_in, error.status)})
+    return as_json({**body, "error": fault(said_in, error.status)})

@@ -27,7 +27,7 @@ def items(messages: Any) -> list[dict[str, Any]]:
     """
     if not isinstance(messages, list) or not messages:
         raise Untranslatable("messages")
-    waiting: dict[str, str] = {}  # from the id of a call without an output to the type of its output's item
+    waiting: dict[str, Raw] = {}  # calls without an output, by id
     translated: list[dict[str, Any]] = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
@@ -37,7 +37,7 @@ def items(messages: Any) -> list[dict[str, Any]]:
             raise Untranslatable("messages.tool_calls")
         elif role == "assistant":
             said = list(_said(message))
-            waiting = {item["call_id"]: f"{item['type']}_output" for item in said if "call_id" in item}
+            waiting = {item["call_id"]: item for item in said if "call_id" in item}
             translated += said
         elif isinstance(role, str) and role in _ROLES:
             translated.append(_message(message))
@@ -53,13 +53,16 @@ def _message(message: Raw) -> dict[str, Any]:
     return {"type": "message", "role": role, "content": content}
 
 
-def _tool_output(message: Raw, waiting: dict[str, str]) -> dict[str, Any]:
-    _, call_id, content = take(message, "messages", "role", "tool_call_id", "content")
+def _tool_output(message: Raw, waiting: dict[str, Raw]) -> dict[str, Any]:
+    _, call_id, content, name = take(message, "messages", "role", "tool_call_id", "content", "name")
     if not isinstance(call_id, str) or call_id not in waiting:
         raise Untranslatable("messages.tool_call_id")
+    call = waiting.pop(call_id)
+    if name not in (None, call["name"]):  # some agents repeat the name of the tool
+        raise Untranslatable("messages.name")
     if not isinstance(content, str):
         content = _parts(content, _WRITTEN)
-    return {"type": waiting.pop(call_id), "call_id": call_id, "output": content}
+    return {"type": f"{call['type']}_output", "call_id": call_id, "output": content}
 
 
 def _said(message: Raw) -> Iterator[dict[str, Any]]:
@@ -71,7 +74,7 @@ def _said(message: Raw) -> Iterator[dict[str, Any]]:
         parts += [_spoken(content)] if content or not (calls or refusal) else []
     elif content is not None:
         parts += _parts(content, _SAID)
-    if refusal is not None:
+    if refusal is not None and refusal != "":
         parts.append(_refused(refusal))
     if parts:
         yield {"type": "message", "role": "assistant", "content": parts}
@@ -87,7 +90,7 @@ def _call(given: Any) -> dict[str, Any]:
     call_id, kind, *tools = take(
         _without(given, _BESIDE_CALLS), "messages.tool_calls", "id", "type", "function", "custom"
     )
-    if kind not in {None, "function", "custom"} or not isinstance(call_id, str):
+    if kind not in (None, "function", "custom") or not isinstance(call_id, str):
         raise Untranslatable("messages.tool_calls")
     called, other = tools if kind != "custom" else reversed(tools)
     if other is not None:

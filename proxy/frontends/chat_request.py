@@ -101,7 +101,7 @@ def _logprobs(wanted: Any) -> list[str]:
 def _format(given: Any) -> dict[str, Any]:
     kind, schema = take(given, "response_format", "type", "json_schema")
     if kind != "json_schema":
-        if schema is not None or kind not in {"text", "json_object"}:
+        if schema is not None or kind not in ("text", "json_object"):
             raise Untranslatable("response_format")
         return {"type": kind}
     names = ("name", "description", "schema", "strict")
@@ -166,7 +166,7 @@ def _chosen(given: Any) -> dict[str, Any]:
     """Name one tool, `{"type": "function", "function": {"name": N}}`, the flat way."""
     kind, *named = take(given, "tool_choice", "type", "function", "custom")
     wanted, other = named if kind == "function" else reversed(named)
-    if kind not in {"function", "custom"} or other is not None:
+    if kind not in ("function", "custom") or other is not None:
         raise Untranslatable("tool_choice")
     (name,) = take(wanted, f"tool_choice.{kind}", "name")
     return {"type": kind, "name": name}

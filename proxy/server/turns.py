@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +23,7 @@ from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
-from proxy.upstream.headers import end_to_end, of_answer, of_identity, of_wire, to_http
+from proxy.upstream.headers import Headers, end_to_end, of_answer, of_identity, of_wire, to_http
 from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
 
@@ -135,7 +136,7 @@ class AgentRequest:
         self._bytes_from_agent = len(raw)
         read = self._read(raw, front_end)
         if isinstance(read, Opaque):
-            self._model, self._detail = read.model, read.detail
+            self._model, self._detail = read.model, _shown(read.detail)
             return await self._over_http(raw, read.reason)
         self._model = read.turn.model
         events = self._events = EventReply(self._reply, read.answer)
@@ -181,6 +182,9 @@ class AgentRequest:
             return front_end.decode(bodies.decode(raw, encodings, limit=config.max_body_bytes))
         except bodies.Undecodable:
             return Opaque(Mismatch.NOT_DIFFABLE)
+        except Exception as exc:  # noqa: BLE001  (a defect: the agent's request goes on as it came)
+            self._report(exc)
+            return Opaque(Mismatch.DEFECT)
 
     async def _over_websocket(self, turn: Turn, answer: Answer, events: EventReply) -> web.StreamResponse:
         """Answer *turn* over a WebSocket. Raises PlainHTTP where nothing was shown and HTTP should be used."""
@@ -220,7 +224,7 @@ class AgentRequest:
             async with self._services.http.request(
                 request.method,
                 request.raw_path.removeprefix("/v1"),
-                to_http(of_wire(request.raw_headers)),
+                self._headers(),
                 body if request.body_exists else None,
                 self._traffic,
             ) as response:
@@ -231,6 +235,14 @@ class AgentRequest:
             if exc.trouble is not Trouble.CAPTIVE_PORTAL:  # of which the link has told once and for all
                 log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             return await self._unavailable(502, exc)
+
+    def _headers(self) -> Headers:
+        """Return the agent's headers for upstream; one that has a status already was told of no encoding."""
+        headers = to_http(of_wire(self._request.raw_headers))
+        if self._events is None or not self._events.awaited:
+            return headers
+        rest = [each for each in headers if each[0].lower() != "accept-encoding"]
+        return (*rest, ("Accept-Encoding", "identity"))
 
     async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:
         """Tell the agent that there is no answer; one that has a part of an answer is cut off."""
@@ -320,3 +332,11 @@ class AgentRequest:
             attempts=self._http_attempts + (turn.attempts if turn is not None else 0),
             status=self._status,
         )
+
+
+def _shown(name: str | None) -> str | None:
+    """Return the *name* of a parameter for the figures; one that is no name at all may be anything."""
+    return name if name is None or _NAME.fullmatch(name) else "a field with an odd name"
+
+
+_NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")

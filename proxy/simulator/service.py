@@ -190,12 +190,12 @@ class Service:
 
     def _check_length(self, size: int, field: str) -> None:
         limit = self.settings.context_limit_tokens
-        if limit is not None and size > limit:
-            raise invalid(
-                "Your input exceeds the context window of this model. Please adjust your input and try again.",
-                code="context_length_exceeded",
-                param=field,
-            )
+        if limit is None or size <= limit:
+            return
+        words = "Your input exceeds the context window of this model. Please adjust your input and try again."
+        if field == "messages":
+            words = f"This model's maximum context length is {limit} tokens. Your messages have {size} tokens."
+        raise invalid(words, code="context_length_exceeded", param=field)
 
 
 def _written(items: list[Item]) -> int:

@@ -133,6 +133,7 @@ class Partition:
     pauses: Iterator[float] | None = None
     turns_lost: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
+    accepted_at: dict[Doubt, float] = field(default_factory=dict)
 
     def refuse_until(self, moment: float) -> None:
         """Use plain HTTP until the clock shows *moment*."""
@@ -143,6 +144,18 @@ class Partition:
         if len(self.refused_until) >= _DOUBTS_KEPT:
             del self.refused_until[next(iter(self.refused_until))]
         self.refused_until[doubt] = moment
+
+    def accept(self, doubt: Doubt, now: float) -> None:
+        """Take note that upstream took what *doubt* says."""
+        self.accepted_at.pop(doubt, None)
+        if len(self.accepted_at) >= _DOUBTS_KEPT:
+            del self.accepted_at[next(iter(self.accepted_at))]
+        self.accepted_at[doubt] = now
+
+    def doubts(self, doubt: Doubt, now: float, off_seconds: float) -> None:
+        """Believe a refusal for *off_seconds*, unless upstream took the like lately: then it was the request's."""
+        if doubt not in self.accepted_at or now - self.accepted_at[doubt] >= off_seconds:
+            self.refuse(doubt, now + off_seconds)
 
     def refuses(self, doubt: Doubt, now: float) -> bool:
         """Whether upstream lately refused what *doubt* says."""

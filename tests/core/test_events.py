@@ -286,3 +286,9 @@ def test_the_settings_of_two_turns_begin_alike() -> None:
     first, second = response_create(one, found), response_create(other, None)
     shared = first.index(b'"previous_response_id"')
     assert first[:shared] == second[:shared]
+
+
+def test_a_refusal_with_half_a_character_is_still_upstreams() -> None:
+    """Some models' words end in the middle of one."""
+    refused = Fault.of({"status": 429, "error": {"message": "\ud83d"}}).as_error()
+    assert (refused.status, refused.body) == (429, b'{"error": {"message": "\\ud83d"}}')

@@ -244,6 +244,31 @@ def test_log_probabilities_go_with_their_words() -> None:
     }
 
 
+def test_no_record_is_broken_by_what_some_clients_take_for_a_line_break() -> None:
+    """They split at more than server-sent events do."""
+    answer = StreamedCompletion(usage=False, logprobs=False)
+    raw = answer.add(words("a\u2028b\u2029c\x85d"))
+    assert len(raw.decode().splitlines()) == 4
+    assert orjson.loads(raw.split(b"data: ")[2])["choices"][0]["delta"] == {"content": "a\u2028b\u2029c\x85d"}
+
+
+@pytest.mark.parametrize(
+    ("items", "content"),
+    [
+        ([spoken("")], ""),
+        ([spoken(""), CALL], None),
+        ([CALL], None),
+        ([], None),
+        ([spoken("a"), CALL], "a"),
+        ([{"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}], None),
+    ],
+)
+def test_content_is_null_only_where_nothing_was_said(items: list[JSON], content: str | None) -> None:
+    """An empty answer is an answer."""
+    completion = whole(CREATED, *(done(item, n) for n, item in enumerate(items)), ended())
+    assert completion["choices"][0]["message"]["content"] == content
+
+
 def test_obfuscation_is_passed_on() -> None:
     """Upstream decides on it, as the agent asked."""
     assert streamed(CREATED, words("a", obfuscation="xyz"))[-1]["obfuscation"] == "xyz"

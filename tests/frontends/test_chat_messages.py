@@ -133,6 +133,18 @@ def test_outputs_of_tools_go_with_their_calls() -> None:
     ]
 
 
+def test_a_tool_may_repeat_its_name() -> None:
+    """Which the call has told already."""
+    said = {"role": "assistant", "tool_calls": [call()]}
+    answer = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+    assert items([said, {**answer, "name": "ls"}]) == items([said, answer])
+
+
+def test_an_empty_refusal_is_none() -> None:
+    """Agents that join the pieces of a stream begin with an empty text."""
+    assert items([{"role": "assistant", "content": "a", "refusal": ""}]) == [spoken("a")]
+
+
 @pytest.mark.parametrize(
     ("messages", "named"),
     [
@@ -180,6 +192,14 @@ def test_outputs_of_tools_go_with_their_calls() -> None:
         ([{"role": "assistant", "content": "x", "tool_calls": {}}], "messages.tool_calls"),
         ([{"role": "assistant", "tool_calls": ["x"]}], "messages.tool_calls"),
         ([{"role": "assistant", "tool_calls": [call(type="x")]}], "messages.tool_calls"),
+        ([{"role": "assistant", "tool_calls": [call(type=[])]}], "messages.tool_calls"),
+        (
+            [
+                {"role": "assistant", "tool_calls": [call()]},
+                {"role": "tool", "tool_call_id": "c1", "name": "cat", "content": "x"},
+            ],
+            "messages.name",
+        ),
         ([{"role": "assistant", "tool_calls": [call(1)]}], "messages.tool_calls"),  # type: ignore[arg-type]
         ([{"role": "assistant", "tool_calls": [call(custom={"name": "x"})]}], "messages.tool_calls"),
         ([{"role": "assistant", "tool_calls": [call(function=None)]}], "messages.tool_calls.function"),

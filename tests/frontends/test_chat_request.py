@@ -192,6 +192,8 @@ def test_what_asks_for_nothing_needs_no_equal(name: str, value: Any) -> None:
         ("response_format", {"type": "xml"}),
         ("response_format", {"type": "text", "json_schema": SCHEMA}),
         ("tool_choice", {"type": "web_search"}),
+        ("tool_choice", {"type": {}}),
+        ("response_format", {"type": ["text"]}),
         ("tool_choice", {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": {}}}),
         ("tool_choice", {"type": "function", "function": {"name": "a"}, "custom": {"name": "b"}}),
         ("tools", [{"type": "web_search"}]),

@@ -13,6 +13,7 @@ import pytest
 from proxied import KEY
 from websockets.asyncio.server import ServerConnection, serve
 
+from proxy.frontends.responses import Responses
 from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
 
 CREATED = b'{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","output":[]}}'
@@ -414,3 +415,34 @@ async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
     heard.set()
     with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
         await anext(pieces)
+
+
+@pytest.mark.parametrize("name", ["x" * 65, "my secret \x1b[31m", "é", ""])
+async def test_a_field_with_an_odd_name_is_not_shown(proxied: Any, name: str) -> None:
+    """It may be anything, and figures hold no content."""
+    run = await proxied()
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    await run.post({**body, name: 1}, target="/v1/chat/completions")
+    await run.post({**body, "logit_bias": {"1": 1}}, target="/v1/chat/completions")
+    await run.recorded(2)
+    assert [turn["detail"] for turn in (await run.figures("turns"))["turns"]] == [
+        "logit_bias",
+        "a field with an odd name",
+    ]
+
+
+async def test_a_request_that_cannot_be_read_for_a_defect_of_ours_goes_on_as_it_came(
+    proxied: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent gets upstream's answer, and the log says where we failed."""
+
+    def fail(_self: Responses, _body: bytes) -> None:
+        raise KeyError
+
+    run = await proxied(scripted(["alpha"]))
+    monkeypatch.setattr(Responses, "decode", fail)
+    answer = await run.post({**ASK, "stream": False})
+    assert answer.json()["status"] == "completed"
+    await run.recorded(1)
+    (turn,) = (await run.figures("turns"))["turns"]
+    assert (turn["upload"], turn["reason"]) == ("http", "defect")
