@@ -11,7 +11,7 @@ from proxy.frontends import chat_messages, chat_request, sse
 from proxy.frontends.base import Answer, Opaque, Readable
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 from proxy.frontends.chat_request import Untranslatable
-from proxy.frontends.faithful import UnfaithfulError, parse
+from proxy.frontends.faithful import envelope
 
 
 class Chat:
@@ -25,15 +25,10 @@ class Chat:
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
-        try:
-            request = parse(body)
-        except UnfaithfulError:
+        read = envelope(body)
+        if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)
-        if not isinstance(request, dict):
-            return Opaque(Mismatch.NOT_DIFFABLE)
-        model, stream = request.get("model"), request.get("stream")
-        if not isinstance(model, str) or not isinstance(stream, bool | None):
-            return Opaque(Mismatch.NOT_DIFFABLE)
+        request, model, stream = read
         try:
             chat_request.check_tools(request)
             fields = chat_request.settings(request)
@@ -44,11 +39,11 @@ class Chat:
             {"model": model, **fields, "input": items},
             tuple(Item.of(item) for item in items),
             model=model,
-            stream=bool(stream),
+            stream=stream,
             size=len(body),
             echo=chat_messages.echo,
         )
-        return Readable(turn, _answer(request, stream=bool(stream)))
+        return Readable(turn, _answer(request, stream=stream))
 
 
 def _answer(request: dict[str, Any], *, stream: bool) -> Answer:

@@ -27,6 +27,20 @@ def parse(body: bytes) -> Any:
     return value
 
 
+def envelope(body: bytes) -> tuple[dict[str, Any], str, bool] | None:
+    """Return the request in *body*, its model, and whether it is streamed; None where that cannot be read."""
+    try:
+        request = parse(body)
+    except UnfaithfulError:
+        return None
+    if not isinstance(request, dict):
+        return None
+    model, stream = request.get("model"), request.get("stream")
+    if not isinstance(model, str) or not isinstance(stream, bool | None):
+        return None
+    return request, model, bool(stream)
+
+
 def as_json(value: Any) -> bytes:
     """Write what upstream said, the way it wrote it where that is half a character or nested deeply."""
     try:

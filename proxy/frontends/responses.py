@@ -8,7 +8,7 @@ from proxy.core.items import Item
 from proxy.errors import UpstreamError
 from proxy.frontends import sse
 from proxy.frontends.base import Opaque, Readable
-from proxy.frontends.faithful import UnfaithfulError, as_json, parse
+from proxy.frontends.faithful import as_json, envelope
 from proxy.frontends.gathering import Gathering
 from proxy.frontends.refusal import words
 
@@ -26,22 +26,17 @@ class Responses:
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
-        try:
-            request = parse(body)
-        except UnfaithfulError:
+        read = envelope(body)
+        if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)
-        if not isinstance(request, dict):
-            return Opaque(Mismatch.NOT_DIFFABLE)
-        model, stream = request.get("model"), request.get("stream")
-        if not isinstance(model, str) or not (stream is None or isinstance(stream, bool)):
-            return Opaque(Mismatch.NOT_DIFFABLE)
+        request, model, stream = read
         taken = next((name for name, value in request.items() if _taken(name, value)), None)
         if taken is not None:
             return Opaque(Mismatch.UNSUPPORTED_FIELD, model, taken)
         items = _items(request.get("input"))
         if items is None:
             return Opaque(Mismatch.NOT_DIFFABLE, model)
-        turn = TurnRequest.of(request, items, model=model, stream=bool(stream), size=len(body))
+        turn = TurnRequest.of(request, items, model=model, stream=stream, size=len(body))
         return Readable(turn, StreamedAnswer() if stream else WholeAnswer())
 
 

@@ -1,5 +1,6 @@
 """One request answered by one response, whatever comes in between."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +22,9 @@ from said import (
     user,
 )
 
-from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import ServerEvent
-from proxy.core.items import Output
+from proxy.core.items import Output, Raw
 from proxy.core.turn import Again, State, Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 
@@ -567,3 +568,59 @@ def test_a_second_attempt_keeps_nothing_of_the_first() -> None:
     turn.receive(created("resp_3"))
     turn.receive(completed(assistant("Hi"), response_id="resp_3"))
     assert turn.baseline == Baseline.after(SENT, "resp_3", outputs(assistant("Hi")))
+
+
+# An agent that speaks another API.
+
+
+def joined(items: Sequence[Raw]) -> list[Raw]:
+    """Tell a response as one message before its calls."""
+    words = "".join(item["content"][0]["text"] for item in items if item["type"] == "message")
+    calls = [item for item in items if item["type"] != "message"]
+    return [assistant(words), *calls] if words else calls
+
+
+def answered(asked: TurnRequest, *items: JSON, upload: Delta | Full = FULL) -> Baseline:
+    """Return what upstream holds once it answered *asked* with *items*."""
+    turn = Turn(asked)
+    turn.start(upload, reused=isinstance(upload, Delta))
+    parent = upload.baseline.response_id if isinstance(upload, Delta) else None
+    turn.receive(created(previous_response_id=parent))
+    for index, item in enumerate(items):
+        turn.receive(done(item, index))
+    turn.receive(event("response.completed", response={"id": "resp_2", "output": list(items)}))
+    assert turn.baseline is not None
+    return turn.baseline
+
+
+def test_a_response_is_known_as_the_agents_history_tells_it() -> None:
+    """Upstream's items are not what a translated history shows; that stays so for the whole chain."""
+    asked = replace(request(*HISTORY), echo=joined)
+    held = answered(asked, assistant("a"), call(), assistant("b"))
+    assert held.retold
+    told = [*HISTORY, assistant("ab"), call(), answer()]
+    again = replace(request(*told), echo=joined)
+    upload = diff(again, held)
+    assert isinstance(upload, Delta)
+    assert diff(request(*told), held) == Full(Mismatch.HISTORY_CHANGED)
+    further = [*told, assistant("c"), user("d")]
+    later = answered(again, assistant("c"), upload=upload)
+    assert later.retold
+    assert isinstance(diff(replace(request(*further), echo=joined), later), Delta)
+    assert diff(request(*further), later) == Full(Mismatch.HISTORY_CHANGED)
+
+
+def test_a_response_that_both_tell_alike_can_be_continued_by_both() -> None:
+    """One message, or its calls alone: there is nothing to join."""
+    asked = replace(request(*HISTORY), echo=joined)
+    held = answered(asked, reasoning("Look"), assistant("a"), call())
+    assert not held.retold
+    assert isinstance(diff(request(*HISTORY, assistant("a"), call(), answer()), held), Delta)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored"), [({"store": False}, False), ({"store": True}, True), ({"store": None}, True)]
+)
+def test_a_response_is_stored_unless_the_agent_says_no(fields: JSON, stored: bool) -> None:  # noqa: FBT001
+    """That is the API's default."""
+    assert request(*HISTORY, **fields).is_stored is stored

@@ -65,3 +65,11 @@ def test_what_has_no_equal_goes_in_its_own_bytes() -> None:
     assert decode(tool_choice="auto") == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "tool_choice")
     assert decode(tools=[]) == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "tools")
     assert decode(messages=[]) == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "messages")
+
+
+def test_a_choice_of_tools_needs_tools() -> None:
+    """Chat Completions refuse it without; the Responses API would take it."""
+    tools = [{"type": "function", "function": {"name": "ls"}}]
+    assert isinstance(decode(tools=tools, tool_choice="auto", parallel_tool_calls=True), Readable)
+    assert decode(tool_choice="auto") == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "tool_choice")
+    assert decode(tools=[]) == Opaque(Mismatch.UNSUPPORTED_FIELD, "m", "tools")
