@@ -93,7 +93,7 @@ async def test_stats_count_turns_by_upload_and_reason(proxied: Any) -> None:
 
 async def test_stats_count_lost_connections(proxied: Any) -> None:
     """A WebSocket that upstream closes is lost; it is no longer open."""
-    run = await proxied()
+    run = await proxied(open_ahead=False)
     await run.post(ask(message("a")))
     await run.simulator.close_connections()
     await run.simulator.journal.until(lambda: not run.simulator.open_connections)
