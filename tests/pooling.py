@@ -6,13 +6,14 @@ from typing import Any, Self
 import orjson
 from conversation import JSON, Clock, user
 
-from proxy.core.delta import Mismatch, TurnRequest
+from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Turn
 from proxy.exchange import Exchange, Waits
 from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.ledger import Connections, Traffic
+from proxy.simulator import Simulator
 from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
@@ -141,3 +142,10 @@ class Shown:
     def output(self) -> list[JSON]:
         """The items of the answer."""
         return [event.json()["item"] for event in self.events if event.type == "response.output_item.done"]
+
+
+async def converse(pooled: Pooled, simulator: Simulator, conversation: Conversation, text: str) -> Delta | Full:
+    """Run a turn of *conversation*; return how it was sent."""
+    turn = await pooled.lend(conversation.says(text))
+    conversation.hears(simulator.turns[-1].output)
+    return turn.upload

@@ -92,15 +92,14 @@ def _call(given: Any) -> dict[str, Any]:
     )
     if kind not in (None, "function", "custom") or not isinstance(call_id, str):
         raise Untranslatable("messages.tool_calls")
-    called, other = tools if kind != "custom" else reversed(tools)
+    named, text = ("custom_tool_call", "input") if kind == "custom" else ("function_call", "arguments")
+    called, other = reversed(tools) if kind == "custom" else tools
     if other is not None:
         raise Untranslatable("messages.tool_calls")
-    text = "arguments" if kind != "custom" else "input"
     name, written = take(_without(called, _BESIDE_CALLS), "messages.tool_calls.function", "name", text)
     if not isinstance(name, str) or not isinstance(written, str):
         raise Untranslatable("messages.tool_calls")
-    item_kind = "function_call" if kind != "custom" else "custom_tool_call"
-    return {"type": item_kind, "call_id": call_id, "name": name, text: written}
+    return {"type": named, "call_id": call_id, "name": name, text: written}
 
 
 def _without(given: Any, names: frozenset[str]) -> Any:

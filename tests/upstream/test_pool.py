@@ -1,47 +1,20 @@
 """The connections to one upstream, who may use which, and for how long."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from conversation import user
-from pooling import KEY, TIMING, Conversation, Pooled, request, run
+from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
-from proxy.simulator import Fault, Incomplete, Simulator, SimulatorSettings, says, scripted
+from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
 from proxy.upstream.pool import NoLease
 
 Start = Callable[..., Awaitable[Pooled]]
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """Return a simulator that numbers its answers."""
-    script = scripted(f"answer {number}" for number in range(100))
-    async with Simulator(SimulatorSettings(), script=script) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def pooled(stack: AsyncExitStack, simulator: Simulator) -> Start:
-    """Start a pool towards the simulator; keyword arguments are its limits."""
-
-    async def start(**options: Any) -> Pooled:
-        return await stack.enter_async_context(Pooled(simulator.base_url, **options))
-
-    return start
-
-
-async def converse(pooled: Pooled, simulator: Simulator, conversation: Conversation, text: str) -> Delta | Full:
-    """Run a turn of *conversation*; return how it was sent."""
-    turn = await pooled.lend(conversation.says(text))
-    conversation.hears(simulator.turns[-1].output)
-    return turn.upload
 
 
 def reason(upload: Delta | Full) -> Mismatch | None:

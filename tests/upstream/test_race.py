@@ -1,46 +1,19 @@
 """Connections that may have died, against new ones: who wins, and what is opened before it is needed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from pooling import TIMING, Conversation, Pooled, Shown, run
+from pooling import TIMING, Conversation, Pooled, Shown, converse, run
 
 from proxy.core.delta import Delta, Full, Mismatch
-from proxy.simulator import Simulator, SimulatorSettings, scripted
+from proxy.simulator import Simulator
 from proxy.upstream import connection as connection_module
 from proxy.upstream import pool as pool_module
 from proxy.upstream.connection import Connection
 
 Start = Callable[..., Awaitable[Pooled]]
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """Return a simulator that numbers its answers."""
-    script = scripted(f"answer {number}" for number in range(100))
-    async with Simulator(SimulatorSettings(), script=script) as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def pooled(stack: AsyncExitStack, simulator: Simulator) -> Start:
-    """Start a pool towards the simulator; keyword arguments are its limits."""
-
-    async def start(**options: Any) -> Pooled:
-        return await stack.enter_async_context(Pooled(simulator.base_url, **options))
-
-    return start
-
-
-async def converse(pooled: Pooled, simulator: Simulator, conversation: Conversation, text: str) -> Delta | Full:
-    """Run a turn of *conversation*; return how it was sent."""
-    turn = await pooled.lend(conversation.says(text))
-    conversation.hears(simulator.turns[-1].output)
-    return turn.upload
 
 
 def connection(pooled: Pooled) -> Connection:
