@@ -283,17 +283,13 @@ def _thought(raw: Raw) -> Any:
 
 def _told(run: Iterable[Raw]) -> Fingerprint | None:
     """Fingerprint the readable part of reasoning items; None where the agent left it out."""
-    summary, content = _thoughts(run)
-    return digest([summary, content]) if summary or content else None
+    thoughts = _thoughts(run)
+    return digest(thoughts) if thoughts else None
 
 
-def _thoughts(run: Iterable[Raw]) -> tuple[list[Any], list[Any]]:
-    summary: list[Any] = []
-    content: list[Any] = []
-    for raw in run:
-        summary += _as_list(raw.get("summary"))
-        content += _as_list(raw.get("content"))
-    return summary, content
+def _thoughts(run: Iterable[Raw]) -> list[Any]:
+    """Return what the reasoning items of *run* say, in the order in which they say it."""
+    return [[field, part] for raw in run for field in ("summary", "content") for part in _as_list(raw.get(field))]
 
 
 def _as_list(value: Any) -> list[Any]:

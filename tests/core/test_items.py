@@ -271,6 +271,9 @@ def test_reasoning_may_come_back_in_several_items() -> None:
     assert echoed(said, reasoning("a"), reasoning("x"), reasoning("c")) == 0
     assert echoed(said, reasoning("a"), reasoning(), reasoning("b"), reasoning("c")) == 0
     assert echoed(said, reasoning("a"), reasoning("b", id="rs_2", encrypted_content="gAAAAA2")) == 0
+    aloud = {"content": [{"type": "reasoning_text", "text": "t"}]}
+    assert echoed({**said, **aloud}, *pieces[:2], reasoning("c", **aloud)) == 3
+    assert echoed({**said, **aloud}, reasoning("a", **aloud), *pieces[1:]) == 0  # the text was said last
 
 
 def test_an_item_sent_twice_is_echoed_once() -> None:
