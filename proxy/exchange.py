@@ -128,11 +128,16 @@ class Exchange:
                 raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
             except UpstreamError as exc:
                 raise self._instead(exc) from exc
+            if turn.finished or turn.again is not None:
+                self._settle(lease, upload)  # at once: an agent may hang up as soon as it has the last event
             if shown:
                 await deliver(shown)
-        connection.baseline = turn.baseline
+
+    def _settle(self, lease: Lease, upload: Delta | Full) -> None:
+        """Remember what the turn that has ended says about its connection and about upstream."""
+        lease.connection.baseline = self.turn.baseline
         self._partition.turns_lost = 0
-        if turn.baseline is not None and (doubt := self._doubt()) is not None:
+        if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
             self._partition.accept(doubt, self._clock())
         self._learn(lease, upload)
 

@@ -38,6 +38,10 @@ _CALMLY = {
 _STATUSES: dict[State, Status] = {State.COMPLETED: "completed", State.INCOMPLETE: "incomplete"}
 
 
+def _status(turn: Turn) -> Status:
+    return _STATUSES.get(turn.state, "failed")
+
+
 @dataclass(frozen=True)
 class Services:
     """What every request is answered with. *clock* is monotonic, in seconds; *now* is the time of day."""
@@ -92,6 +96,7 @@ class AgentRequest:
         self._http_attempts = 0
         self._model: str | None = None
         self._detail: str | None = None
+        self._told = False  # the last event of the turn is with the agent
         self._turn: Turn | None = None
         self._events: EventReply | None = None
 
@@ -114,19 +119,23 @@ class AgentRequest:
                 return self._reply.abort()
             return self._reply.error(408, str(exc), "request_timeout")
         except asyncio.CancelledError:
-            self._status = "aborted"
+            self._status = self._ended_early()
             if self._reply.begun or not self._services.stopping.is_set():
                 raise  # the agent is gone, or has a part of the answer that must not pass for the whole
             task.uncancel()
             return self._reply.error(503, "packlight is stopping", "stopping")
         except ConnectionResetError:
-            self._status = "aborted"  # the agent is gone: nobody is left to answer
+            self._status = self._ended_early()  # the agent is gone: nobody is left to answer
             if self._reply.begun:
                 return self._reply.abort()
             raise
         finally:
             self._services.in_flight.discard(task)
             self._enter()
+
+    def _ended_early(self) -> Status:
+        """Return the status of a request whose agent hung up: some do as soon as they have the last event."""
+        return _status(self._turn) if self._turn is not None and self._told else "aborted"
 
     async def _answer(self, front_end: FrontEnd) -> web.StreamResponse:
         config = self._services.config
@@ -199,10 +208,11 @@ class AgentRequest:
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
             self._note_shown()
             await events.deliver(shown)
+            self._told = turn.finished and self._reply.begun
 
         try:
             await exchange.run(deliver)
-            self._status = _STATUSES.get(turn.state, "failed")
+            self._status = _status(turn)
             return await events.finish()
         except UpstreamError as exc:
             if events.awaited:

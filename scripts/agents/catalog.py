@@ -20,7 +20,8 @@ PROMPT = "Look around in this folder with your tools, then tell me how things ar
 class Place:
     """Where an agent runs: a *home* of its own, the project in *work*, and packlight at *base_url*.
 
-    It works for *turns* turns before it answers.
+    It works for *turns* turns before it answers. Its client gives up after *patience* seconds without a sign of
+    life, or when it does by default.
     """
 
     home: Path
@@ -28,6 +29,7 @@ class Place:
     base_url: str
     api: Api
     turns: int
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ def codex(*, websockets: bool = False) -> Callable[[Place], Command]:
     """Return how Codex gets a provider of its own; with *websockets* it first asks for one, and is refused."""
 
     def prepare(place: Place) -> Command:
+        patience = f"stream_idle_timeout_ms = {place.patience * 1000:.0f}" if place.patience else ""
         _write(
             place.home / ".codex/config.toml",
             f"""\
@@ -101,6 +104,7 @@ base_url = "{place.base_url}"
 env_key = "OPENAI_API_KEY"
 wire_api = "responses"
 supports_websockets = {str(websockets).lower()}
+{patience}
 [analytics]
 enabled = false
 """,
@@ -244,7 +248,8 @@ def loop(*options: str) -> Callable[[Place], Command]:
 
     def prepare(place: Place) -> Command:
         env = {"OPENAI_BASE_URL": place.base_url, **LITELLM_QUIET}
-        return Command(("--api", place.api, *options, MODEL, PROMPT), env)
+        patience = ("--patience", str(place.patience)) if place.patience else ()
+        return Command(("--api", place.api, *patience, *options, MODEL, PROMPT), env)
 
     return prepare
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,12 +24,16 @@ class DidNotStart(Exception):
 
 
 class Packlight:
-    """A proxy on a free port, in front of *upstream*. Its log goes to the file *log*."""
+    """A proxy on a free port, in front of *upstream*. Its log goes to the file *log*.
 
-    def __init__(self, upstream: str, *, home: Path, log: Path) -> None:
+    *settings* are environment variables.
+    """
+
+    def __init__(self, upstream: str, *, home: Path, log: Path, settings: Mapping[str, str]) -> None:
         self._upstream = upstream
         self._home = home
         self._log = log
+        self._settings = settings
         self.url = ""
 
     @property
@@ -112,4 +117,4 @@ class Packlight:
             for name, value in os.environ.items()
             if not name.upper().startswith("PACKLIGHT_") and not name.upper().endswith("_PROXY")
         }
-        return kept | {"HOME": str(self._home), "XDG_CONFIG_HOME": str(self._home / ".config")}
+        return kept | {"HOME": str(self._home), "XDG_CONFIG_HOME": str(self._home / ".config")} | self._settings

@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 import report
 from catalog import AGENTS, Agent, Api
+from hardship import Hardship
 from install import NotInstalled, default_cache
 from packlight import DidNotStart
 from trial import Trial, attempt
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=AGENTS, help=f"of {', '.join(AGENTS)}")
     parser.add_argument("--turns", type=int, default=10, metavar="N", help="tool calls of each agent (10)")
     parser.add_argument("--chat", action="store_true", help="let agents speak Chat Completions")
+    parser.add_argument("--hardship", type=float, metavar="SECONDS", help="of silence and of darkness, 4 times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="FOLDER", help="for the agents")
     given = parser.parse_args()
@@ -32,8 +34,9 @@ def main() -> int:
     agents = [AGENTS[name] for name in given.only or AGENTS if api in AGENTS[name].apis]
     if not agents or given.turns < 1:
         parser.error("nothing to do")
+    hardship = Hardship(given.hardship) if given.hardship else None
     try:
-        trials = asyncio.run(_try(agents, api, given.turns, given.cache.absolute()))
+        trials = asyncio.run(_try(agents, api, given.turns, given.cache.absolute(), hardship))
     except DidNotStart as exc:
         print(f"scripts/try-agents: {exc}", file=sys.stderr)
         return 1
@@ -45,12 +48,14 @@ def main() -> int:
     return 1 if len(trials) < len(agents) or any(trial.problems for trial in trials) else 0
 
 
-async def _try(agents: Sequence[Agent], api: Api, turns: int, cache: Path) -> list[Trial]:
+async def _try(
+    agents: Sequence[Agent], api: Api, turns: int, cache: Path, hardship: Hardship | None
+) -> list[Trial]:
     trials = []
     for agent in agents:
         print(f"{agent} ...", file=sys.stderr)
         try:
-            trial = await attempt(agent, api=api, turns=turns, cache=cache)
+            trial = await attempt(agent, api=api, turns=turns, cache=cache, hardship=hardship)
         except NotInstalled as exc:
             print(f"{agent}: {exc}", file=sys.stderr)
             continue

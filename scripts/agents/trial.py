@@ -7,19 +7,22 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import context
 from catalog import KEY, PROMPT, Agent, Api, Place
 from figures import DELTAS_WANTED, Figures
+from hardship import Hardship, Ordeal
 from install import install
+from link import Link
 from model import NOTES, make_project, note, noting_script, reading_script
 from packlight import Packlight
 
-from proxy.simulator import SimulatedTurn, Simulator, SimulatorSettings
+from proxy.simulator import Script, SimulatedTurn, Simulator, SimulatorSettings
 
 ANSWER = "All is well in this folder."
 START_SECONDS = 180
@@ -46,8 +49,8 @@ class Trial:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
 
 
-async def attempt(agent: Agent, *, api: Api, turns: int, cache: Path) -> Trial:
-    """Let *agent* make *turns* tool calls and answer; install it below *cache* first.
+async def attempt(agent: Agent, *, api: Api, turns: int, cache: Path, hardship: Hardship | None = None) -> Trial:
+    """Let *agent* make *turns* tool calls and answer, through *hardship*; install it below *cache* first.
 
     Raises NotInstalled, or DidNotStart if packlight itself does not come up.
     """
@@ -56,21 +59,46 @@ async def attempt(agent: Agent, *, api: Api, turns: int, cache: Path) -> Trial:
     script = reading_script(tool_turns=turns, answer=ANSWER) if agent.tools else noting_script(answer=ANSWER)
     with tempfile.TemporaryDirectory(prefix="packlight-agent-", ignore_cleanup_errors=True) as scratch:
         home, work = _make_place(Path(scratch))
+        settings = hardship.settings if hardship else {}
         async with (
-            Simulator(SimulatorSettings(strict_fields=False), script=script) as upstream,
-            Packlight(upstream.base_url, home=home, log=log.with_suffix(".packlight.log")) as packlight,
+            _upstream(script, hardship) as (upstream, base_url),
+            Packlight(base_url, home=home, log=log.with_suffix(".packlight.log"), settings=settings) as packlight,
         ):
-            place = Place(home, work, packlight.base_url, api, turns)
+            place = Place(home, work, packlight.base_url, api, turns, hardship.patience if hardship else None)
             started = time.monotonic()
-            exit_code = await _run(agent, program, place, log, seconds=START_SECONDS + TURN_SECONDS * turns)
+            allowed = START_SECONDS + TURN_SECONDS * turns + (hardship.total if hardship else 0)
+            exit_code = await _run(agent, program, place, log, seconds=allowed)
             seconds = time.monotonic() - started
-            figures = Figures.of(await packlight.turns(attempts=len(upstream.turns)))
+            turns_seen = await packlight.turns(attempts=len(upstream.turns))
+            figures = Figures.of(turns_seen)
             faults = [
+                *_unsettled(turns_seen),
                 *_wrong_work(agent, place, upstream.turns),
                 *_miscounted(await packlight.bytes_to_upstream(), upstream.bytes_in),
             ]
     problems = (*_problems(agent, figures, exit_code, log), *faults)
     return Trial(agent, figures, problems, exit_code, seconds, log)
+
+
+@asynccontextmanager
+async def _upstream(script: Script, hardship: Hardship | None) -> AsyncIterator[tuple[Simulator, str]]:
+    """Run a simulated upstream; yield it and the API's base URL, behind a link where there is *hardship*."""
+    settings = SimulatorSettings(strict_fields=False)
+    if hardship is None:
+        async with Simulator(settings, script=script) as upstream:
+            yield upstream, upstream.base_url
+        return
+    ordeal = Ordeal(hardship, script)
+    async with (
+        Simulator(settings, script=ordeal) as upstream,
+        Link(("127.0.0.1", upstream.port)) as ordeal.link,
+    ):
+        yield upstream, ordeal.link.base_url
+
+
+def _unsettled(turns: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what an agent must have noticed."""
+    return [f"turn {turn['id']} {turn['status']}" for turn in turns if turn["status"] != "completed"]
 
 
 def _problems(agent: Agent, figures: Figures, exit_code: int | None, log: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 from catalog import AGENTS, Api
+from hardship import Hardship
 from install import PythonTooNew, default_cache
 from trial import attempt
 
@@ -52,3 +53,16 @@ async def test_an_agent_that_rewrites_its_history_sends_full_turns() -> None:
     assert trial.figures.turns == 11
     assert trial.figures.deltas == 0
     assert trial.figures.reasons["history_changed"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "api"),
+    [("codex", "responses"), ("openai-python-stream", "responses"), ("openai-python-stream", "chat")],
+)
+async def test_an_agent_notices_nothing_but_the_delay(name: str, api: Api) -> None:
+    """Silences and darkness, each twice as long as the client's patience, cost no turn, no error and no delta."""
+    hardship = Hardship(seconds=6, patience=3)
+    trial = await attempt(AGENTS[name], api=api, turns=10, cache=default_cache(), hardship=hardship)
+    assert not trial.problems, trial.log_tail
+    assert trial.figures.turns == 11
+    assert trial.seconds > hardship.total

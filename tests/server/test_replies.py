@@ -381,6 +381,30 @@ async def test_an_agent_that_resets_as_its_events_come_is_no_error(
     assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
 
 
+async def test_an_agent_may_hang_up_once_it_has_the_last_event(proxied: Any) -> None:
+    """Codex does: its turns are completed, and the next ones continue them."""
+    run = await proxied()
+    history: list[Any] = []
+
+    def ask() -> None:
+        history.append({"role": "user", "content": "x"})
+        body = orjson.dumps({**ASK, "input": history})
+        heard = b""
+        with socket.create_connection(("127.0.0.1", run.port)) as agent:
+            agent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            agent.sendall(b"POST /v1/responses HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer key\r\n")
+            agent.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            while not (b"event: response.completed" in heard and heard.endswith(b"\n\n")):
+                heard += agent.recv(65536)
+        history.extend(orjson.loads(events(heard.partition(b"\r\n\r\n")[2])[-1][1])["response"]["output"])
+
+    for _ in range(40):
+        await asyncio.to_thread(ask)
+    await run.recorded(40)
+    assert run.server.ledger.statuses == {"completed": 40}
+    assert run.server.ledger.uploads == {"full": 1, "delta": 39}
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after signs of life"])
 @pytest.mark.parametrize("part", [b'data: {"id": "ch', b'event: x\ndata: {"a": 1}\n', b'data: {"a": 1}\n\n'])
 async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(

@@ -19,9 +19,9 @@ def bash(command: str) -> str:
 
 def work(given: Namespace) -> str:
     """Work on the prompt, and return the answer."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"timeout": given.patience} if given.patience else {}
     if given.api == "responses":
-        options = {"use_responses_api": True, "store": False, "include": ["reasoning.encrypted_content"]}
+        options |= {"use_responses_api": True, "store": False, "include": ["reasoning.encrypted_content"]}
     model = ChatOpenAI(model=given.model, **options).bind_tools([bash])
     history: list[BaseMessage] = [SystemMessage(INSTRUCTIONS), HumanMessage(given.prompt)]
     while True:

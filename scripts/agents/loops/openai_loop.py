@@ -11,7 +11,8 @@ from shell import BASH, INSTRUCTIONS, main, run
 def work(given: Namespace) -> str:
     """Work on the prompt, and return the answer."""
     loop = responses_loop if given.api == "responses" else chat_loop
-    return loop(OpenAI(), given.model, given.prompt, stream=given.stream)
+    client = OpenAI(timeout=given.patience) if given.patience else OpenAI()
+    return loop(client, given.model, given.prompt, stream=given.stream)
 
 
 def responses_loop(client: OpenAI, model: str, prompt: str, *, stream: bool) -> str:

@@ -22,10 +22,11 @@ def run(command: str) -> str:
 
 
 def main(description: str | None, work: Callable[[argparse.Namespace], str]) -> None:
-    """Print what *work* makes of the command line: *api*, *stream*, *model* and *prompt*."""
+    """Print what *work* makes of the command line: *api*, *stream*, *patience*, *model* and *prompt*."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--api", choices=("responses", "chat"), default="responses")
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--patience", type=float, help="seconds without a sign of life")
     parser.add_argument("model")
     parser.add_argument("prompt")
     print(work(parser.parse_args()))
