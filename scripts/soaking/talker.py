@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+import httpx2
 import openai
 from answers import TOOL, expected
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
@@ -77,7 +78,8 @@ class Talker:
                     break
                 except openai.APIStatusError as exc:
                     self.errors[f"{type(exc).__name__} {exc.status_code} {exc.code}"] += 1
-                except (openai.OpenAIError, Failed, HungUp) as exc:
+                except (openai.OpenAIError, httpx2.TransportError, Failed, HungUp) as exc:
+                    # The SDK does not translate what happens to it while it reads the body of an error.
                     self.errors[type(exc).__name__] += 1
         self.slowest = max(self.slowest, loop.time() - begun)
         self.turns += 1
