@@ -1,0 +1,138 @@
+"""Linked: whole agent sessions over an emulated link, on one way to reach upstream."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import trustme
+from packets import FAR, PacketLink
+from side import Side
+
+from proxy.cli.bench.profiles import PROFILES
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FAR_PORT, PROXY_PORT = 8443, 8484
+WORDS = 600
+"""Characters that the model says in a turn, besides its reasoning and its calls."""
+
+WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "keep-alive": ("HTTP keep-alive", ()),
+    "new": ("HTTP, new connection per turn", ("--new-connections",)),
+    "zstd": ("HTTP keep-alive, zstd bodies", ("--zstd",)),
+    "packlight": ("packlight", ()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One session: *way* to reach upstream over *link*."""
+
+    link: str
+    way: str
+    seed: int
+    congestion: str = "cubic"
+    turns: int = 20
+    settings: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """What came of a session: times in seconds as the agent saw them, and what the link carried each way."""
+
+    plan: Plan
+    seconds: float
+    first_events: list[float]
+    turns: list[float]
+    up: dict[str, int]
+    down: dict[str, int]
+    packlight: dict[str, Any] = field(default_factory=dict)
+
+
+def live(plan: Plan) -> Lived:
+    """Run the session of *plan* in namespaces of its own. Raises RuntimeError where it fails."""
+    with tempfile.TemporaryDirectory(prefix="packlight-link-") as directory, ExitStack() as stack:
+        place = Path(directory)
+        _certify(place)
+        link = stack.enter_context(PacketLink(PROFILES[plan.link], seed=plan.seed, congestion=plan.congestion))
+        _upstream(link, plan, place, stack)
+        through = plan.way == "packlight"
+        base = _packlight(link, place, stack) if through else f"https://{FAR}:{FAR_PORT}/v1"
+        lived = _agent(link, plan, place, base)
+        figures = link.near.run(_figures) if through else {}
+        return Lived(plan, **lived, up=asdict(link.up.counts), down=asdict(link.down.counts), packlight=figures)
+
+
+def _certify(place: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(place / "authority.pem")
+    authority.issue_cert(FAR).private_key_and_cert_chain_pem.write_to_path(place / "upstream.pem")
+
+
+def _upstream(link: PacketLink, plan: Plan, place: Path, stack: ExitStack) -> None:
+    where = ("--host", FAR, "--port", str(FAR_PORT), "--certificate", str(place / "upstream.pem"))
+    command = (sys.executable, str(HERE / "far.py"), *where, *_session(plan), "--words", str(WORDS))
+    _ready(link.far, command, place, stack)
+
+
+def _packlight(link: PacketLink, place: Path, stack: ExitStack) -> str:
+    upstream = f"https://{FAR}:{FAR_PORT}/v1"
+    command = (sys.executable, "-m", "proxy", "serve", "--port", str(PROXY_PORT), "--upstream", upstream)
+    _ready(link.near, command, place, stack)
+    return f"http://127.0.0.1:{PROXY_PORT}/v1"
+
+
+def _ready(side: Side, command: Sequence[str], place: Path, stack: ExitStack) -> None:
+    """Start *command*, wait for its first line, and end it with *stack*."""
+    with (place / f"{len(list(place.iterdir()))}.log").open("w") as log:
+        process = side.start(command, stdout=subprocess.PIPE, stderr=log, env=_environment(place))
+    stack.callback(_end, process)
+    assert process.stdout is not None  # noqa: S101  a pipe was asked for
+    if not process.stdout.readline():
+        raise RuntimeError(f"{command} ended: {Path(log.name).read_text()[-2000:]}")
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    process.communicate()
+
+
+def _agent(link: PacketLink, plan: Plan, place: Path, base: str) -> dict[str, Any]:
+    where = ("--url", base, "--authority", str(place / "authority.pem"))
+    command = (sys.executable, str(HERE / "near.py"), *where, *_session(plan), *WAYS[plan.way][1])
+    process = link.near.start(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(place)
+    )
+    output, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{plan}: {errors[-2000:]}")
+    return dict(orjson.loads(output))
+
+
+def _session(plan: Plan) -> tuple[str, ...]:
+    return ("--turns", str(plan.turns), "--settings", str(plan.settings), "--seed", str(plan.seed))
+
+
+def _environment(place: Path) -> dict[str, str]:
+    """Return an environment in which nobody's settings or outbound proxies count, and our authority does."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    trusted = {"SSL_CERT_FILE": str(place / "authority.pem"), "XDG_CONFIG_HOME": str(place)}
+    return kept | trusted | {"PYTHONPATH": str(ROOT)}
+
+
+def _figures() -> dict[str, Any]:
+    """Return what packlight says of itself; to be called in its namespace."""
+    url = f"http://127.0.0.1:{PROXY_PORT}/_packlight"
+    pages = {}
+    for page in ("stats", "turns"):
+        with urllib.request.urlopen(f"{url}/{page}", timeout=10) as answer:  # noqa: S310  our own pages
+            pages[page] = orjson.loads(answer.read())
+    return pages
