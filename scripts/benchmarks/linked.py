@@ -7,12 +7,13 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 import trustme
+from linkplan import Lived, Plan
 from packets import FAR, PacketLink
 from side import Side
 
@@ -24,37 +25,8 @@ FAR_PORT, PROXY_PORT = 8443, 8484
 WORDS = 600
 """Characters that the model says in a turn, besides its reasoning and its calls."""
 
-WAYS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "keep-alive": ("HTTP keep-alive", ()),
-    "new": ("HTTP, new connection per turn", ("--new-connections",)),
-    "zstd": ("HTTP keep-alive, zstd bodies", ("--zstd",)),
-    "packlight": ("packlight", ()),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One session: *way* to reach upstream over *link*."""
-
-    link: str
-    way: str
-    seed: int
-    congestion: str = "cubic"
-    turns: int = 20
-    settings: int = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Lived:
-    """What came of a session: times in seconds as the agent saw them, and what the link carried each way."""
-
-    plan: Plan
-    seconds: float
-    first_events: list[float]
-    turns: list[float]
-    up: dict[str, int]
-    down: dict[str, int]
-    packlight: dict[str, Any] = field(default_factory=dict)
+OPTIONS = {"new": ("--new-connections",), "zstd": ("--zstd",)}
+"""What the agent is told, by way."""
 
 
 def live(plan: Plan) -> Lived:
@@ -107,10 +79,8 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 def _agent(link: PacketLink, plan: Plan, place: Path, base: str) -> dict[str, Any]:
     where = ("--url", base, "--authority", str(place / "authority.pem"))
-    command = (sys.executable, str(HERE / "near.py"), *where, *_session(plan), *WAYS[plan.way][1])
-    process = link.near.start(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(place)
-    )
+    command = (sys.executable, str(HERE / "near.py"), *where, *_session(plan), *OPTIONS.get(plan.way, ()))
+    process = link.near.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(place))
     output, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{plan}: {errors[-2000:]}")

@@ -1,4 +1,4 @@
-"""Benchmarks as ratios within one run: `bytes` counts what crosses the network, `uploads` fills a narrow link."""
+"""Benchmarks as ratios within one run: bytes on the network, uploads over a narrow link, whole sessions."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ import orjson
 from session import Session
 from uploads import Cell, Outcome
 from uploads import run as upload
+from wholesessions import link
 
 from proxy import log
 from proxy.config import Config
@@ -23,6 +24,9 @@ from proxy.simulator import Simulator, SimulatorSettings
 def main() -> None:
     """Measure packlight on the simulated upstream."""
     log.configure("console", "error")
+
+
+main.add_command(link)
 
 
 @main.command("bytes")

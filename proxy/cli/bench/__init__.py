@@ -1,0 +1,1 @@
+"""``packlight bench``: what it saves."""
