@@ -11,7 +11,8 @@ from session import Session
 from proxy.simulator import ModelCall, Output, Script, Simulator, SimulatorSettings, Text
 
 THINK_SECONDS = 0.4
-EVENTS_PER_SECOND = 400
+EVENT_SECONDS = 0.002
+"""Some 400 events a second: asyncio sleeps in whole milliseconds, and an event takes a moment itself."""
 TOKEN = 5
 """Characters of a delta event."""
 
@@ -46,7 +47,7 @@ def paced(session: Session, words: int) -> Script:
             output,
             parts=(output.parts[0], said, *output.parts[1:]),
             first_event_seconds=THINK_SECONDS,
-            event_seconds=1 / EVENTS_PER_SECOND,
+            event_seconds=EVENT_SECONDS,
             delta_size=TOKEN,
         )
 
