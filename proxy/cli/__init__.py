@@ -1,8 +1,9 @@
-"""The command line: ``packlight serve``, ``demo``, ``simulate``, ``status`` and ``config``."""
+"""The command line: ``packlight serve``, ``demo``, ``bench``, ``simulate``, ``status`` and ``config``."""
 
 import click
 
 from proxy import __version__
+from proxy.cli.bench import bench
 from proxy.cli.demo import demo
 from proxy.cli.serve import serve
 from proxy.cli.settings import config
@@ -16,5 +17,5 @@ def main() -> None:
     """Send upstream only what is new: a local proxy between a coding agent and its provider."""
 
 
-for command in (serve, demo, simulate, status, config):
+for command in (serve, demo, bench, simulate, status, config):
     main.add_command(command)

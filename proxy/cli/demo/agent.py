@@ -24,7 +24,7 @@ class Sent:
 
 
 class Agent:
-    """Works in *workspace* and asks the API at *base_url*."""
+    """Works in *workspace* and asks the API at *base_url*; *waited* is how many seconds it waited for answers."""
 
     def __init__(self, base_url: str, workspace: Workspace, http: aiohttp.ClientSession) -> None:
         data = resources.files(__package__)
@@ -33,6 +33,7 @@ class Agent:
         self._http = http
         self._history: list[Item] = []
         self._new = ""
+        self.waited = 0.0
         self._settings: dict[str, Any] = {
             "model": "gpt-5.5",
             "instructions": (data / "instructions.md").read_text(encoding="utf-8"),
@@ -51,7 +52,9 @@ class Agent:
         if step.prompt is not None:
             self._ask(step.prompt, rewinds=step.rewinds)
         sent = Sent(list(self._history), self._new)
+        began = asyncio.get_running_loop().time()
         output = await self._respond()
+        self.waited += asyncio.get_running_loop().time() - began
         self._history += output
         calls = [item for item in output if item["type"] == "function_call"]
         for call in calls:
