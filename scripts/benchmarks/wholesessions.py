@@ -1,7 +1,7 @@
 """Whole sessions: the command that runs them over emulated links, and tells what came of them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -16,32 +16,29 @@ from linktable import table
 from proxy.cli.bench.profiles import PROFILES
 
 
-class Names(click.ParamType):
-    """Names from *choices*, with commas between them."""
+def _names(choices: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """Return a callback that takes names from *choices*, with commas between them."""
 
-    name = "names"
+    def split(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
+        for name in value.split(","):
+            if name not in choices:
+                raise click.BadParameter(f"{name} is none of {', '.join(choices)}")
+        return tuple(value.split(","))
 
-    def __init__(self, *choices: str) -> None:
-        self._choices = choices
-
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Return the names in *value*."""
-        names = tuple(value.split(",")) if isinstance(value, str) else value
-        for name in names:
-            if name not in self._choices:
-                self.fail(f"{name} is none of {', '.join(self._choices)}", param, ctx)
-        return names
+    return split
 
 
 @click.command("link")
-@click.option("--links", type=Names(*PROFILES), default=",".join(PROFILES), show_default=True)
-@click.option("--ways", type=Names(*WAYS), default=",".join(WAYS), show_default=True, help="To reach upstream.")
+@click.option(
+    "--links", callback=_names(PROFILES), default=",".join(PROFILES), show_default=True, help="Those to emulate."
+)
+@click.option(
+    "--ways", callback=_names(WAYS), default=",".join(WAYS), show_default=True, help="Those to reach upstream."
+)
 @click.option("--turns", type=click.IntRange(2), default=20, show_default=True, help="Requests in a session.")
 @click.option("--seeds", default="1,2,3", show_default=True, help="Of sessions and losses; each is one run.")
 @click.option(
-    "--congestion", type=Names("cubic", "bbr", "reno"), default="cubic", show_default=True,
+    "--congestion", callback=_names(("cubic", "bbr", "reno")), default="cubic", show_default=True,
     help="TCP congestion control at both ends.",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=4, show_default=True, help="Sessions at the same time.")

@@ -49,24 +49,28 @@ class Flow:
         self._round_trip = round_trip
         self._window = FIRST_WINDOW
         self._under_way: deque[tuple[float, int]] = deque()
+        self._under_way_bytes = 0
         self._passed_at = 0.0
 
     def send(self, size: int, now: float) -> tuple[float, float]:
         """Return when *size* bytes that are written *now* have left, and when they arrive."""
+        at = now
+        self._acknowledge(at)
         if now - self._passed_at > self._round_trip + IDLE_SECONDS:
             self._window = FIRST_WINDOW
-        at = now
-        while self._is_full(size, at):
+        while self._under_way and self._under_way_bytes + size > self._window:
             at = self._under_way[0][0]
+            self._acknowledge(at)
         self._passed_at = self.lane.take(size, at)
         self._under_way.append((self._passed_at + self._round_trip, size))
+        self._under_way_bytes += size
         return self._passed_at, self._passed_at + self._round_trip / 2
 
-    def _is_full(self, size: int, at: float) -> bool:
-        while self._under_way and self._under_way[0][0] <= at:
-            self._window = min(self._window + self._under_way.popleft()[1], LARGEST_WINDOW)
-        under_way = sum(each for _, each in self._under_way)
-        return under_way > 0 and under_way + size > self._window
+    def _acknowledge(self, now: float) -> None:
+        while self._under_way and self._under_way[0][0] <= now:
+            size = self._under_way.popleft()[1]
+            self._under_way_bytes -= size
+            self._window = min(self._window + size, LARGEST_WINDOW)
 
 
 class Relay:
