@@ -83,6 +83,7 @@ class Delivery:
         await self._go_wrong("before_created")
         await self._plan_answer()
         await asyncio.sleep(self._plan.output.first_event_seconds)
+        due = asyncio.get_running_loop().time()
         for event in self._all_events():
             await self._send(event)
             if event["type"] == "response.created":
@@ -90,7 +91,9 @@ class Delivery:
             if self._fault and self._turn.events_sent == self._fault.events:
                 await self._go_wrong("after_events")
             pace = self._plan.output.event_seconds + self._settings.event_seconds
-            await asyncio.sleep(pace if self._slow is None else self._slow)
+            now = asyncio.get_running_loop().time()
+            due = max(due + (pace if self._slow is None else self._slow), now)  # sleeping too long is made up for
+            await asyncio.sleep(due - now)
         await self._go_wrong("after_completed")
 
     async def _plan_answer(self) -> None:

@@ -11,8 +11,7 @@ from session import Session
 from proxy.simulator import ModelCall, Output, Script, Simulator, SimulatorSettings, Text
 
 THINK_SECONDS = 0.4
-EVENT_SECONDS = 0.002
-"""Some 400 events a second: asyncio sleeps in whole milliseconds, and an event takes a moment itself."""
+EVENTS_PER_SECOND = 400
 TOKEN = 5
 """Characters of a delta event."""
 
@@ -47,7 +46,7 @@ def paced(session: Session, words: int) -> Script:
             output,
             parts=(output.parts[0], said, *output.parts[1:]),
             first_event_seconds=THINK_SECONDS,
-            event_seconds=EVENT_SECONDS,
+            event_seconds=1 / EVENTS_PER_SECOND,
             delta_size=TOKEN,
         )
 

@@ -26,7 +26,7 @@ from proxy.server import Server
 from proxy.simulator import Simulator
 
 THINK_SECONDS = 0.4
-EVENT_SECONDS = 0.002
+EVENTS_PER_SECOND = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ async def _session(way: str, profile: Profile, steps: Iterable[Step], think_seco
 
 
 def _paced(step: Step, think_seconds: float) -> Step:
-    output = replace(step.output, first_event_seconds=think_seconds, event_seconds=EVENT_SECONDS)
+    output = replace(step.output, first_event_seconds=think_seconds, event_seconds=1 / EVENTS_PER_SECOND)
     return replace(step, output=output)
 
 
