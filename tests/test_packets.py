@@ -47,6 +47,15 @@ def test_a_full_queue_drops_what_comes_last() -> None:
     assert (bottleneck.counts.bytes, bottleneck.counts.delivered_bytes) == (4000, 3000)
 
 
+def test_in_the_dark_all_is_lost_but_what_was_in_the_air() -> None:
+    """And nothing of it once it is light again."""
+    bottleneck = Bottleneck(rate=LARGE, delay=1, queue=LARGE)
+    for now, bottleneck.dark in ((0.0, False), (0.5, True), (2.0, False)):
+        bottleneck.put(b"%g" % now, now)
+    assert [packet for _, packet in drained(bottleneck)] == [b"0", b"2"]
+    assert bottleneck.counts.lost == 1
+
+
 @pytest.mark.parametrize("burst", [1.0, 3.0])
 def test_losses_are_as_many_as_said_in_bursts_and_the_same_for_a_seed(burst: float) -> None:
     """5 % of 40,000 packets, in runs of the length asked for on average; another seed loses others."""

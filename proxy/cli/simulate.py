@@ -37,18 +37,22 @@ DEFAULTS = SimulatorSettings()
               show_default=True, help="How an error reads on the WebSocket.")  # fmt: skip
 @click.option("--age-limit-seconds", type=click.FloatRange(0, min_open=True),
               help="How old a connection may get.")  # fmt: skip
+@click.option("--pings/--no-pings", default=True, show_default=True,
+              help="Ping WebSockets every 20 s, and close those that do not answer in 20 s.")  # fmt: skip
 @click.option("--first-event-seconds", type=click.FloatRange(0), default=0, help="How long the model thinks.")
 @click.option("--event-seconds", type=click.FloatRange(0), default=0, help="How long each further event takes.")
 @click.option("--uplink-bytes-per-second", type=click.FloatRange(0, min_open=True), help="Slow the upload down.")
 @click.option("--downlink-bytes-per-second", type=click.FloatRange(0, min_open=True),
               help="Slow the download down.")  # fmt: skip
 @click.option("--seed", type=int, default=0, help="What ids and padding follow from.")
-def simulate(*, host: str, port: int, tool_turns: int, echo: bool, **knobs: Any) -> None:
+def simulate(*, host: str, port: int, tool_turns: int, echo: bool, pings: bool, **knobs: Any) -> None:
     """Run the simulated upstream alone, until SIGTERM or SIGINT (Ctrl-C).
 
     `packlight serve --upstream http://127.0.0.1:9000/v1` uses it.
     """
     script = echo_script if echo else agent_script(tool_turns=tool_turns)
+    if not pings:
+        knobs |= {"ping_interval": None, "ping_timeout": None}
     asyncio.run(_simulate(SimulatorSettings(**knobs, keep_records=100), script, host, port))
 
 

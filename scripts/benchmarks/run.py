@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import click
 import orjson
+from darkness import dark
 from session import Session
 from uploads import Cell, Outcome
 from uploads import run as upload
@@ -26,6 +27,7 @@ def main() -> None:
     log.configure("console", "error")
 
 
+main.add_command(dark)
 main.add_command(link)
 
 

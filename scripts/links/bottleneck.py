@@ -28,7 +28,7 @@ class Bottleneck:
 
     The queue in front of it takes *queue* bytes. *loss* is the share of packets that are lost behind it, in
     bursts of *burst* on average (a Gilbert model). *jitter* is the deviation of a half-normal further delay; the
-    order is kept. The same *seed* gives the same losses for the same packets.
+    order is kept. The same *seed* gives the same losses for the same packets. While it is *dark* all are lost.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Bottleneck:
         seed: object = 0,
     ) -> None:
         self.counts = Counts()
+        self.dark = False
         self._rate = rate / 8
         self._delay = delay
         self._queue = queue
@@ -68,7 +69,7 @@ class Bottleneck:
         passed_at = (self._waiting[-1][0] if self._waiting else now) + size / self._rate
         self._waiting.append((passed_at, size))
         self._waiting_bytes += size
-        if self._loses():
+        if self.dark or self._loses():
             self.counts.lost += 1
         else:
             self._in_the_air.append((self._due(passed_at), packet))
