@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ async def _upstream(script: Script, hardship: Hardship | None) -> AsyncIterator[
         async with Simulator(settings, script=script) as upstream:
             yield upstream, upstream.base_url
         return
+    settings = replace(settings, ping_interval=None)  # one that gave up on us in the dark would be another matter
     ordeal = Ordeal(hardship, script)
     async with (
         Simulator(settings, script=ordeal) as upstream,
