@@ -53,6 +53,12 @@ class Config:
         "translate: Chat Completions become turns of the Responses API, deltas too. pass-through: they "
         "go over plain HTTP as they are, for an upstream whose two APIs differ in more than form.",
     )
+    http_compression: Literal["auto", "off", "gzip", "zstd"] = setting(
+        "auto",
+        "What goes over plain HTTP. auto: turns in zstd where upstream is known to take it (api.openai.com), and "
+        "answers in gzip where the agent asks for no encoding. gzip, zstd: turns so for any upstream, until it "
+        "refuses one. off: everything as the agent sends it.",
+    )
     dropped_output: Literal["none", "reasoning", "any"] = setting(
         "reasoning",
         "Which of the model's output an agent may leave out of its history and still send a delta: none; its "

@@ -21,6 +21,7 @@ from proxy.server.guard import Guard
 from proxy.server.reply import Reply, prepare
 from proxy.server.turns import AgentRequest, Services
 from proxy.upstream.connection import Timing
+from proxy.upstream.encoding import KNOWN, Encoding
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
 from proxy.upstream.link import Link
@@ -74,7 +75,13 @@ class Server:
         endpoint = self._endpoint
         _ = endpoint.outbound_proxy, endpoint.ssl_context  # what is wrong with them is said at the start
         http = await self._stack.enter_async_context(
-            Http(endpoint, connect_timeout=config.connect_timeout, traffic=ledger.upstream, link=self.link)
+            Http(
+                endpoint,
+                connect_timeout=config.connect_timeout,
+                traffic=ledger.upstream,
+                link=self.link,
+                encoding=_encoding(config, endpoint),
+            )
         )
         pool = await self._stack.enter_async_context(
             Pool(
@@ -200,3 +207,10 @@ def _no_upgrade(request: web.Request) -> web.Response:
     if request.path == "/v1/responses":
         return Reply(request).error(426, "use HTTP: packlight keeps the WebSocket itself", "use_http")
     return Reply(request).error(501, "packlight does not carry WebSockets from agents", "not_implemented")
+
+
+def _encoding(config: Config, endpoint: Endpoint) -> Encoding | None:
+    """Return the encoding that turns over plain HTTP are to be tried in."""
+    if config.http_compression in ("gzip", "zstd"):
+        return config.http_compression
+    return KNOWN.get(endpoint.host) if config.http_compression == "auto" else None

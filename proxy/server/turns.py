@@ -229,6 +229,7 @@ class AgentRequest:
         self._reason = reason
         self._http_attempts = 1
         request = self._request
+        inflate = self._may_inflate()
         body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
         try:
             async with self._services.http.request(
@@ -237,8 +238,10 @@ class AgentRequest:
                 self._headers(),
                 body if request.body_exists else None,
                 self._traffic,
+                inflate=inflate,
+                again=self._sent_again,
             ) as response:
-                return await self._relay(response)
+                return await self._relay(response, inflated=inflate)
         except UpstreamUnavailable as exc:
             if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
                 raise exc.__cause__ from exc
@@ -246,13 +249,27 @@ class AgentRequest:
                 log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             return await self._unavailable(502, exc)
 
+    def _may_inflate(self) -> bool:
+        """Whether upstream may compress its answer for us, though the agent did not ask it to, or cannot know."""
+        if self._front_end is None or self._services.config.http_compression == "off":
+            return False
+        return self._awaited or "Accept-Encoding" not in self._request.headers
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether the agent has a status and signs of life: it was told of no encoding."""
+        return self._events is not None and self._events.awaited
+
+    def _sent_again(self) -> None:
+        self._http_attempts += 1
+
     def _headers(self) -> Headers:
-        """Return the agent's headers for upstream; one that has a status already was told of no encoding."""
+        """Return the agent's headers for upstream, without what it accepts where that is up to us."""
         headers = to_http(of_wire(self._request.raw_headers))
-        if self._events is None or not self._events.awaited:
+        if not self._awaited:
             return headers
-        rest = [each for each in headers if each[0].lower() != "accept-encoding"]
-        return (*rest, ("Accept-Encoding", "identity"))
+        rest = tuple(each for each in headers if each[0].lower() != "accept-encoding")
+        return rest if self._may_inflate() else (*rest, ("Accept-Encoding", "identity"))
 
     async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:
         """Tell the agent that there is no answer; one that has a part of an answer is cut off."""
@@ -270,13 +287,15 @@ class AgentRequest:
             self._bytes_from_agent += len(chunk)
             yield chunk
 
-    async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+    async def _relay(self, response: ClientResponse, *, inflated: bool) -> web.StreamResponse:
         if self._events is not None:
             await self._events.quiet()
             if self._events.awaited:
-                return await self._relay_late(response, self._events)
+                return await self._relay_late(response, self._events, inflated=inflated)
             self._events = None  # the answer is upstream's own from here on: nothing of ours may follow on it
         headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
+        if inflated and headers.pop("Content-Encoding", None) is not None:
+            headers.pop("Content-Length", None)
         await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
         async for chunk in chunks(response):
             self._note_shown()
@@ -284,9 +303,11 @@ class AgentRequest:
         self._status = "completed" if response.status < 400 else "failed"
         return await self._reply.end()
 
-    async def _relay_late(self, response: ClientResponse, events: EventReply) -> web.StreamResponse:
+    async def _relay_late(
+        self, response: ClientResponse, events: EventReply, *, inflated: bool
+    ) -> web.StreamResponse:
         """Relay a *response* to an agent that has a status already, and signs of life in a stream of events."""
-        if "Content-Encoding" in response.headers:
+        if "Content-Encoding" in response.headers and not inflated:
             return self._reply.abort()  # the agent was not told of one
         if response.status >= 400 or response.content_type != "text/event-stream":
             body = b"".join([chunk async for chunk in chunks(response)])

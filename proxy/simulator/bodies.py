@@ -40,13 +40,13 @@ async def raw_body(request: BaseRequest, settings: SimulatorSettings) -> bytes:
 
 
 def decoded(body: bytes, encoding: str, settings: SimulatorSettings) -> bytes:
-    """Return *body* without its *encoding*; raise ApiError 415 if that is not accepted."""
+    """Return *body* without its *encoding*; raise ApiError if that is not accepted."""
     for name in reversed([part.strip().lower() for part in encoding.split(",") if part.strip()]):
         if name == "identity":
             continue
         if name not in settings.accepted_encodings or name not in DECODERS:
             accepted = {"accept-encoding": ", ".join(settings.accepted_encodings) or "identity"}
-            raise ApiError(415, f"Unsupported content encoding: {name}.", headers=accepted)
+            raise ApiError(settings.encoding_status, f"Unsupported content encoding: {name}.", headers=accepted)
         try:
             body = DECODERS[name](body)
         except BROKEN as exc:

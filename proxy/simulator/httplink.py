@@ -1,5 +1,6 @@
 """HttpLink: where the events of a turn go that was asked over HTTP, as a stream or as a whole."""
 
+import zlib
 from typing import Protocol
 
 import orjson
@@ -50,11 +51,17 @@ class ResponsesDialect:
 class HttpLink:
     """Answers one request; finish() returns the answer for the server to end."""
 
-    def __init__(self, request: BaseRequest, dialect: Dialect, headers: dict[str, str], *, stream: bool) -> None:
+    def __init__(
+        self, request: BaseRequest, dialect: Dialect, headers: dict[str, str], *, stream: bool, compress: bool
+    ) -> None:
         self._request = request
         self._dialect = dialect
         self._headers = headers
         self._stream = stream
+        self._gzip = None
+        if compress and "gzip" in request.headers.get("Accept-Encoding", ""):
+            self._gzip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+            self._headers = {**headers, "Content-Encoding": "gzip"}
         self._answer: StreamResponse | None = None
         self.refusal: ApiError | None = None
         self._body = b""
@@ -105,7 +112,8 @@ class HttpLink:
         """Return the answer, begun or whole."""
         if self._answer is not None:
             return self._answer
-        return Response(body=self._body, headers=self._headers, content_type="application/json")
+        body = self._compressed(self._body, zlib.Z_FINISH)
+        return Response(body=body, headers=self._headers, content_type="application/json")
 
     @property
     def begun(self) -> bool:
@@ -119,9 +127,12 @@ class HttpLink:
                 self._answer.enable_chunked_encoding()
                 await self._answer.prepare(self._request)
             if data:
-                await self._answer.write(data)
+                await self._answer.write(self._compressed(data, zlib.Z_SYNC_FLUSH))
         except ConnectionError as exc:
             raise LinkGone from exc
+
+    def _compressed(self, data: bytes, mode: int) -> bytes:
+        return data if self._gzip is None else self._gzip.compress(data) + self._gzip.flush(mode)
 
 
 def wire_of(request: BaseRequest) -> Wire:

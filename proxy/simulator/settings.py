@@ -44,7 +44,10 @@ class SimulatorSettings:
     max_body_bytes: int | None = None
     """HTTP bodies over it get 413."""
     accepted_encodings: tuple[str, ...] = ("gzip", "deflate", "br", "zstd")
-    """Request Content-Encodings that are understood; others get 415."""
+    """Request Content-Encodings that are understood; others get *encoding_status*."""
+    encoding_status: int = 415
+    compressed_answers: bool = False
+    """Turns over HTTP are answered in gzip where the request allows that."""
     models: tuple[str, ...] = ("gpt-5.5", "gpt-5.6-sol", "gpt-5-mini")
     """What ``GET /v1/models`` lists; any model is accepted."""
 

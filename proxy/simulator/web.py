@@ -97,7 +97,13 @@ class Web:
         number = wire_of(request).number
         turn = self._new_turn("http", endpoint, number, identity, data, len(body))
         dialect: Dialect = ChatDialect(data) if endpoint == "chat" else ResponsesDialect()
-        link = HttpLink(request, dialect, self._headers(), stream=bool(data.get("stream")))
+        link = HttpLink(
+            request,
+            dialect,
+            self._headers(),
+            stream=bool(data.get("stream")),
+            compress=service.settings.compressed_answers,
+        )
         fault = None
         try:
             prompt = service.read(turn, None)

@@ -33,6 +33,11 @@ class Endpoint:
         scheme, rest = self.base.split("://", 1)
         return f"{'wss' if scheme == 'https' else 'ws'}://{rest}/responses{'?' if query else ''}{query}"
 
+    @property
+    def host(self) -> str:
+        """Upstream's name, in lower case."""
+        return (URL(self.base).host or "").lower()
+
     @cached_property
     def secure(self) -> bool:
         """Whether it is spoken to over TLS."""

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -14,6 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.ledger import Traffic
+from proxy.upstream.encoding import Encoding, RequestEncoding
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.link import Link
@@ -84,26 +85,44 @@ class Http:
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, connect_timeout: float, traffic: Traffic, link: Link | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        connect_timeout: float,
+        traffic: Traffic,
+        link: Link | None = None,
+        encoding: Encoding | None = None,
     ) -> None:
+        self._encoding = RequestEncoding(encoding)
         self._link = link or Link()
         self._endpoint = endpoint
         self._connect_timeout = connect_timeout
         self._traffic = traffic
 
     async def __aenter__(self) -> Self:
-        self._session = self._new_session(aiohttp.ClientTimeout(total=None, connect=self._connect_timeout))
+        timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_timeout)
+        self._session = self._new_session(timeout)
+        self._inflating = self._new_session(timeout, beside=self._session)
         self._link.probe_with(self._probe)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._link.close()
+        await self._inflating.close()
         await self._session.close()
 
-    def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
+    def _new_session(
+        self,
+        timeout: aiohttp.ClientTimeout,
+        *,
+        once: bool = False,
+        beside: aiohttp.ClientSession | None = None,
+    ) -> aiohttp.ClientSession:
+        """Return a session; one that stands *beside* another shares its connections, and inflates bodies."""
         return aiohttp.ClientSession(
-            connector=_connector(self._endpoint, self._traffic, once=once),
-            auto_decompress=False,
+            connector=beside.connector if beside else _connector(self._endpoint, self._traffic, once=once),
+            connector_owner=beside is None,
+            auto_decompress=beside is not None,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
             proxy=self._endpoint.outbound_proxy,
@@ -145,18 +164,61 @@ class Http:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
         traffic: Traffic,
+        *,
+        inflate: bool = False,
+        again: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield the response, whose body is still to be read.
 
-        *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket.
+        *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket. With
+        *inflate* the answer is asked for in gzip, and its body is read without. *again* is called if upstream
+        refused the encoding that a turn's body was sent in, and the body goes once more as it is.
         Redirects are not followed, and a network's sign-in page is no response. Raises UpstreamUnavailable.
         """
         await self._link.look()
+        is_turn = method == "POST" and path.partition("?")[0] in _TURNS
+        session = self._session
+        if inflate:
+            session, headers = self._inflating, (*headers, ("Accept-Encoding", "gzip"))
+        encoded = await self._encoded(headers, body) if is_turn else None
+        send = partial(self._send, session, method, path, traffic)
+        if encoded is None:
+            response = await send(headers, body)
+        else:
+            rest = tuple(each for each in headers if each[0].lower() != "content-length")
+            response = await send((*rest, ("Content-Encoding", str(self._encoding.name))), encoded)
+            if self._encoding.doubts(status := response.status):
+                response.close()
+                again()
+                response = await send(headers, body)
+                self._encoding.resolve(status, response.status)
+        try:
+            if not path.partition("?")[0].endswith(_OF_ANY_TYPE):
+                self._judge(response, is_turn=is_turn)
+            yield response
+        finally:
+            # What was not read to its end cannot be reused; a connection that was is already back in the pool.
+            response.close()
+
+    async def _encoded(self, headers: Headers, body: bytes | AsyncIterator[bytes] | None) -> bytes | None:
+        if not isinstance(body, bytes) or any(name.lower() == "content-encoding" for name, _ in headers):
+            return None
+        return await self._encoding.encode(body)
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        traffic: Traffic,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] | None,
+    ) -> aiohttp.ClientResponse:
         token = _turn.set(traffic)
         # A file is written in pieces; bytes would all be handed to the transport at once.
         data = io.BytesIO(body) if isinstance(body, bytes) else body
         try:
-            response = await self._session.request(
+            return await session.request(
                 method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as exc:
@@ -166,13 +228,6 @@ class Http:
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
             _turn.reset(token)
-        try:
-            if not path.partition("?")[0].endswith(_OF_ANY_TYPE):
-                self._judge(response, is_turn=method == "POST" and path.partition("?")[0] in _TURNS)
-            yield response
-        finally:
-            # What was not read to its end cannot be reused; a connection that was is already back in the pool.
-            response.close()
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -1,0 +1,132 @@
+"""What goes over plain HTTP is compressed where upstream takes it, and the agent notices nothing."""
+
+from typing import Any
+
+import orjson
+import pytest
+import zstandard
+
+from proxy.simulator import Fault, says
+
+KEY = ("Authorization", "Bearer key")
+WORDS = "a few words that repeat, " * 400
+ASK = {"model": "m", "store": False, "input": WORDS}
+OFF: dict[str, Any] = {"websocket": "off"}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": WORDS}]}
+
+
+def saying(_call: Any) -> Any:
+    """Answer with words that compress."""
+    return says(WORDS)
+
+
+def encodings_of(run: Any) -> list[str | None]:
+    """Return the Content-Encoding of each request that reached upstream."""
+    heads = [{name.lower(): value for name, value in request.headers} for request in run.simulator.requests]
+    return [head.get("content-encoding") for head in heads]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+@pytest.mark.parametrize(("path", "ask"), [("responses", ASK), ("chat/completions", CHAT)])
+async def test_a_turn_goes_upstream_compressed(
+    proxied: Any, path: str, ask: dict[str, Any], encoding: str
+) -> None:
+    """Upstream reads the very request, and gets a fraction of the bytes; the answer is the same."""
+    body = orjson.dumps(ask)
+    run = await proxied(**OFF, http_compression=encoding)
+    plain = await proxied(**OFF, http_compression="off")
+    answers = [await each.ask("POST", f"/v1/{path}", KEY, body=body) for each in (run, plain)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert run.simulator.turns[0].request == plain.simulator.turns[0].request
+    assert run.simulator.bytes_in < plain.simulator.bytes_in / 5
+    record = next(run.server.ledger.turns(1))
+    assert (record.attempts, record.bytes_to_upstream) == (1, run.simulator.bytes_in)
+
+
+@pytest.mark.parametrize("status", [400, 403, 415])
+async def test_an_upstream_that_refuses_an_encoding_is_asked_plainly_from_then_on(
+    proxied: Any, status: int
+) -> None:
+    """The agent gets its answer at once, the refusal is counted, and the next turn is not encoded."""
+    settings = {"accepted_encodings": (), "encoding_status": status}
+    run = await proxied(simulated=settings, **OFF, http_compression="zstd")
+    for _ in range(2):
+        assert (await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))).status == 200
+    assert [record.attempts for record in run.server.ledger.turns(2)] == [1, 2]
+    encodings = encodings_of(run)
+    assert encodings == ["zstd", None, None]
+
+
+async def test_a_refusal_of_the_request_itself_is_no_verdict(proxied: Any) -> None:
+    """A 400 that the plain request gets as well says nothing; once an encoding was taken, a 400 is not doubted."""
+    run = await proxied(**OFF, http_compression="zstd")
+    bad = orjson.dumps({**ASK, "nonsense": 1})
+    assert (await run.ask("POST", "/v1/responses", KEY, body=bad)).status == 400
+    assert (await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))).status == 200
+    assert (await run.ask("POST", "/v1/responses", KEY, body=bad)).status == 400
+    encodings = encodings_of(run)
+    assert encodings == ["zstd", None, "zstd", "zstd"]
+
+
+async def test_an_encoding_that_is_refused_later_is_given_up(proxied: Any) -> None:
+    """415 is about nothing else: behind one name may be several servers."""
+    run = await proxied(**OFF, http_compression="zstd")
+    body = orjson.dumps(ASK)
+    assert (await run.ask("POST", "/v1/responses", KEY, body=body)).status == 200
+    run.simulator.faults.inject(Fault("before_created", "error", status=415))
+    for _ in range(2):
+        assert (await run.ask("POST", "/v1/responses", KEY, body=body)).status == 200
+    encodings = encodings_of(run)
+    assert encodings == ["zstd", "zstd", None, None]
+
+
+async def test_what_is_no_turn_or_has_an_encoding_goes_as_it_is(proxied: Any) -> None:
+    """Other paths, the agent's own encodings, small bodies, and everything where it is switched off."""
+    run = await proxied(**OFF, http_compression="zstd")
+    body, small = orjson.dumps(ASK), orjson.dumps({**ASK, "input": "x"})
+    own = ("Content-Encoding", "zstd")
+    await run.ask("POST", "/v1/embeddings", KEY, body=orjson.dumps({"model": "m", "input": WORDS}))
+    await run.ask("POST", "/v1/responses", KEY, own, body=zstandard.compress(body))
+    await run.ask("POST", "/v1/responses", KEY, body=small)
+    unknown = await proxied(**OFF)  # "auto", and not a host that is known to take it
+    await unknown.ask("POST", "/v1/responses", KEY, body=body)
+    sizes = [request.body_size for each in (run, unknown) for request in each.simulator.requests]
+    assert sizes[1:] == [len(zstandard.compress(body)), len(small), len(body)]
+    assert encodings_of(run) == [None, "zstd", None]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_asked_for_compressed_and_given_as_it_was_asked(proxied: Any, *, stream: bool) -> None:
+    """An agent that asks for no encoding gets none; what crosses the network is a fraction of it."""
+    body = orjson.dumps({**ASK, "stream": stream})
+    settings = {"compressed_answers": True}
+    run = await proxied(saying, simulated=settings, **OFF)
+    plain = await proxied(saying, simulated=settings, **OFF, http_compression="off")
+    answers = [await each.ask("POST", "/v1/responses", KEY, body=body) for each in (run, plain)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [answer.all("Content-Encoding") for answer in answers] == [[], []]
+    assert [WORDS.encode() in answer.body for answer in answers] == [True, True]
+    assert run.simulator.bytes_out < plain.simulator.bytes_out / 3
+
+
+async def test_an_agent_that_asks_for_an_encoding_gets_upstreams_own_bytes(proxied: Any) -> None:
+    """Its own request decides, and the answer passes through."""
+    run = await proxied(saying, simulated={"compressed_answers": True}, **OFF)
+    for accepted, encodings in (("gzip", ["gzip"]), ("identity", []), ("br", [])):
+        wanted = ("Accept-Encoding", accepted)
+        answer = await run.ask("POST", "/v1/responses", KEY, wanted, body=orjson.dumps(ASK))
+        assert (answer.status, answer.all("Content-Encoding")) == (200, encodings)
+
+
+async def test_events_in_gzip_arrive_one_by_one(proxied: Any) -> None:
+    """Inflating does not wait for more: each event is with the agent before upstream makes the next."""
+    slow = {"compressed_answers": True, "event_seconds": 0.05}
+    run = await proxied(simulated=slow, **OFF)
+    agent = await run.dial()
+    body = orjson.dumps({**ASK, "stream": True})
+    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(body))))
+    await agent.send(body)
+    head = await agent.head()
+    assert not head.all("Content-Encoding")
+    pieces = [piece async for piece in agent.pieces(head)]
+    assert len(pieces) > 5
