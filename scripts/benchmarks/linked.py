@@ -65,7 +65,7 @@ def _packlight(link: PacketLink, place: Path, stack: ExitStack) -> str:
 def _ready(side: Side, command: Sequence[str], place: Path, stack: ExitStack) -> None:
     """Start *command*, wait for its first line, and end it with *stack*."""
     with (place / f"{len(list(place.iterdir()))}.log").open("w") as log:
-        process = side.start(command, stdout=subprocess.PIPE, stderr=log, env=_environment(place))
+        process = side.start(command, stdout=subprocess.PIPE, stderr=log, **_surroundings(place))
     stack.callback(_end, process)
     assert process.stdout is not None  # noqa: S101  a pipe was asked for
     if not process.stdout.readline():
@@ -80,7 +80,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 def _agent(link: PacketLink, plan: Plan, place: Path, base: str) -> dict[str, Any]:
     where = ("--url", base, "--authority", str(place / "authority.pem"))
     command = (sys.executable, str(HERE / "near.py"), *where, *_session(plan), *OPTIONS.get(plan.way, ()))
-    process = link.near.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(place))
+    process = link.near.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **_surroundings(place))
     output, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"{plan}: {errors[-2000:]}")
@@ -91,11 +91,11 @@ def _session(plan: Plan) -> tuple[str, ...]:
     return ("--turns", str(plan.turns), "--settings", str(plan.settings), "--seed", str(plan.seed))
 
 
-def _environment(place: Path) -> dict[str, str]:
-    """Return an environment in which nobody's settings or outbound proxies count, and our authority does."""
+def _surroundings(place: Path) -> dict[str, Any]:
+    """Return what makes this tree's code run, without anybody's settings or outbound proxies, trusting upstream."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     trusted = {"SSL_CERT_FILE": str(place / "authority.pem"), "XDG_CONFIG_HOME": str(place)}
-    return kept | trusted | {"PYTHONPATH": str(ROOT)}
+    return {"cwd": ROOT, "env": kept | trusted | {"PYTHONPATH": str(ROOT)}}
 
 
 def _figures() -> dict[str, Any]:
