@@ -2,7 +2,7 @@
 
 A codemap, from the edge inwards; nothing imports from a line above its own:
 
-- ``cli``        the command: serve, demo, simulate, status, config
+- ``cli``        the command: serve, demo, bench, simulate, status, config
 - ``server``     the aiohttp application: routes, the local guard, replies, ``/_packlight``
 - ``exchange``   the one loop: a turn, a connection, the events to the agent
 - ``upstream``   the far side: WebSocket connections, their pool, plain HTTP

@@ -92,7 +92,7 @@ def _session(plan: Plan) -> tuple[str, ...]:
 
 
 def _surroundings(place: Path) -> dict[str, Any]:
-    """Return what makes this tree's code run, without anybody's settings or outbound proxies, trusting upstream."""
+    """Return what runs this tree's code, with nobody's settings or outbound proxies, and trust in upstream."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     trusted = {"SSL_CERT_FILE": str(place / "authority.pem"), "XDG_CONFIG_HOME": str(place)}
     return {"cwd": ROOT, "env": kept | trusted | {"PYTHONPATH": str(ROOT)}}
