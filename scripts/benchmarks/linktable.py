@@ -9,7 +9,7 @@ from proxy.cli.bench.profiles import PROFILES, Profile
 
 COLUMNS = (
     "seconds",
-    "of keep-alive",
+    "speed-up",
     "first event, later turns",
     "KB up",
     "KB down",
