@@ -128,13 +128,20 @@ async def test_plain_http_after_a_sign_of_life_goes_on_in_the_same_stream(proxie
     assert [turn.transport for turn in run.simulator.turns] == ["ws", "ws", "http"]
 
 
-async def test_after_a_sign_of_life_upstream_is_asked_for_no_encoding(proxied: Any) -> None:
-    """The agent was told of none."""
-    run = await proxied(scripted([Output((Text("over http"),))]), **SOON)
+@pytest.mark.parametrize(("compression", "asked"), [("auto", ["gzip"]), ("off", ["identity"])])
+async def test_after_a_sign_of_life_the_encoding_is_up_to_us(
+    proxied: Any, compression: str, asked: list[str]
+) -> None:
+    """The agent was told of none: upstream is asked for one that is undone on the way, or for none."""
+    compressed = {"compressed_answers": True}
+    run = await proxied(
+        scripted([Output((Text("over http"),))]), simulated=compressed, http_compression=compression, **SOON
+    )
     run.simulator.inject(lost())
-    await run.post(ASK, ("Accept-Encoding", "gzip, br"))
-    asked = run.simulator.requests[-1].headers
-    assert [value for name, value in asked if name.lower() == "accept-encoding"] == ["identity"]
+    answer = await run.post(ASK, ("Accept-Encoding", "gzip, br"))
+    headers = run.simulator.requests[-1].headers
+    assert [value for name, value in headers if name.lower() == "accept-encoding"] == asked
+    assert b"over http" in answer.body
 
 
 async def test_an_error_over_plain_http_after_a_sign_of_life_is_an_error_event(proxied: Any) -> None:
