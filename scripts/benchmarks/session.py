@@ -4,102 +4,188 @@ Settings (instructions and tools) are sent again with every turn, reasoning come
 not compress, and tool outputs look like source code and listings: some words often, most of them rarely.
 """
 
-import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
+from shapes import Shape
+from writer import Project, Writer
 
 from proxy.simulator import FunctionCall, ModelCall, Output, Reasoning, Script, Text
 
+Item = dict[str, Any]
+Body = dict[str, Any]
+
 MODEL = "gpt-5.5"
-_SYLLABLES = "ba co de fi gu ha ji ke lo mu na pe qui ro sa tu ve wi xe yo zu cra sto tri ple".split()  # noqa: SIM905
-_KEYWORDS = ("return", "if", "for", "in", "self", "def", "None", "True", "not", "import", "raise", "with", "as")
+_EFFECT = {"l": 0.6, "s": 0.7, "r": 1.6, "e": 0.9, "t": 0.8}
+"""How much longer or shorter than usual the output of each kind of tool is."""
 
 
 class Session:
-    """One agent and its model: *turns* requests whose settings take about *settings* bytes."""
+    """One agent and its model, of *shape*; *turns* and *settings* override it."""
 
-    def __init__(self, *, turns: int, settings: int, seed: int) -> None:
-        self.turns = turns
-        self._random = random.Random(seed)
-        self._words = ["".join(self._random.choices(_SYLLABLES, k=self._random.randint(2, 4))) for _ in range(900)]
-        instructions = self._prose(settings // 3)
-        self.fields: dict[str, Any] = {
-            "model": MODEL,
-            "instructions": instructions,
-            "tools": self._tools(settings - len(instructions) - 400),
+    def __init__(
+        self, shape: Shape | None = None, *, turns: int | None = None, settings: int | None = None, seed: int
+    ) -> None:
+        shape = shape or Shape(name="plain", settings=26_000, turns=20)
+        shape = replace(shape, turns=turns or shape.turns, settings=settings or shape.settings)
+        self.shape = shape
+        self.turns = shape.turns
+        self._writer = Writer(f"{shape.name}/{seed}")
+        self.fields: Body = {
+            "model": shape.model,
             "tool_choice": "auto",
             "parallel_tool_calls": True,
             "reasoning": {"effort": "medium", "summary": "auto"},
             "include": ["reasoning.encrypted_content"],
             "store": False,
-            "stream": True,
-            "prompt_cache_key": "session-1",
+            "stream": shape.stream,
+            "prompt_cache_key": f"session-{seed}",
+            **shape.fields,
         }
-        self.prompt = {
-            "type": "message",
-            "role": "user",
-            "content": [{"type": "input_text", "text": self._prose(600)}],
-        }
-        self.outputs = [self._code(self._random.choice((300, 900, 2400, 5000))) for _ in range(turns - 1)]
-        self._arguments = [
-            orjson.dumps({"command": self._prose(60), "workdir": "/" + self._word()}).decode()
-            for _ in range(turns - 1)
+        self.prompt = _message("user", self._writer.prose(600))
+        self.opening: list[Item] = []
+        self._tell()
+        self.opening.append(self.prompt)
+        project = Project(self._writer)
+        worked = [
+            project.work(
+                kind, int(shape.output * _EFFECT[kind] * self._writer.random.choice((0.4, 0.8, 1.0, 1.8)))
+            )
+            for kind in (shape.steps[n % len(shape.steps)] for n in range(self.turns - 1))
         ]
+        self._arguments = [_spaced(arguments) for arguments, _ in worked]
+        self.outputs = [output for _, output in worked]
 
     @property
     def settings_size(self) -> int:
         """Bytes of everything that is sent again with each turn."""
-        return len(orjson.dumps(self.fields))
+        return len(orjson.dumps(self.body([]))) - len(b',"input":[]')
+
+    def body(self, history: list[Item]) -> Body:
+        """Return the request that sends *history*."""
+        if self.shape.api == "chat":
+            return self._chat(history)
+        extra = {"client_metadata": self._metadata()} if self.shape.metadata else {}
+        return {**self.fields, **extra, "input": history}
 
     def script(self) -> Script:
         """Return the model: a tool call a turn, and an answer at the end."""
         turn: Iterator[int] = iter(range(self.turns))
+        size = self.shape.reasoning
 
         def answer(_call: ModelCall) -> Output:
             number = next(turn)
             if number == self.turns - 1:
-                return Output((Reasoning(size=900), Text(self.prompt["content"][0]["text"])))
-            return Output((Reasoning(size=900), FunctionCall("run", self._arguments[number])))
+                return Output((Reasoning(size=size), Text(self.prompt["content"][0]["text"])))
+            return Output((Reasoning(size=size), FunctionCall("run", self._arguments[number])))
 
         return answer
 
-    def _word(self) -> str:
-        # A few words are common and most are rare, as in any text (Zipf).
-        return self._words[min(int(self._random.paretovariate(0.7)) - 1, len(self._words) - 1)]
+    def echo(self, output: list[Item]) -> list[Item]:
+        """Return what the model said, *output*, as this agent repeats it in its history."""
+        return [said for item in output if (said := self._said(item)) is not None]
 
-    def _prose(self, size: int) -> str:
-        text = ""
-        while len(text) < size:
-            text += self._word() + self._random.choice((" ", " ", " ", ", ", ". "))
-        return text[:size]
+    def results(self, number: int, output: list[Item]) -> list[Item]:
+        """Return what the tools say to the calls in *output*, the answer to request *number*."""
+        calls = [item for item in output if item["type"] == "function_call"]
+        return [
+            {"type": "function_call_output", "call_id": call["call_id"], "output": self.outputs[number]}
+            for call in calls
+        ]
 
-    def _code(self, size: int) -> str:
-        lines: list[str] = []
-        while sum(map(len, lines)) < size:
-            indent = "    " * self._random.randint(0, 3)
-            words = [
-                self._random.choice(_KEYWORDS) if self._random.random() < 0.3 else self._word()
-                for _ in range(self._random.randint(2, 9))
-            ]
-            lines.append(f"{len(lines) + 1:4d}  {indent}{' '.join(words)} = {self._random.randrange(10**6)}")
-        return "\n".join(lines)
+    # What is told
 
-    def _tools(self, size: int) -> list[dict[str, Any]]:
-        tools: list[dict[str, Any]] = []
-        while not tools or len(orjson.dumps(tools)) < size:
-            properties = {
-                self._word() + str(number): {"type": "string", "description": self._prose(90)}
-                for number in range(4)
-            }
-            tools.append(
-                {
-                    "type": "function",
-                    "name": "run" if not tools else f"{self._word()}_{len(tools)}",
-                    "description": self._prose(350),
-                    "parameters": {"type": "object", "properties": properties, "additionalProperties": False},
-                    "strict": False,
-                }
-            )
-        return tools
+    def _tell(self) -> None:
+        """Place instructions and tools; what is sent again with each turn comes to the shape's settings."""
+        shape, writer = self.shape, self._writer
+        around = len(orjson.dumps(self.body([])))
+        if shape.told == "settings":
+            self.fields["tools"] = writer.tools((shape.settings - around) * 2 // 3)
+            room = shape.settings - around - len(orjson.dumps(self.fields["tools"]))
+            self.fields["instructions"] = writer.prose(max(100, room - 30))
+        elif shape.told == "instructions in input":
+            self.fields["tools"] = writer.tools(shape.settings - around)
+        else:
+            self.fields["text"] = {"verbosity": "low"}
+            tools = writer.tools(shape.opening * 2 // 5)
+            self.opening.append({"type": "additional_tools", "role": "developer", "tools": tools})
+        if shape.told != "settings":
+            said = len(orjson.dumps(self.opening))
+            self.opening.append(_message("developer", writer.prose(max(0, (shape.opening - said) * 4 // 5))))
+        said = len(orjson.dumps(self.opening))
+        self.opening.append(_message("user", writer.prose(max(100, shape.opening - said - 700))))
+
+    def _metadata(self) -> dict[str, str]:
+        """Return what the agent says of itself, in an order that changes with every request."""
+        pairs = [
+            ("session_id", "019a-benchmark-session"),
+            ("thread_id", "019a-benchmark-session"),
+            ("turn_id", "019a-benchmark-turn-1"),
+            ("root_turn_id", "019a-benchmark-turn-1"),
+            ("x-codex-window-id", "019a-benchmark-session:0"),
+            ("x-codex-installation-id", "7d0e6b1c-3f2a-4a57-9d55-0c1f6f3a9a01"),
+            ("x-codex-turn-metadata", '{"turn_started_at":1793000000,"workspaces":{},"sandbox":"none"}'),
+        ]
+        self._writer.random.shuffle(pairs)
+        return dict(pairs)
+
+    # What is repeated
+
+    def _said(self, item: Item) -> Item | None:
+        echo = self.shape.echo
+        if item["type"] == "reasoning":
+            if echo.reasoning == "dropped":
+                return None
+            gone = {"id"} if echo.reasoning == "without id" else set()
+            return _without(item, gone, reordered=echo.reordered)
+        said = _without(item, set(echo.left_out), reordered=echo.reordered)
+        if item["type"] == "message" and echo.left_out:
+            said["content"] = [_without(part, set(echo.left_out)) for part in item["content"]]
+        if item["type"] == "function_call" and echo.compact:
+            said["arguments"] = orjson.dumps(orjson.loads(item["arguments"])).decode()
+        return said
+
+    # The same in Chat Completions
+
+    def _chat(self, history: list[Item]) -> Body:
+        names = ("model", "tool_choice", "parallel_tool_calls", "store", "stream", "prompt_cache_key")
+        body: Body = {name: self.fields[name] for name in names}
+        body["reasoning_effort"] = "medium"
+        body["stream_options"] = {"include_usage": True}
+        instructions = self.fields.get("instructions", "")
+        body["messages"] = [{"role": "system", "content": instructions}, *map(_chat_message, history)]
+        tools = self.fields.get("tools", [])
+        body["tools"] = [
+            {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+            for tool in tools
+        ]
+        return body
+
+
+def _message(role: str, text: str) -> Item:
+    return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+
+
+def _spaced(arguments: dict[str, Any]) -> str:
+    """Return JSON as models write it, with a space after colons and commas."""
+    pairs = (f"{orjson.dumps(key).decode()}: {orjson.dumps(value).decode()}" for key, value in arguments.items())
+    return "{" + ", ".join(pairs) + "}"
+
+
+def _without(item: Item, keys: set[str], *, reordered: bool = False) -> Item:
+    kept = [(key, value) for key, value in item.items() if key not in keys]
+    return dict(sorted(kept) if reordered else kept)
+
+
+def _chat_message(item: Item) -> Item:
+    match item["type"]:
+        case "function_call_output":
+            return {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
+        case "function_call":
+            function = {"name": item["name"], "arguments": item["arguments"]}
+            call = {"id": item["call_id"], "type": "function", "function": function}
+            return {"role": "assistant", "content": "", "tool_calls": [call]}
+        case _:
+            return {"role": item["role"], "content": "".join(part["text"] for part in item["content"])}
