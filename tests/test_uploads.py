@@ -19,7 +19,11 @@ def bench(*options: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         check=False,
         cwd=ROOT,
-        env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts/links")])},
+        env={
+            "PYTHONPATH": os.pathsep.join(
+                [str(ROOT), *(str(ROOT / "scripts" / each) for each in ("links", "agents"))]
+            )
+        },
     )
 
 

@@ -35,6 +35,13 @@ def list_models(service: Service, _identity: Identity, _data: Body) -> Body:
     return {"object": "list", "data": [_model(name) for name in service.settings.models]}
 
 
+def account_usage(_service: Service, _identity: Identity, _data: Body) -> Body:
+    """``GET /backend-api/wham/usage``: what is left to a ChatGPT account, as proxies of such accounts ask."""
+    window = {"used_percent": 3, "limit_window_seconds": 18_000, "reset_after_seconds": 9_000}
+    limits = {"allowed": True, "limit_reached": False, "primary_window": window, "secondary_window": None}
+    return {"plan_type": "pro", "rate_limit": limits}
+
+
 def retrieve_model(_service: Service, _identity: Identity, _data: Body, name: str) -> Body:
     """``GET /models/{model}``."""
     return _model(name)
@@ -109,6 +116,7 @@ def embed(_service: Service, _identity: Identity, data: Body) -> Body:
 
 
 RESOURCES: dict[tuple[str, str], Resource] = {
+    ("GET", "wham/usage"): account_usage,
     ("GET", "models"): list_models,
     ("GET", "models/([^/]+)"): retrieve_model,
     ("POST", "responses/compact"): compact,

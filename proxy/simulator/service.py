@@ -80,7 +80,7 @@ class Service:
             inherited = self._inherited(turn, cache)
             turn.input = self._resolved(input_items(request.get("input")), inherited, turn)
         turn.context = [*inherited, *turn.input]
-        check_context(turn.context, generate=turn.generate)
+        check_context(turn.context, generate=turn.generate, refuse_duplicates=self.settings.refuse_duplicates)
         scope = f"{turn.identity}/{turn.connection_id if turn.transport == 'ws' else 'http'}"
         size, cached = self._prompts.read(scope, turn.effective, turn.context)
         self._check_length(size, "messages" if turn.endpoint == "chat" else "input")

@@ -39,6 +39,8 @@ class SimulatorSettings:
     """Answer 400 to top-level parameters that the documents don't list."""
     reject_nulls: bool = False
     """Answer 400 to top-level parameters that are explicitly null."""
+    refuse_duplicates: bool = True
+    """Answer 400 where an item's id occurs twice in a context."""
     context_limit_tokens: int | None = None
     """Above it, ``context_length_exceeded``."""
     max_body_bytes: int | None = None

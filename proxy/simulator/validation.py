@@ -63,9 +63,10 @@ def input_items(value: Any) -> list[Item]:
     return [_checked(item, f"input[{index}]") for index, item in enumerate(value)]
 
 
-def check_context(context: Sequence[Item], *, generate: bool) -> None:
+def check_context(context: Sequence[Item], *, generate: bool, refuse_duplicates: bool = True) -> None:
     """Raise ApiError for an id that appears twice, and for calls and outputs without their counterpart."""
-    _check_ids(context)
+    if refuse_duplicates:
+        _check_ids(context)
     open_calls: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     for item in context:

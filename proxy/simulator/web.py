@@ -21,7 +21,7 @@ from proxy.simulator.records import Identity, RequestRecord, SimulatedTurn
 from proxy.simulator.resources import RESOURCES, find_resource
 from proxy.simulator.service import Service
 
-BASE_PATHS = ("/v1/", "/openai/v1/")
+BASE_PATHS = ("/v1/", "/openai/v1/", "/backend-api/codex/", "/backend-api/")
 Upgrade = Callable[[BaseRequest, RequestRecord], Awaitable[StreamResponse]]
 NewTurn = Callable[..., SimulatedTurn]
 

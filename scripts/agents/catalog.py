@@ -59,13 +59,14 @@ class PyPI:
     """A *package* from PyPI in a virtual environment of its own, and what runs there.
 
     *program* is one of the package's, or a script of ours. *pins* are other packages at their versions, for a
-    package that does not pin them itself. *newest_python* is the newest Python that the package knows.
+    package that does not pin them itself. *oldest_python* and *newest_python* are those that the package knows.
     """
 
     package: str
     program: str | Path
     pins: tuple[str, ...] = ()
     newest_python: tuple[int, int] | None = None
+    oldest_python: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from catalog import Agent, Npm, PyPI
 
 NODE = "24.21.0"  # for agents that need a newer Node.js than there is
-OLDEST_PYTHON = 11  # for agents that do not know ours: 3.11
+OLDEST_PYTHON, NEWEST_PYTHON = 11, 14  # for programs that do not know ours: 3.11 to 3.14
 INSTALL_SECONDS = 600
 
 
@@ -19,8 +19,8 @@ class NotInstalled(Exception):
     """An agent, or something it needs, could not be installed."""
 
 
-class PythonTooNew(NotInstalled):
-    """An agent needs an older Python than there is."""
+class UnknownPython(NotInstalled):
+    """An agent needs an older Python than there is, or a newer one."""
 
 
 def default_cache() -> Path:
@@ -79,14 +79,16 @@ def _pip_install(source: PyPI, version: str, cache: Path) -> Path:
 
 
 def _python(source: PyPI) -> str:
-    """Return a Python that is not too new for *source*: our own if it will do."""
-    if source.newest_python is None or sys.version_info[:2] <= source.newest_python:
+    """Return a Python that *source* knows: our own if it will do."""
+    ours = sys.version_info[:2]
+    oldest = source.oldest_python or (3, OLDEST_PYTHON)
+    newest = source.newest_python or max(ours, (oldest[0], NEWEST_PYTHON))
+    if oldest <= ours <= newest:
         return sys.executable
-    major, newest = source.newest_python
-    names = [f"python{major}.{minor}" for minor in range(newest, OLDEST_PYTHON - 1, -1)]
+    names = [f"python3.{minor}" for minor in range(newest[1], oldest[1] - 1, -1)]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        raise PythonTooNew(f"{source.package} needs one of {', '.join(names)}")
+        raise UnknownPython(f"{source.package} needs one of {', '.join(names)}")
     return found
 
 

@@ -6,6 +6,7 @@ import sys
 import click
 from counting import count_bytes
 from darkness import dark
+from peers import peers
 from uploads import Cell, Outcome
 from uploads import run as upload
 from wholesessions import link
@@ -22,6 +23,7 @@ def main() -> None:
 main.add_command(count_bytes)
 main.add_command(dark)
 main.add_command(link)
+main.add_command(peers)
 
 
 @main.command("uploads")

@@ -46,6 +46,7 @@ class Session:
         }
         self.prompt = _message("user", self._writer.prose(600))
         self.opening: list[Item] = []
+        self._noted = ""
         self._tell()
         self.opening.append(self.prompt)
         project = Project(self._writer)
@@ -109,6 +110,7 @@ class Session:
             self.fields["tools"] = writer.tools(shape.settings - around)
         else:
             self.fields["text"] = {"verbosity": "low"}
+            self._noted = writer.prose(max(0, shape.settings - len(orjson.dumps(self.body([])))))
             tools = writer.tools(shape.opening * 2 // 5)
             self.opening.append({"type": "additional_tools", "role": "developer", "tools": tools})
         if shape.told != "settings":
@@ -126,7 +128,7 @@ class Session:
             ("root_turn_id", "019a-benchmark-turn-1"),
             ("x-codex-window-id", "019a-benchmark-session:0"),
             ("x-codex-installation-id", "7d0e6b1c-3f2a-4a57-9d55-0c1f6f3a9a01"),
-            ("x-codex-turn-metadata", '{"turn_started_at":1793000000,"workspaces":{},"sandbox":"none"}'),
+            ("x-codex-turn-metadata", f"turn_started_at=1793000000 sandbox=none {self._noted}"),
         ]
         self._writer.random.shuffle(pairs)
         return dict(pairs)

@@ -3,7 +3,7 @@
 import pytest
 from catalog import AGENTS, Api
 from hardship import Hardship
-from install import PythonTooNew, default_cache
+from install import UnknownPython, default_cache
 from trial import attempt
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(900)]  # an installation may have to download half a gigabyte
@@ -47,7 +47,7 @@ async def test_an_agent_that_rewrites_its_history_sends_full_turns() -> None:
     """Aider moves its files behind each new message: no turn is a delta, contexts are right, and edits arrive."""
     try:
         trial = await attempt(AGENTS["aider"], api="chat", turns=10, cache=default_cache())
-    except PythonTooNew as exc:
+    except UnknownPython as exc:
         pytest.skip(str(exc))
     assert not trial.problems, trial.log_tail
     assert trial.figures.turns == 11
