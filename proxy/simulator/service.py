@@ -101,7 +101,7 @@ class Service:
             read=prompt.size, cached=prompt.cached, output=turn.output, written=_written(turn.output)
         )
         response = begun(prompt.request, turn.response_id, self.timestamp())
-        if not self.settings.echo_settings:
+        if not self.settings.repeat_settings:
             response |= {"instructions": None, "tools": []}
         return Plan(turn, output, turn.output, response, turn.usage, names)
 

@@ -93,8 +93,8 @@ class SimulatorSettings:
     """The ``output`` of ``response.completed``."""
     terminal_ciphertext: Literal["same", "different"] = "same"
     """Whether ``encrypted_content`` in the terminal event equals the one in ``output_item.done``."""
-    echo_settings: bool = True
-    """Responses repeat the request's instructions and tools, as they do over HTTP."""
+    repeat_settings: bool = True
+    """Responses repeat the request's instructions and tools."""
     extra_events: tuple[ExtraEvent, ...] = ()
     trailing_seconds: float = 0.1
     """When the ``trailing`` extra event follows ``response.completed``."""

@@ -68,13 +68,13 @@ class Bound:
     down: int
 
 
-async def count(session: Session, way: Way, *, echo: bool = True) -> tuple[Count, list[list[Item]]]:
+async def count(session: Session, way: Way, *, repeats: bool = True) -> tuple[Count, list[list[Item]]]:
     """Play *session* in this *way* and count; also return what each turn added to the history.
 
-    Without *echo* upstream's responses do not repeat instructions and tools. Raises Disagreement.
+    *repeats* tells whether upstream's responses repeat instructions and tools. Raises Disagreement.
     """
     async with AsyncExitStack() as stack:
-        settings = SimulatorSettings(deflate=way.deflate, echo_settings=echo)
+        settings = SimulatorSettings(deflate=way.deflate, repeat_settings=repeats)
         simulator = await stack.enter_async_context(Simulator(settings, script=session.script()))
         link = await stack.enter_async_context(Link(("127.0.0.1", simulator.port)))
         if not way.packlight:
@@ -172,7 +172,7 @@ def count_bytes(
         click.echo(line)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_bytes(orjson.dumps({"seeds": seeds, "rows": rows}, option=orjson.OPT_INDENT_2) + b"\n")
+        json_file.write_bytes(orjson.dumps({"seeds": seeds, "rows": rows}, option=orjson.OPT_APPEND_NEWLINE))
     if charts is not None:
         draw(rows, charts)
 
@@ -191,7 +191,7 @@ async def _row(shape: Shape, ways: Sequence[Way], seeds: Iterable[int]) -> dict[
             if way is HTTP:
                 bounds.append(asdict(bound(session, added)))
                 sizes.append(session.settings_size)
-            without, _ = await count(Session(shape, seed=seed), way, echo=False)
+            without, _ = await count(Session(shape, seed=seed), way, repeats=False)
             quiet[way.name].append(asdict(without))
         click.echo(f"{shape.name}, seed {seed}", err=True)
     return {
@@ -199,14 +199,14 @@ async def _row(shape: Shape, ways: Sequence[Way], seeds: Iterable[int]) -> dict[
         "turns": shape.turns,
         "settings": round(statistics.median(sizes)),
         "ways": counts,
-        "ways_without_echo": quiet,
+        "ways_unrepeated": quiet,
         "bound": bounds,
     }
 
 
-def share(row: dict[str, Any], way: str, direction: str, *, echo: bool = True) -> tuple[float, float, float]:
+def share(row: dict[str, Any], way: str, direction: str, *, repeats: bool = True) -> tuple[float, float, float]:
     """Return *way*'s bytes as a part of plain HTTP's: the median over the seeds, the least and the most."""
-    table = row["ways" if echo else "ways_without_echo"]
+    table = row["ways" if repeats else "ways_unrepeated"]
     theirs = row["bound"] if way == "bound" else table[way]
     plain = [each[direction] for each in table["HTTP"]]
     shares = [each[direction] / http for each, http in zip(theirs, plain, strict=True)]
@@ -220,7 +220,7 @@ def over_bound(row: dict[str, Any], way: str) -> float:
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return two tables in Markdown: up, then down."""
+    """Return two tables in Markdown: up, then down; *unrepeated* is where responses do not repeat the settings."""
     ways = [name for name in rows[0]["ways"] if name != "HTTP"]
     packed = [name for name in ways if name.startswith("packlight")]
     told = [
@@ -239,13 +239,13 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         told.append("| " + " | ".join(map(str, cells)) + " |")
     told.append("")
     down = [name for name in ways if not name.endswith("zstd")]
-    heads = [*down, *(f"{name}, small echo" for name in packed)]
+    heads = [*down, *(f"{name}, unrepeated" for name in packed)]
     told.append("| down | HTTP | " + " | ".join(heads) + " | bound |")
     told.append("|---" * (len(heads) + 3) + "|")
     for row in rows:
         http = statistics.median(each["down"] for each in row["ways"]["HTTP"])
         cells = [row["shape"], f"{http / 1000:,.0f} KB", *(_percent(share(row, name, "down")) for name in down)]
-        cells += [_percent(share(row, name, "down", echo=False)) for name in packed]
+        cells += [_percent(share(row, name, "down", repeats=False)) for name in packed]
         cells.append(_percent(share(row, "bound", "down")))
         told.append("| " + " | ".join(cells) + " |")
     return told
@@ -259,16 +259,18 @@ def _percent(shares: tuple[float, float, float]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Draw *rows* into *folder*: ``bytes-up.svg`` and ``bytes-down.svg``."""
+    """Draw *rows* into *folder*, ``bytes-up.svg`` and ``bytes-down.svg``, but for those in Chat."""
     folder.mkdir(parents=True, exist_ok=True)
     note = (
         "TCP payload, counted by a relay in front of a simulated upstream; part of plain HTTP, median of all seeds"
     )
     ways = [name for name in rows[0]["ways"] if name in ("HTTP + zstd", "delta, no deflate", "packlight")]
+    drawn = [row for row in rows if SHAPES[row["shape"]].api == "responses"]
     for direction, series in (("up", [*ways, "bound"]), ("down", [*ways[1:], "bound"])):
         groups = []
-        for row in rows:
-            shares = [share(row, name, direction)[0] for name in series]
-            groups.append(Group(row["shape"], shares, [f"{each:.1%}" for each in shares]))
+        for row in drawn:
+            shares = [min(1.1, share(row, name, direction)[0]) for name in series]
+            told = [f"{share(row, name, direction)[0]:.1%}" for name in series]
+            groups.append(Group(row["shape"], shares, told))
         title = f"Bytes {direction}, whole session"
         (folder / f"bytes-{direction}.svg").write_text(bars(title, note, series, groups), encoding="utf-8")
