@@ -47,7 +47,7 @@ async def play(
             async with http.post(url, data=body) as response:
                 answer = await response.read()
                 if response.status != 200:
-                    raise TurnFailed(f"status {response.status}: {answer[:300]!r}")
+                    raise TurnFailed(f"status {response.status} in turn {number + 1}: {_reason(answer)}")
             told(number, clock() - began)
             output = _output(session, answer)
             new = session.echo(output)
@@ -58,6 +58,14 @@ async def play(
             history += new
             added.append(new)
     return added
+
+
+def _reason(answer: bytes) -> str:
+    """Return the message of an *answer* that is an error, or how it begins."""
+    try:
+        return str(orjson.loads(answer)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer[:200].decode(errors="replace")
 
 
 def _output(session: Session, answer: bytes) -> list[Item]:

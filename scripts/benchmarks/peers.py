@@ -127,7 +127,7 @@ async def _measure(shape: Shape, rounds: int, chosen: Sequence[Peer], cache: Pat
                 try:
                     await lane.play(shape, number, counts=number > 0)
                 except (TurnFailed, TimeoutError, aiohttp.ClientError) as exc:
-                    lane.measured.failure = f"{type(exc).__name__}: {exc}"[:300]
+                    lane.measured.failure = str(exc) or type(exc).__name__
                     lanes.remove(lane)
                 if number == 0 and lane.peer is not None:
                     lane.measured.resident_before = lane.peer.resident()

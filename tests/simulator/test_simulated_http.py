@@ -131,6 +131,26 @@ async def test_small_endpoints(simulate: Simulate, http: aiohttp.ClientSession) 
         assert response.status == 200
 
 
+async def test_what_proxies_of_chatgpt_accounts_ask_for(simulate: Simulate, http: aiohttp.ClientSession) -> None:
+    """The API and the account's usage are where they look for them."""
+    simulator = await simulate()
+    backend = simulator.base_url.replace("/v1", "/backend-api")
+    async with http.get(f"{backend}/wham/usage") as response:
+        usage = await response.json()
+    assert usage["rate_limit"]["primary_window"]["used_percent"] < 100
+    async with http.post(f"{backend}/codex/responses", json={"model": "m", "input": "x"}) as response:
+        assert (await response.json())["status"] == "completed"
+
+
+async def test_settings_need_not_be_repeated(simulate: Simulate, http: aiohttp.ClientSession) -> None:
+    """Without `repeat_settings` a response has neither instructions nor tools; the model is told all the same."""
+    simulator = await simulate(repeat_settings=False)
+    tool = {"type": "function", "name": "ls", "parameters": {}}
+    _, answer = await ask(simulator, http, model="m", input="x", instructions="Be brief.", tools=[tool])
+    assert (answer["instructions"], answer["tools"]) == (None, [])
+    assert simulator.turns[0].effective["instructions"] == "Be brief."
+
+
 async def test_http_needs_a_key(simulate: Simulate) -> None:
     """As the upgrade does."""
     simulator = await simulate()

@@ -142,6 +142,15 @@ async def test_a_duplicate_of_the_chain_is_refused(simulate: Simulate, talk: Tal
     assert error["message"].startswith("Duplicate item found with id msg_")
 
 
+async def test_a_lenient_server_takes_duplicates(simulate: Simulate, talk: Talk) -> None:
+    """Without `refuse_duplicates` the model reads an item as often as it was sent."""
+    simulator = await simulate(refuse_duplicates=False)
+    dialogue = await talk(simulator)
+    first = await dialogue.complete()
+    await dialogue.complete([*first["output"], user("b")], previous_response_id=first["id"])
+    assert [item.get("role") for item in simulator.turns[1].context].count("assistant") == 2
+
+
 async def test_a_missing_output_in_the_chain_is_refused(simulate: Simulate, talk: Talk) -> None:
     """The parent's call needs its output in the next input."""
     from proxy.simulator import FunctionCall, says, scripted
