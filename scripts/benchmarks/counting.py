@@ -164,8 +164,7 @@ def count_bytes(
     if hoist is not None:
         if "hoist" not in DOCS:
             raise click.UsageError("this packlight has no setting `hoist`")
-        value = {"true": True, "false": False}.get(hoist, hoist)
-        ways.append(replace(PACKLIGHT, name="packlight, hoist", settings=(("hoist", value),)))
+        ways.append(replace(PACKLIGHT, name="packlight, hoist", settings=(("hoist", hoist),)))
     shapes = [SHAPES[name] for name in names] or list(SHAPES.values())
     rows = [asyncio.run(_row(shape, ways, range(1, seeds + 1))) for shape in shapes]
     for line in lines(rows):

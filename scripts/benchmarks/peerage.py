@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
+import catalog
 import orjson
 from catalog import Agent, Npm, PyPI
 from install import install
@@ -148,7 +149,7 @@ def _as_agent(peer: Peer) -> Agent:
     return Agent(name=peer.name, version=peer.version, source=peer.source, prepare=_never)
 
 
-def _never(_place: object) -> "object":
+def _never(_place: catalog.Place) -> catalog.Command:
     raise NotImplementedError
 
 
