@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_COLOURS = ("#9aa0a6", "#e8a33d", "#2f81c7", "#3aa76d", "#8e5bb5")
+_COLOURS = {
+    "HTTP + zstd": "#9aa0a6",
+    "delta, no deflate": "#e8a33d",
+    "packlight": "#2f81c7",
+    "bound": "#3aa76d",
+    "up": "#2f81c7",
+    "down": "#e8a33d",
+}
+_OTHER = "#8e5bb5"
 _LEFT, _WIDTH, _RIGHT = 190, 470, 150
 _BAR, _GAP, _TOP = 11, 12, 70
 _FONT = "font-family='system-ui, sans-serif'"
@@ -22,6 +30,7 @@ class Group:
 def bars(title: str, note: str, series: Sequence[str], groups: Sequence[Group]) -> str:
     """Return a chart; the longest bar has the whole width."""
     longest = max(value for group in groups for value in group.values)
+    colours = [_COLOURS.get(name, _OTHER) for name in series]
     step = len(series) * _BAR + _GAP
     height = _TOP + len(groups) * step + 10
     width = _LEFT + _WIDTH + _RIGHT
@@ -44,7 +53,7 @@ def bars(title: str, note: str, series: Sequence[str], groups: Sequence[Group]) 
             length = max(1.0, value / longest * _WIDTH)
             y = top + number * _BAR
             parts.append(
-                f"<rect x='{_LEFT}' y='{y}' width='{length:.1f}' height='{_BAR - 2}' fill='{_COLOURS[number]}'/>"
+                f"<rect x='{_LEFT}' y='{y}' width='{length:.1f}' height='{_BAR - 2}' fill='{colours[number]}'/>"
                 f"<text x='{_LEFT + length + 4:.1f}' y='{y + _BAR - 3}' {_FONT} font-size='9' fill='#59636e'>"
                 f"{escape(told)}</text>"
             )
@@ -54,9 +63,9 @@ def bars(title: str, note: str, series: Sequence[str], groups: Sequence[Group]) 
 def _legend(series: Sequence[str]) -> list[str]:
     parts: list[str] = []
     x = 16
-    for number, name in enumerate(series):
+    for name in series:
         parts.append(
-            f"<rect x='{x}' y='51' width='9' height='9' fill='{_COLOURS[number]}'/>"
+            f"<rect x='{x}' y='51' width='9' height='9' fill='{_COLOURS.get(name, _OTHER)}'/>"
             f"<text x='{x + 13}' y='59' {_FONT} font-size='11' fill='#1f2328'>{escape(name)}</text>"
         )
         x += 30 + 7 * len(name)

@@ -24,6 +24,9 @@ from proxy.simulator import Simulator, SimulatorSettings
 _AGREEMENT = 0.02
 """How far the relay, upstream and packlight may be apart in what they counted."""
 
+_LONGEST_BAR = 1.1
+"""In the charts: an agent that does not stream has little to compare with."""
+
 
 class Disagreement(Exception):
     """Two counted the same bytes differently."""
@@ -268,8 +271,8 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     for direction, series in (("up", [*ways, "bound"]), ("down", [*ways[1:], "bound"])):
         groups = []
         for row in drawn:
-            shares = [min(1.1, share(row, name, direction)[0]) for name in series]
-            told = [f"{share(row, name, direction)[0]:.1%}" for name in series]
-            groups.append(Group(row["shape"], shares, told))
+            shares = [share(row, name, direction)[0] for name in series]
+            told = [f"{each:.1%}" + (" (bar cut short)" if each > _LONGEST_BAR else "") for each in shares]
+            groups.append(Group(row["shape"], [min(each, _LONGEST_BAR) for each in shares], told))
         title = f"Bytes {direction}, whole session"
         (folder / f"bytes-{direction}.svg").write_text(bars(title, note, series, groups), encoding="utf-8")

@@ -134,14 +134,19 @@ def _last_line(log: Path) -> str:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
+    """End *process*, and its children where the system has process groups."""
+    if process.returncode is not None:
+        return
+    if os.name == "posix":
         os.killpg(process.pid, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
             await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def _as_agent(peer: Peer) -> Agent:
@@ -288,7 +293,7 @@ _CODEX_LB = Peer(
 )
 PEERS = (
     _CODEX_LB,
-    replace(_CODEX_LB, name="codex-lb, lenient upstream", lenient=True),
+    replace(_CODEX_LB, name="codex-lb (lenient upstream)", lenient=True),
     Peer(
         name="LiteLLM proxy",
         version="1.106.2",

@@ -103,7 +103,7 @@ def peers(
         click.echo(line)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+        json_file.write_bytes(orjson.dumps(figures, option=orjson.OPT_APPEND_NEWLINE))
     if charts is not None:
         _draw(figures, charts)
 
@@ -212,7 +212,7 @@ def _draw(figures: dict[str, Any], folder: Path) -> None:
     rows = [row for row in figures["rows"] if row["failure"] is None]
     groups = [
         Group(
-            f"{row['name']} {row['version']}".strip(),
+            row["name"],
             [row["up_of_direct"], row["down_of_direct"]],
             [f"{row['up_of_direct']:.1%}", f"{row['down_of_direct']:.1%}"],
         )
