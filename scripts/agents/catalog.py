@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import orjson
 from model import NOTES, note_request
+from sources import Npm, PyPI
 
 Api = Literal["responses", "chat"]
 
@@ -43,30 +44,6 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     before: tuple[tuple[str, ...], ...] = ()
     typed: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Npm:
-    """An npm *package* whose *program* runs on Node.js *node* or newer."""
-
-    package: str
-    program: str
-    node: int = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PyPI:
-    """A *package* from PyPI in a virtual environment of its own, and what runs there.
-
-    *program* is one of the package's, or a script of ours. *pins* are other packages at their versions, for a
-    package that does not pin them itself. *oldest_python* and *newest_python* are those that the package knows.
-    """
-
-    package: str
-    program: str | Path
-    pins: tuple[str, ...] = ()
-    newest_python: tuple[int, int] | None = None
-    oldest_python: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

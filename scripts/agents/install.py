@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from catalog import Agent, Npm, PyPI
+from sources import Npm, Program, PyPI
 
 NODE = "24.21.0"  # for agents that need a newer Node.js than there is
 OLDEST_PYTHON, NEWEST_PYTHON = 11, 14  # for programs that do not know ours: 3.11 to 3.14
@@ -29,7 +29,7 @@ def default_cache() -> Path:
     return Path(base) / "packlight" / "agents"
 
 
-def install(agent: Agent, cache: Path) -> tuple[str, ...]:
+def install(agent: Program, cache: Path) -> tuple[str, ...]:
     """Install *agent* below *cache* if it is not there yet; return the beginning of its command line."""
     match agent.source:
         case Npm() as source:

@@ -5,7 +5,6 @@ import base64
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,10 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import aiohttp
-import catalog
 import orjson
-from catalog import Agent, Npm, PyPI
 from install import install
+from sources import Npm, PyPI
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90
@@ -57,7 +55,7 @@ class Peer:
     name: str
     version: str
     told: str
-    source: Npm | PyPI | None
+    source: Npm | PyPI | Path
     configure: Callable[[Place], tuple[tuple[str, ...], Mapping[str, str]]]
     path: str = "/v1"
     ready: str = "/v1/models"
@@ -87,16 +85,13 @@ async def running(peer: Peer, upstream: str, *, cache: Path, home: Path) -> Asyn
     """Install *peer* below *cache* and run it in front of *upstream*. Raises PeerFailed and NotInstalled."""
     place = Place(home, _free_port(), upstream)
     arguments, environ = peer.configure(place)
-    if peer.source is None:
-        program: tuple[str, ...] = (sys.executable,)
-    else:
-        program = await asyncio.to_thread(install, _as_agent(peer), cache)
+    program = await asyncio.to_thread(install, peer, cache)
     log = home / "log"
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             *program,
             *arguments,
-            cwd=ROOT if peer.source is None else home,
+            cwd=home,
             env={**_environ(home), **environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
@@ -149,15 +144,6 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _as_agent(peer: Peer) -> Agent:
-    assert peer.source is not None  # noqa: S101  ours is not installed
-    return Agent(name=peer.name, version=peer.version, source=peer.source, prepare=_never)
-
-
-def _never(_place: catalog.Place) -> catalog.Command:
-    raise NotImplementedError
-
-
 def _environ(home: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     for name in list(kept):
@@ -196,7 +182,7 @@ def _resident(pid: int) -> int:
 
 def _packlight(place: Place) -> tuple[tuple[str, ...], Mapping[str, str]]:
     flags = ("--upstream", f"{place.upstream}/v1", "--port", str(place.port), "--log-format", "json")
-    return ("-m", "proxy", "serve", *flags), {}
+    return ("serve", *flags), {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
 
 
 # codex-lb: its upstream is a base URL; accounts are ChatGPT logins
@@ -277,7 +263,7 @@ OURS = Peer(
     name="packlight",
     version="this tree",
     told="deltas over a WebSocket, found by content",
-    source=None,
+    source=ROOT / "proxy/__main__.py",
     configure=_packlight,
     ready="/_packlight/health",
 )

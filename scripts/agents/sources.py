@@ -1,0 +1,41 @@
+"""Sources: where a program comes from, and what it needs to run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Npm:
+    """An npm *package* whose *program* runs on Node.js *node* or newer."""
+
+    package: str
+    program: str
+    node: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PyPI:
+    """A *package* from PyPI in a virtual environment of its own, and what runs there.
+
+    *program* is one of the package's, or a script of ours. *pins* are other packages at their versions, for a
+    package that does not pin them itself. *oldest_python* and *newest_python* are those that the package knows.
+    """
+
+    package: str
+    program: str | Path
+    pins: tuple[str, ...] = ()
+    newest_python: tuple[int, int] | None = None
+    oldest_python: tuple[int, int] | None = None
+
+
+class Program(Protocol):
+    """What can be installed: something at a *version*, from a *source*."""
+
+    @property
+    def version(self) -> str:
+        """Which one."""
+
+    @property
+    def source(self) -> Npm | PyPI | Path:
+        """Where it comes from; a path is a script of ours."""
