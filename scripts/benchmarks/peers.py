@@ -97,8 +97,8 @@ def peers(
 ) -> None:
     """Play the same sessions through packlight and other proxies, one after another, round by round."""
     chosen = [peer for peer in PEERS if not names or peer.name in names]
-    measured = asyncio.run(_measure(SHAPES[name], rounds, (OURS, *chosen), cache or default_cache()))
-    figures = {"shape": name, "rounds": rounds, "rows": [_figures(each, measured[0]) for each in measured]}
+    measured = asyncio.run(measure(SHAPES[name], rounds, (OURS, *chosen), cache or default_cache()))
+    figures = {"shape": name, "rounds": rounds, "rows": [figures_of(each, measured[0]) for each in measured]}
     for line in lines(figures):
         click.echo(line)
     if json_file is not None:
@@ -108,7 +108,8 @@ def peers(
         _draw(figures, charts)
 
 
-async def _measure(shape: Shape, rounds: int, chosen: Sequence[Peer], cache: Path) -> list[Measured]:
+async def measure(shape: Shape, rounds: int, chosen: Sequence[Peer], cache: Path) -> list[Measured]:
+    """Play sessions without a proxy and through each of *chosen*: *rounds*, and one before that does not count."""
     all_measured = [Measured(DIRECT, told="no proxy")]
     async with AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="packlight-peers-")))
@@ -153,7 +154,8 @@ def _place(home: Path, peer: Peer) -> Path:
     return home / "".join(letter for letter in peer.name if letter.isalnum())
 
 
-def _figures(measured: Measured, direct: Measured) -> dict[str, Any]:
+def figures_of(measured: Measured, direct: Measured) -> dict[str, Any]:
+    """Return *measured* as figures, next to *direct*; see `lines`."""
     row: dict[str, Any] = {
         "name": measured.name,
         "version": measured.version,
