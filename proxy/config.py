@@ -64,6 +64,16 @@ class Config:
         "Which of the model's output an agent may leave out of its history and still send a delta: none; its "
         "reasoning; or any, its messages too. Tool calls never.",
     )
+    hoist: Literal["off", "auto", "on"] = setting(
+        "off",
+        "Tell upstream instructions and tools once per chain, as items, not with each turn. auto: for a model for "
+        "which a probe (three small requests, once) found that both forms count the same. on: without a probe.",
+    )
+    obfuscation: Literal["agent", "off"] = setting(
+        "agent",
+        "off: where the agent does not say, ask for events without the random padding that hides their length "
+        "from those who watch an encrypted connection.",
+    )
     max_connections: int = setting(
         16, "WebSockets kept per upstream and credentials; each holds one conversation."
     )

@@ -76,6 +76,7 @@ class Ledger:
     reasons: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     collapses: int = 0
+    hoists: Counter[str] = field(default_factory=Counter)
     replays: Counter[str] = field(default_factory=Counter)
     recent: deque[TurnRecord] = field(init=False)
 
@@ -114,6 +115,7 @@ class Ledger:
             },
             "connections": asdict(self.connections),
             "chains": {"collapsed": self.collapses},
+            "hoists": {name: self.hoists[name] for name in ("turns", "proven", "disproven")},
             "replays": {"safe": self.replays["safe"], "ambiguous": self.replays["ambiguous"]},
             "since": self.since.isoformat(timespec="seconds"),
         }

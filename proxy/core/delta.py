@@ -5,10 +5,11 @@ reason why everything has to be sent (`Full`). It never guesses: any doubt is a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
+from proxy.core.hoist import Hoisted, hoist
 from proxy.core.items import (
     Dropped,
     Fingerprint,
@@ -110,7 +111,8 @@ class TurnRequest:
     *input* is the agent's `input` as it came: a text, or the JSON of *items*. *marks* has one fingerprint for
     each prefix of *items*, so that comparing with a baseline of any length takes one look. *size* is the length
     of its JSON in bytes. *echo* is given where the agent speaks another API than upstream, and the request was
-    translated: it says what becomes of a response in such an agent's history.
+    translated: it says what becomes of a response in such an agent's history. *hoisted* are the settings that can
+    be told as items.
     """
 
     fields: Mapping[str, Any]
@@ -122,6 +124,7 @@ class TurnRequest:
     stream: bool
     size: int
     echo: Echo | None = None
+    hoisted: Hoisted | None = None
 
     @classmethod
     def of(
@@ -148,6 +151,10 @@ class TurnRequest:
             echo=echo,
         )
 
+    def hoistable(self) -> "TurnRequest":
+        """Return this request knowing which of its settings can be told as items."""
+        return replace(self, hoisted=hoist(self.fields, self.items) if self.keeps_history else None)
+
     @property
     def session(self) -> str:
         """Eight hex digits for the conversation, from its beginning to the first user message."""
@@ -170,6 +177,12 @@ class TurnRequest:
     def has_nulls(self) -> bool:
         """Whether a field is explicitly null, which some services take over HTTP but not over a WebSocket."""
         return any(value is None for value in self.fields.values())
+
+    @property
+    def leaves_padding_open(self) -> bool:
+        """Whether the agent did not say if events are to be padded against those who watch their length."""
+        options = self.fields.get("stream_options") or {}
+        return isinstance(options, Mapping) and options.get("include_obfuscation") is None
 
     @property
     def keeps_history(self) -> bool:
@@ -204,7 +217,8 @@ class Baseline:
     """What upstream holds after a completed response: *length* items of the agent's, then *outputs*.
 
     *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
-    says that upstream holds items which only a translated history tells in these words.
+    says that upstream holds items which only a translated history tells in these words. *hoisted* is the mark of
+    the settings that upstream holds as items, before the agent's own.
     """
 
     response_id: str
@@ -217,6 +231,7 @@ class Baseline:
     turns: int = 1
     weight: Weight | None = None
     retold: bool = False
+    hoisted: Fingerprint | None = None
 
     @classmethod
     def after(
@@ -228,6 +243,7 @@ class Baseline:
         turns: int = 1,
         weight: Weight | None = None,
         retold: bool = False,
+        hoisted: Fingerprint | None = None,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
         return cls(
@@ -241,6 +257,7 @@ class Baseline:
             turns=turns,
             weight=weight,
             retold=retold,
+            hoisted=hoisted,
         )
 
     def __repr__(self) -> str:
@@ -284,6 +301,8 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
         return Full(Mismatch.MODEL_CHANGED)
     if request.settings != baseline.settings:
         return Full(Mismatch.SETTINGS_CHANGED)
+    if baseline.hoisted is not None and (request.hoisted is None or request.hoisted.mark != baseline.hoisted):
+        return Full(Mismatch.SETTINGS_CHANGED)  # upstream would go on with those that it holds
     answered = {item.answers for item in new}
     if any(output.call_id is not None and output.call_id not in answered for output in baseline.outputs):
         return Full(Mismatch.CALL_UNANSWERED)

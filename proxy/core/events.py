@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.core.delta import Delta, TurnRequest
+from proxy.core.hoist import Hoisted
 from proxy.core.items import Raw
 from proxy.errors import UpstreamError
 
@@ -89,20 +90,49 @@ class ServerEvent:
             raise GarbledEvent("not an object")
         return value
 
+    def telling(self, fields: Mapping[str, Any]) -> "ServerEvent":
+        """Return this event with *fields* in the response that it tells, if it tells one."""
+        if b'"response"' not in self.raw:  # inside a text the quotes would be escaped
+            return self
+        try:
+            event = self.json()
+        except GarbledEvent:
+            return self
+        response = event.get("response")
+        if not isinstance(response, dict):
+            return self
+        return ServerEvent(self.type, _written({**event, "response": {**response, **fields}}))
+
     def __repr__(self) -> str:
         return f"<{self.type}, {len(self.raw)} bytes>"
 
 
-def response_create(request: TurnRequest, upload: Delta | None) -> bytes:
+def _written(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # half a character
+        return json.dumps(value).encode()
+
+
+def response_create(
+    request: TurnRequest, upload: Delta | None, hoisted: Hoisted | None = None, *, quiet: bool = False
+) -> bytes:
     """Write the message that starts a turn: *upload* if it continues a chain, else the whole history.
 
     Settings come first and in a fixed order, with the agent's own values, so that compression finds the
-    previous turn's in its window.
+    previous turn's in its window; those that are *hoisted* are told as the first items of a history instead.
+    A *quiet* turn asks for events without padding, where the agent left that open.
     """
     message: dict[str, Any] = {"type": "response.create", **request.fields}
+    for name in hoisted.fields if hoisted is not None else ():
+        del message[name]
+    if quiet and request.leaves_padding_open:
+        message["stream_options"] = {**(request.fields.get("stream_options") or {}), "include_obfuscation": False}
     if upload is not None:
         message["previous_response_id"] = upload.baseline.response_id
         message["input"] = [item.raw for item in upload.items]
+    elif hoisted is not None:
+        message["input"] = [*hoisted.items, *(item.raw for item in request.items)]
     elif request.input is not None:
         message["input"] = request.input
     return orjson.dumps(message)
@@ -151,10 +181,7 @@ class Fault:
 
     def as_error(self) -> UpstreamError:
         """Return it as the HTTP answer that it would have been, in upstream's own words."""
-        try:
-            body = orjson.dumps({"error": dict(self.error)})
-        except TypeError:  # half a character
-            body = json.dumps({"error": dict(self.error)}).encode()
+        body = _written({"error": dict(self.error)})
         return UpstreamError(self.status, body, self.headers, code=self.code)
 
     @property
@@ -174,6 +201,10 @@ class Fault:
     def is_rejection(self) -> bool:
         """Whether the request itself was refused, which a delta can be where its full history is not."""
         return self.status in {400, 404, 409, 422} and self.code != "context_length_exceeded"
+
+    def is_about(self, parameter: str) -> bool:
+        """Whether it names *parameter*."""
+        return parameter in f"{self.error.get('param')} {self.message}"
 
     @property
     def is_duplicate(self) -> bool:

@@ -13,6 +13,7 @@ from enum import Enum
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ERRORS, Fault, ServerEvent, response_create
+from proxy.core.hoist import Hoisted
 from proxy.core.items import Item, Output, Raw
 from proxy.core.replay import Replays, Verdict
 from proxy.core.weight import Reading, Weight
@@ -53,11 +54,36 @@ class Collapse:
     read: int
 
 
-class Turn:
-    """One request on its way: what was sent, what came back, and what upstream holds afterwards."""
+class Rewrite(Enum):
+    """How a request may go upstream otherwise than the agent wrote it, and mean the same."""
 
-    def __init__(self, request: TurnRequest, *, ambiguous_retries: int = 2) -> None:
+    HOISTED = "settings as items"
+    QUIET = "no padding"
+
+
+_ABOUT = {
+    Rewrite.HOISTED: ("instructions", "tools", "tool_choice"),
+    Rewrite.QUIET: ("stream_options",),
+}
+"""What a refusal names that is due to a rewrite."""
+
+
+class Turn:
+    """One request on its way: what was sent, what came back, and what upstream holds afterwards.
+
+    *rewrites* are the ways in which it may be written for upstream; *refused* those that upstream did not take.
+    """
+
+    def __init__(
+        self,
+        request: TurnRequest,
+        *,
+        ambiguous_retries: int = 2,
+        rewrites: frozenset[Rewrite] = frozenset(),
+    ) -> None:
         self.request = request
+        self.rewrites = rewrites
+        self.refused: frozenset[Rewrite] = frozenset()
         self.replays = Replays(ambiguous_retries)
         self.shown = False
         self.state = State.READY
@@ -68,6 +94,7 @@ class Turn:
         self.response_id: str | None = None
         self.chain_ignored = False
         self.collapse: Collapse | None = None
+        self.hoisted: Hoisted | None = None
         self._reused = False
         self._retried_here = False
         self._items: dict[int, Raw] = {}
@@ -101,10 +128,22 @@ class Turn:
         self._items = {}
         self._has_pieces = False
         self._early = []
-        message = response_create(self.request, upload if isinstance(upload, Delta) else None)
+        self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
+        delta = upload if isinstance(upload, Delta) else None
+        message = response_create(self.request, delta, self.hoisted, quiet=self._is_quiet)
         self.attempts += 1
         self.state = State.SENT
         return message
+
+    def _is_hoisted(self, upload: Delta | Full) -> bool:
+        """Whether the settings go as items: a chain keeps the form in which it began."""
+        if isinstance(upload, Delta):
+            return upload.baseline.hoisted is not None
+        return Rewrite.HOISTED in self.rewrites - self.refused
+
+    @property
+    def _is_quiet(self) -> bool:
+        return Rewrite.QUIET in self.rewrites - self.refused and self.request.leaves_padding_open
 
     def receive(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         """Take an event; return what the agent is to see now.
@@ -114,11 +153,7 @@ class Turn:
         """
         if event.type in ERRORS:
             return self._error(event)
-        if event.type == "response.failed" and self.state is State.SENT and self._is_miss(event):
-            return ()
-        if event.type == "response.failed" and self.state is State.SENT and self._retried_here:
-            # It may be the last word on the attempt that was refused on this connection.
-            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+        if event.type == "response.failed" and self.state is State.SENT and self._is_to_repeat(event):
             return ()
         if self.state is State.SENT:
             if not event.of_response:
@@ -147,7 +182,9 @@ class Turn:
         shown = (*self._early, event)
         self._early = []
         self.shown = True
-        return shown
+        if self.hoisted is None:
+            return shown
+        return tuple(each.telling(self.hoisted.fields) for each in shown)
 
     def connection_lost(self, fault: ConnectionLost) -> None:
         """Take the loss of the connection; afterwards *again* says that the turn is to be sent on a new one.
@@ -191,6 +228,15 @@ class Turn:
             return True
         return bool(response.get("previous_response_id", asked) == asked)
 
+    def _is_to_repeat(self, failed: ServerEvent) -> bool:
+        """Whether a turn that *failed* before it began is sent again."""
+        if self._is_miss(failed) or self._is_refused_rewrite(failed):
+            return True
+        if self._retried_here:
+            # It may be the last word on the attempt that was refused on this connection.
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+        return self._retried_here
+
     def _is_miss(self, event: ServerEvent) -> bool:
         continued = isinstance(self.upload, Delta)
         if (continued or self._reused) and Fault.of(event.json()).is_miss:
@@ -206,14 +252,35 @@ class Turn:
         if fault.is_age_limit:
             raise ConnectionLost("upstream says that the connection is too old", sent=False)
         if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
+            if not fault.is_miss:
+                self._give_up_rewrite(fault)
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=fault.is_duplicate)
             return ()
         if self._reused and (fault.is_duplicate or fault.is_miss):
             # An earlier turn's items, or the last word on an earlier attempt: neither is known elsewhere.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
+        if self._is_refused_rewrite(event):
+            return ()
         self.state = State.FAILED
         raise fault.as_error()
+
+    def _is_refused_rewrite(self, event: ServerEvent) -> bool:
+        """Whether upstream refused a history that was not as the agent wrote it; then it is sent once more."""
+        fault = Fault.of(event.json())
+        if isinstance(self.upload, Delta) or not fault.is_rejection or not self._give_up_rewrite(fault):
+            return False
+        self._repeat(self.upload.reason, fresh=False)
+        return True
+
+    def _give_up_rewrite(self, fault: Fault) -> bool:
+        """Write the turn a little more as the agent did, after *fault*; return whether that may help."""
+        used = [Rewrite.HOISTED] if self.hoisted is not None else []
+        used += [Rewrite.QUIET] if self._is_quiet else []
+        named = [each for each in used if any(fault.is_about(name) for name in _ABOUT[each])]
+        given_up = named if isinstance(self.upload, Delta) else named or used  # a delta is refused for much else
+        self.refused |= set(given_up[:1])
+        return bool(given_up)
 
     def _note_output(self, event: Raw) -> None:
         item, index = event.get("item"), event.get("output_index")
@@ -244,7 +311,15 @@ class Turn:
         self.response_id = response_id
         weight = self._weight(reading, outputs)
         told, retold = self._as_told(outputs)
-        self.baseline = Baseline.after(self.request, response_id, told, turns=turns, weight=weight, retold=retold)
+        self.baseline = Baseline.after(
+            self.request,
+            response_id,
+            told,
+            turns=turns,
+            weight=weight,
+            retold=retold,
+            hoisted=self.hoisted.mark if self.hoisted is not None else None,
+        )
 
     @property
     def _sent(self) -> tuple[Item, ...]:

@@ -16,6 +16,7 @@ from proxy.frontends.base import FrontEnd
 from proxy.frontends.chat import Chat
 from proxy.frontends.responses import Responses
 from proxy.ledger import Ledger, TurnRecord
+from proxy.rewriting import Rewriting
 from proxy.server.figures import Figures
 from proxy.server.guard import Guard
 from proxy.server.reply import Reply, prepare
@@ -112,7 +113,17 @@ class Server:
                 link=self.link,
             )
         )
-        services = Services(config, pool, http, ledger, self._clock, _now)
+        rewriting = Rewriting(
+            pool,
+            ledger,
+            hoist=config.hoist,
+            quiet=config.obfuscation == "off",
+            timeout=config.event_timeout,
+            retry_seconds=config.websocket_retry_seconds,
+            clock=self._clock,
+        )
+        self._stack.push_async_callback(rewriting.close)
+        services = Services(config, pool, rewriting, http, ledger, self._clock, _now)
         application = _application(config, services, self.link)
         runner = web.AppRunner(
             application,

@@ -21,6 +21,7 @@ from proxy.errors import ConnectionLost, Trouble, UpstreamError, UpstreamTimeout
 from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
+from proxy.rewriting import Rewriting
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
 from proxy.upstream.headers import Headers, end_to_end, of_answer, of_identity, of_wire, to_http
@@ -48,6 +49,7 @@ class Services:
 
     config: Config
     pool: Pool
+    rewriting: Rewriting
     http: Http
     ledger: Ledger
     clock: Callable[[], float]
@@ -167,7 +169,8 @@ class AgentRequest:
 
     async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:
         """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
-        turn = self._turn = Turn(read.turn, ambiguous_retries=self._services.config.ambiguous_retries)
+        request = self._services.rewriting.read(read.turn)
+        turn = self._turn = Turn(request, ambiguous_retries=self._services.config.ambiguous_retries)
         try:
             return await self._over_websocket(turn, read.answer, events)
         except PlainHTTP as exc:
@@ -203,6 +206,7 @@ class AgentRequest:
         if not all(value.isascii() for _, value in identity):
             raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)  # a handshake would not carry it to the byte
         partition = services.pool.partition(identity, request.rel_url.raw_query_string)
+        turn.rewrites = services.rewriting.allowed(turn.request, partition)
         exchange = Exchange(turn, services.pool, partition, services.waits, services.clock, self._traffic)
 
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
@@ -212,6 +216,7 @@ class AgentRequest:
 
         try:
             await exchange.run(deliver)
+            services.rewriting.learn(turn, partition)
             self._status = _status(turn)
             return await events.finish()
         except UpstreamError as exc:

@@ -14,7 +14,9 @@ from typing import Self
 
 from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
+from proxy.core.hoist import Form
 from proxy.core.items import Dropped
+from proxy.core.turn import Rewrite
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
@@ -134,6 +136,13 @@ class Partition:
     turns_lost: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
+    verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
+
+    def judge(self, form: Form | Rewrite, *, equal: bool) -> None:
+        """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
+        if len(self.verdicts) >= _DOUBTS_KEPT:
+            del self.verdicts[next(iter(self.verdicts))]
+        self.verdicts[form] = equal
 
     def refuse_until(self, moment: float) -> None:
         """Use plain HTTP until the clock shows *moment*."""
@@ -271,6 +280,10 @@ class Pool:
             key = next((key for key in idle if not self._partitions[key].slots), idle[0])
             for slot in self._partitions.pop(key).slots.values():
                 self._retire(slot, Mismatch.RETIRED)
+
+    def has_room(self, partition: Partition) -> bool:
+        """Whether one more connection would cost no conversation its own."""
+        return len(partition.slots) < self._limits.max_connections
 
     @asynccontextmanager
     async def lease(

@@ -1,0 +1,188 @@
+"""Which requests go upstream otherwise than the agents wrote them, and how we know that they mean the same.
+
+Settings may be told once per chain, as items (`core/hoist.py`), and events asked for without padding. Whether
+both forms are one to upstream is a verdict for a partition, a model and the settings in question. A probe gives
+it, three small requests, or the user; a refusal is the end of it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import structlog
+
+from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
+from proxy.core.events import GarbledEvent
+from proxy.core.hoist import Form
+from proxy.core.items import Item
+from proxy.core.turn import Rewrite, State, Turn
+from proxy.core.weight import Reading
+from proxy.errors import UpstreamError, UpstreamUnavailable
+from proxy.ledger import Ledger
+from proxy.upstream.background import Background
+from proxy.upstream.connection import Connection
+from proxy.upstream.pool import NoLease, Partition, Pool
+
+log = structlog.get_logger("rewriting")
+
+_KEPT = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_identifier", "service_tier", "user"})
+"""What a probe takes over from the agent's request, so that upstream treats it alike."""
+
+_ASKED = "Answer with the word yes and nothing else. Do not use any tool."
+_LONG = (
+    "stands here so that the tokens of a setting can be counted, once where it is a field of a request and once "
+    "where it is an item of the conversation. It is longer than everything that is said afterwards, and so its "
+    "absence from the count would show. It has no meaning beyond that."
+)
+_SETTINGS: dict[str, Any] = {
+    "instructions": f"This text {_LONG}",
+    "custom": {"type": "custom", "name": "unused_text", "description": f"Does nothing; it {_LONG}"},
+    "function": {
+        "type": "function",
+        "name": "unused",
+        "description": f"Does nothing; it {_LONG}",
+        "parameters": {"type": "object", "properties": {}, "required": [], "additionalProperties": False},
+        "strict": False,
+    },
+}
+
+
+class Rewriting:
+    """Decides, for each request, how it may be rewritten; *hoist* and *quiet* are what the user permits.
+
+    *timeout* is how long a probe waits for each event, and *retry_seconds* how long until the next one where
+    upstream could not be asked. `close` ends it.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        ledger: Ledger,
+        *,
+        hoist: Literal["off", "auto", "on"],
+        quiet: bool,
+        timeout: float,
+        retry_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._ledger = ledger
+        self._hoist = hoist
+        self._quiet = quiet
+        self._timeout = timeout
+        self._retry_seconds = retry_seconds
+        self._clock = clock
+        self._background = Background()
+        self._is_probing = False
+        self._next_probe_at = 0.0
+
+    async def close(self) -> None:
+        """Give up the probe that is under way."""
+        await self._background.close(0)
+
+    def read(self, request: TurnRequest) -> TurnRequest:
+        """Return *request* knowing what the user permits to hoist of it."""
+        return request if self._hoist == "off" else request.hoistable()
+
+    def allowed(self, request: TurnRequest, partition: Partition) -> frozenset[Rewrite]:
+        """Return how *request* may be rewritten."""
+        rewrites = set()
+        if request.hoisted is not None and partition.verdicts.get(request.hoisted.form, self._hoist == "on"):
+            rewrites.add(Rewrite.HOISTED)
+        if self._quiet and partition.verdicts.get(Rewrite.QUIET, True):
+            rewrites.add(Rewrite.QUIET)
+        return frozenset(rewrites)
+
+    def learn(self, turn: Turn, partition: Partition) -> None:
+        """Take note of how *turn* went that has ended, and begin a probe where one is due."""
+        hoisted = turn.request.hoisted
+        if turn.state not in {State.COMPLETED, State.INCOMPLETE}:
+            return
+        self._ledger.hoists["turns"] += turn.hoisted is not None
+        for each in turn.refused:
+            form = hoisted.form if each is Rewrite.HOISTED and hoisted is not None else each
+            self._judge(partition, form, equal=False, refused=True)
+        if self._hoist == "auto" and hoisted is not None and self._may_probe(partition, hoisted.form):
+            self._is_probing = True
+            self._background.start(self._probe(turn.request, hoisted.form, partition), "probe hoisting")
+
+    def _may_probe(self, partition: Partition, form: Form) -> bool:
+        return (
+            form not in partition.verdicts
+            and not self._is_probing
+            and self._clock() >= self._next_probe_at
+            and self._pool.has_room(partition)
+        )
+
+    async def _probe(self, request: TurnRequest, form: Form, partition: Partition) -> None:
+        try:
+            self._judge(partition, form, **await self._ask(request, form, partition))
+        except UpstreamError as exc:
+            if exc.status in {400, 404, 422}:
+                self._judge(partition, form, equal=False, refused=True)
+            else:
+                self._next_probe_at = self._clock() + self._retry_seconds
+        except (NoLease, UpstreamUnavailable, GarbledEvent):
+            self._next_probe_at = self._clock() + self._retry_seconds
+        finally:
+            self._is_probing = False
+
+    def _judge(self, partition: Partition, form: Form | Rewrite, *, equal: bool, **figures: Any) -> None:
+        partition.judge(form, equal=equal)
+        if isinstance(form, Rewrite):
+            log.warning("rewrite_refused", rewrite=form.value)
+            return
+        self._ledger.hoists["proven" if equal else "disproven"] += 1
+        model, settings = form
+        log.info("hoist_verdict", equal=equal, model=model, settings=",".join(settings), **figures)
+
+    async def _ask(self, request: TurnRequest, form: Form, partition: Partition) -> dict[str, Any]:
+        """Have upstream count a small request in both forms, and what a chain that was hoisted carries on."""
+        small = _small(request, form)
+        async with self._pool.lease(small, partition) as lease:
+            connection = lease.connection
+            try:
+                plain, _ = await self._read(Turn(small), Full(Mismatch.FIRST_TURN), connection)
+                hoisting = Turn(small, rewrites=frozenset({Rewrite.HOISTED}))
+                hoisted, turn = await self._read(hoisting, Full(Mismatch.FIRST_TURN), connection)
+                chained = 0
+                if turn.baseline is not None:
+                    answers = [
+                        Item.of({"type": f"{each.type}_output", "call_id": each.call_id, "output": "-"})
+                        for each in turn.baseline.outputs
+                        if each.call_id is not None
+                    ]
+                    more = Delta(turn.baseline, (*answers, *small.items))
+                    chained, _ = await self._read(Turn(small), more, connection)
+            finally:
+                connection.baseline = None  # of no use to any agent
+        equal = 0 < plain == hoisted < chained
+        return {"equal": equal, "plain": plain, "hoisted": hoisted, "chained": chained}
+
+    async def _read(self, turn: Turn, upload: Delta | Full, connection: Connection) -> tuple[int, Turn]:
+        """Run *turn* once; return how many tokens upstream read for it, 0 where it refused or did not say."""
+        connection.baseline = None
+        message = turn.start(upload, reused=connection.turns > 0)
+        connection.turns += 1
+        await connection.send(message)
+        read = 0
+        while turn.in_flight:
+            for event in turn.receive(await connection.receive(self._timeout, "event_timeout")):
+                response = event.json().get("response") if event.terminal else None
+                reading = Reading.of({}, (), response) if isinstance(response, dict) else None
+                read = reading.read if reading is not None else 0
+        return read, turn
+
+
+def _small(request: TurnRequest, form: Form) -> TurnRequest:
+    """Return a request of the same *form* and for the same model as *request*, with as little in it as will do."""
+    model, settings = form
+    body = {name: value for name, value in request.fields.items() if name in _KEPT}
+    body |= {"model": model, "store": False}
+    if "instructions" in settings:
+        body["instructions"] = _SETTINGS["instructions"]
+    tools = [_SETTINGS[kind] for kind in settings if kind != "instructions"]
+    if tools:
+        body["tools"] = tools
+    asked = {"type": "message", "role": "user", "content": _ASKED}
+    body["input"] = [asked]
+    return TurnRequest.of(body, (Item.of(asked),), model=model, stream=True, size=0).hoistable()
