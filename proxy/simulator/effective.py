@@ -56,6 +56,11 @@ def effective_settings(endpoint: Literal["responses", "chat"], request: Body) ->
     return settings
 
 
+def effective_tool(tool: Any) -> Any:
+    """Return *tool*, of the Responses API, with its defaults."""
+    return _tool(tool, strict=None)
+
+
 def _of_chat(request: Body) -> Body:
     limit = _given(request, "max_completion_tokens", request.get("max_tokens"))
     return {
@@ -84,7 +89,7 @@ def _of_responses(request: Body) -> Body:
         "store": request.get("store") is not False,
         "summary": reasoning.get("summary"),
         "tool_choice": _choice(request.get("tool_choice")),
-        "tools": [_tool(tool, strict=None) for tool in _list(request, "tools")],
+        "tools": [effective_tool(tool) for tool in _list(request, "tools")],
         "verbosity": text.get("verbosity") or "medium",
     }
 

@@ -154,7 +154,7 @@ def _check_names(request: Body, kind: Literal["ws", "http", "chat"], settings: S
     known = KNOWN[kind] if settings.traits.has_lanes else KNOWN[kind] - {"stream_id"}
     strict = settings.strict_fields and settings.traits.is_strict
     for name, value in request.items():
-        if strict and name not in known:
+        if (strict and name not in known) or (kind == "ws" and name in settings.refused_fields):
             raise invalid(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
         if settings.reject_nulls and value is None:
             message = f"Invalid type for '{name}': expected a value, but got null instead."

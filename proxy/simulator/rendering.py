@@ -6,11 +6,12 @@ how a chained turn is compared with the same turn sent in full.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
+from proxy.simulator.effective import effective_tool
 from proxy.simulator.model import Body, Item
 
 UNREAD = ("id", "status", "phase", "annotations", "logprobs")
@@ -39,8 +40,9 @@ def tokens(items: Iterable[Item]) -> int:
 class PromptCache:
     """Which prompts were read lately: what ``usage`` reports as cached tokens.
 
-    A prompt is a scope (credentials, connection), the settings that are rendered before the items (model,
-    tools, instructions, effort) and the items; a change in what comes first loses everything after it.
+    A prompt is a scope (credentials, connection), the settings that are rendered before the items (model, effort,
+    instructions, tools) and the items; a change in what comes first loses everything after it. Instructions read
+    like a developer message, and tools like those that an `additional_tools` item gives.
     """
 
     def __init__(self) -> None:
@@ -48,10 +50,10 @@ class PromptCache:
 
     def read(self, scope: str, settings: Body, items: Sequence[Item]) -> tuple[int, int]:
         """Read a prompt under effective *settings*; return its size and how much was cached, in tokens."""
-        first = [settings.get(name) for name in ("model", "tools", "instructions", "effort")]
+        first = [settings.get(name) for name in ("model", "effort")]
         head = orjson.dumps(first, option=orjson.OPT_SORT_KEYS)
         size, key, cached = len(head) // BYTES_PER_TOKEN, hashlib.sha256(scope.encode() + head).digest(), 0
-        for item in items:
+        for item in (*_as_items(settings), *items):
             text = _text(item)
             size += len(text) // BYTES_PER_TOKEN
             key = hashlib.sha256(key + text).digest()
@@ -63,6 +65,13 @@ class PromptCache:
         while len(self._known) > REMEMBERED_PROMPTS:
             self._known.popitem(last=False)
         return size, cached // CACHE_BLOCK * CACHE_BLOCK
+
+
+def _as_items(settings: Body) -> Iterator[Item]:
+    if settings.get("instructions"):
+        yield {"type": "message", "role": "developer", "content": settings["instructions"]}
+    if settings.get("tools"):
+        yield {"type": "additional_tools", "role": "developer", "tools": settings["tools"]}
 
 
 def _text(item: Item) -> bytes:
@@ -77,6 +86,8 @@ def _rendered(item: Item) -> Item:
         plain["content"] = _content(plain["content"])
     if "arguments" in plain:
         plain["arguments"] = _parsed(plain["arguments"])
+    if plain.get("type") == "additional_tools":
+        plain["tools"] = [effective_tool(tool) for tool in plain["tools"]]
     if "output" in plain:
         plain["output"] = _content(plain["output"])
     return plain

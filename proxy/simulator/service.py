@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.simulator.apierror import ApiError, invalid, previous_response_not_found
+from proxy.simulator.apierror import ApiError, invalid, previous_response_not_found, unsupported
 from proxy.simulator.chain import ConnectionCache, Memory, Store
 from proxy.simulator.effective import effective_settings
 from proxy.simulator.faults import Faults
@@ -20,7 +20,10 @@ from proxy.simulator.records import Journal, SimulatedTurn
 from proxy.simulator.rendering import PromptCache, tokens
 from proxy.simulator.response import begun, usage
 from proxy.simulator.settings import SimulatorSettings
-from proxy.simulator.validation import check_context, input_items
+from proxy.simulator.validation import REQUIRED, check_context, input_items
+
+DEARER = 8
+"""Tokens that an item which gives tools takes more than those tools in a request, where it is dearer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,11 @@ class Service:
             inherited = self._inherited(turn, cache)
             turn.input = self._resolved(input_items(request.get("input")), inherited, turn)
         turn.context = [*inherited, *turn.input]
+        given = self._check_additional_tools(turn)
         check_context(turn.context, generate=turn.generate, refuse_duplicates=self.settings.refuse_duplicates)
         scope = f"{turn.identity}/{turn.connection_id if turn.transport == 'ws' else 'http'}"
         size, cached = self._prompts.read(scope, turn.effective, turn.context)
+        size += DEARER * given if self.settings.additional_tools == "dearer" else 0
         self._check_length(size, "messages" if turn.endpoint == "chat" else "input")
         return Prompt(turn, request, size, cached)
 
@@ -156,6 +161,14 @@ class Service:
             return {"type": "response.create", **nested}
         raise invalid("Unknown parameter: 'response'.", param="response", code="unknown_parameter")
 
+    def _check_additional_tools(self, turn: SimulatedTurn) -> int:
+        """Return how many items give tools; raise ApiError where they are refused."""
+        for index, item in enumerate(turn.input):
+            if item["type"] == "additional_tools" and self.settings.additional_tools == "refused":
+                supported = (kind for kind in REQUIRED if kind != "additional_tools")
+                raise unsupported("additional_tools", supported, f"input[{index}].type")
+        return sum(item.get("type") == "additional_tools" for item in turn.context)
+
     def _generates(self, turn: SimulatedTurn, request: Body) -> bool:
         if turn.transport == "http" or self.settings.traits.warm_up == "ignored":
             return True
@@ -172,7 +185,10 @@ class Service:
         if memory is None and may_hydrate:
             memory = self.store.recall(turn.identity, parent)
         if memory is not None:
-            return memory.continued(self.settings.traits)
+            continued = memory.continued(self.settings.traits)
+            if self.settings.additional_tools == "forgotten":
+                return tuple(item for item in continued if item.get("type") != "additional_tools")
+            return continued
         if self.settings.traits.ignores_unknown_parent:
             return ()
         raise previous_response_not_found(parent)

@@ -7,6 +7,7 @@ from proxy.simulator.citizens import CITIZENS, CachePolicy, Citizen, CitizenName
 
 Deflate = Literal["off", "15", "12", "no_takeover"]
 ErrorShape = Literal["nested", "flat", "response_failed", "codeless", "pretty"]
+AdditionalTools = Literal["read", "refused", "dearer", "forgotten"]
 ExtraEvent = Literal[
     "keepalive_before_created",
     "rate_limits_before_created",
@@ -41,6 +42,11 @@ class SimulatorSettings:
     """Answer 400 to top-level parameters that are explicitly null."""
     refuse_duplicates: bool = True
     """Answer 400 where an item's id occurs twice in a context."""
+    refused_fields: tuple[str, ...] = ()
+    """Top-level parameters that are answered with 400 over a WebSocket, though the documents list them."""
+    additional_tools: AdditionalTools = "read"
+    """What becomes of such items: read like the tools of a request, refused, read as more tokens than those, or
+    forgotten by the next turn of their chain."""
     context_limit_tokens: int | None = None
     """Above it, ``context_length_exceeded``."""
     max_body_bytes: int | None = None

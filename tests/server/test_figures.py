@@ -49,6 +49,7 @@ STATS = {
     "bytes": {"from_agents": int, "to_upstream": int, "from_upstream": int, "to_agents": int},
     "connections": {"open": int, "opened": int, "lost": int},
     "chains": {"collapsed": int},
+    "hoists": {"turns": int, "proven": int, "disproven": int},
     "replays": {"safe": int, "ambiguous": int},
     "link": {"state": str, "since": str, "detail": str},
     "since": str,
