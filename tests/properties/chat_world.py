@@ -39,6 +39,10 @@ SETTINGS: tuple[tuple[Raw, Raw], ...] = (
             "reasoning": {"effort": "low"},
         },
     ),
+    (
+        {"model": "m", "tools": [{"type": "custom", "custom": {"name": "h"}}], "stream": True},
+        {"model": "m", "store": False, "tools": [{"type": "custom", "name": "h"}]},
+    ),
     ({"model": "n", "stream": True, "store": False, "n": 1}, {"model": "n", "store": False}),
     (
         {"model": "m", "temperature": 0.5, "max_completion_tokens": 100, "stream": False, "stop": None},
@@ -96,7 +100,7 @@ class ChatWorld(World):
 
     front_end = Chat()
     settings = (*(Settings(*pair) for pair in SETTINGS * 8), *(Settings(said, None) for said in UNTOLD))
-    usual_settings = 3
+    usual_settings = 4
     echoes = len(_STYLES)
     policies = ("reasoning", "none", "any", "reasoning", "any", "reasoning")  # with `none` few chains go on
     longest = 10

@@ -59,7 +59,7 @@ class ModelUpstream:
     """What all connections share: every response there was, and what each item's bytes say.
 
     *read_item* says what an item means of which nothing was learned; *pieces* are the events that tell an item
-    before its end: all of it, or none, or if so asked only some.
+    before its end: all of it, or none, or if so asked only some. With *refuses_tools* they are no items.
     """
 
     pick: Pick
@@ -67,6 +67,7 @@ class ModelUpstream:
     read_item: Callable[[bytes], Token]
     pieces: Callable[[int, Raw, bool], list[Raw]]
     faults: int = 12
+    refuses_tools: bool = False
     tokens: dict[bytes, Token] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     connections: list["ModelConnection"] = field(default_factory=list)
@@ -87,7 +88,7 @@ class ModelUpstream:
         return [(self._token(orjson.dumps(item)), False) for item in given or ()]
 
     def _token(self, written: bytes) -> Token:
-        return self.tokens.get(written) or self.read_item(written)
+        return self.tokens.get(written) or _rewritten(orjson.loads(written)) or self.read_item(written)
 
     async def pause(self) -> None:
         """Wait, sometimes."""
@@ -161,6 +162,8 @@ class ModelConnection:
         fault = pick(100)
         trouble = 99 - fault if fault >= 100 - upstream.faults else None
         upstream.deltas += asked is not None
+        if upstream.refuses_tools and any(token[0] == "additional_tools" for token, _ in upstream.read(given)):
+            return [_error(400, "invalid_value", "Invalid value: 'additional_tools'.")]
         is_stored = message.get("store") is not False
         is_known = asked == latest or (is_stored and pick(4) != 3)
         if asked is not None and (not is_known or trouble == 0):
@@ -200,10 +203,11 @@ class ModelConnection:
             case 7 | 8:
                 answer.ending = ("max_output_tokens", "content_filter")[pick(2)]
                 last = {"id": response_id, "status": "incomplete", "output": answer.outputs}
+                last |= _echoed(answer.settings)
                 last["incomplete_details"] = {"reason": answer.ending}
                 return [*events[:-1], {"type": "response.incomplete", "response": last}]
             case 9:
-                last = {"id": response_id, "status": "failed", "error": {"code": "x"}}
+                last = {"id": response_id, "status": "failed", "error": {"code": "x"}, **_echoed(answer.settings)}
                 return [*events[:-1], {"type": "response.failed", "response": last}]
             case 10:
                 return [*some, {"type": "error", "error": {"code": "server_error"}}]
@@ -211,10 +215,11 @@ class ModelConnection:
 
     def _events_of(self, response_id: str, answer: Answer, told: str | None) -> list[Any]:
         pick = self._upstream.pick
-        begun: Raw = {"id": response_id, "status": "in_progress", "output": []}
+        echoed = _echoed(answer.settings)
+        begun: Raw = {"id": response_id, "status": "in_progress", "output": [], **echoed}
         if told is not None or answer.parent is not None or pick(2):
             begun["previous_response_id"] = told
-        final: Raw = {"id": response_id, "status": "completed", "output": answer.outputs}
+        final: Raw = {"id": response_id, "status": "completed", "output": answer.outputs, **echoed}
         if (usage := self._usage(answer)) is not None:
             final["usage"] = usage
         done = len(answer.outputs)  # so many items are told with their end
@@ -285,6 +290,31 @@ class ModelConnection:
 
     def _early(self) -> list[Raw]:
         return [{"type": "keepalive"}] if self._upstream.pick(8) == 7 else []
+
+
+def settings_read(settings: Raw) -> list[Token]:
+    """Return what a model reads of *settings* before the history, as items would say it."""
+    tokens: list[Token] = []
+    if settings.get("instructions"):
+        tokens.append(("message", "developer", (settings["instructions"],)))
+    if settings.get("tools"):
+        tokens.append(("additional_tools", orjson.dumps(settings["tools"])))
+    return tokens
+
+
+def _rewritten(item: Raw) -> Token | None:
+    """Return what an item says that stands for a field of a request, written plainly; None for another."""
+    match item:
+        case {"type": "additional_tools", "role": "developer", "tools": list(tools), **rest} if not rest:
+            return ("additional_tools", orjson.dumps(tools))
+        case {"type": "message", "role": "developer" | "user" as role, "content": str(text), **rest} if not rest:
+            return ("message", role, (text,))
+    return None
+
+
+def _echoed(settings: Raw) -> Raw:
+    """Return the settings that a response repeats, as its own request had them."""
+    return {"instructions": settings.get("instructions"), "tools": settings.get("tools") or []}
 
 
 def _length(tokens: list[Token]) -> int:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -15,7 +16,7 @@ from meaning import agree
 from responses_world import ResponsesWorld
 from world import CASES_A_WORLD, World, chosen, play
 
-from proxy.core import delta, items, turn
+from proxy.core import delta, events, hoist, items, turn
 from proxy.core.affinity import Candidate
 from proxy.core.items import START
 from proxy.upstream import pool
@@ -46,6 +47,7 @@ def test_no_generated_case_has_a_wrong_context(
     assert outcomes["cases"] >= CASES
     assert outcomes["delta"] > outcomes["cases"] / 5
     assert outcomes["weighed"] > outcomes["cases"] / 20
+    assert outcomes["hoisted"] > outcomes["cases"] / 20
     assert min(outcomes[each] for each in ("incomplete", "failed", "UpstreamError", "ConnectionLost")) > 0
 
 
@@ -81,6 +83,16 @@ def _believe(self: turn.Turn, event: Any) -> None:
     """Take whatever response begins for this turn's."""
 
 
+def _same_mark(fields: Any, told: Any) -> hoist.Hoisted | None:
+    hoisted = hoist.hoist(fields, told)
+    return hoisted and replace(hoisted, mark=b"")
+
+
+def _hoist_anew(self: turn.Turn, upload: delta.Delta | delta.Full) -> bool:
+    """Write a delta of any chain as a history would be written."""
+    return turn.Rewrite.HOISTED in self.rewrites - self.refused and self.request.hoisted is not None
+
+
 MESSAGE = items._message
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the text of outputs is not compared": (items, "_message", lambda raw: ["message", raw.get("role")]),
@@ -97,6 +109,9 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
         "_ENDINGS",
         dict.fromkeys(("response.completed", "response.incomplete"), turn.State.COMPLETED),
     ),
+    "settings told as items may change": (delta, "hoist", _same_mark),
+    "a chain changes its form": (turn.Turn, "_is_hoisted", _hoist_anew),
+    "the agent is shown upstream's settings": (events.ServerEvent, "telling", lambda self, fields: self),
     "a connection at work is lent again": (pool.Pool, "_candidates", _lend_twice),
 }
 

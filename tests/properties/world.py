@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Self
 
 import orjson
 from meaning import Dropped, Held, Raw, Token, agree, meaning
-from model_upstream import Answer, MemoryPool, ModelUpstream, Pick
+from model_upstream import Answer, MemoryPool, ModelUpstream, Pick, settings_read
 
-from proxy.core.delta import Delta
+from proxy.core.delta import Delta, TurnRequest
 from proxy.core.events import ServerEvent
-from proxy.core.turn import Turn
+from proxy.core.turn import Rewrite, Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import FrontEnd, Opaque
@@ -131,6 +131,8 @@ class World(ABC):
         self.outcomes: Counter[str] = Counter()
         self.dropped = self.policies[pick(len(self.policies))]
         self.upstream = ModelUpstream(pick, self._say, self._read_item, self._pieces, faults)
+        self.hoists = bool(pick(2))
+        self.upstream.refuses_tools = pick(6) == 5
         self._now = 0.0
         limits = Limits(
             max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
@@ -280,7 +282,7 @@ class World(ABC):
             return
         if not tellable:
             raise WrongContext(f"upstream can be told {read.turn.fields}, but not {body!r}")
-        turn = Turn(read.turn)
+        turn = self._turn(read.turn)
         partition = self.pool.partition(IDENTITIES[case.key])
         exchange = Exchange(turn, self.pool, partition, WAITS, self._clock, Traffic())
 
@@ -306,6 +308,13 @@ class World(ABC):
         if case.shown:
             self._check(case)
 
+    def _turn(self, request: TurnRequest) -> Turn:
+        """Return the turn that answers *request*; whether a chain may begin in another form changes with time."""
+        if not self.hoists:
+            return Turn(request)
+        rewrites = {Rewrite.HOISTED} if self.pick(6) < 5 else set()
+        return Turn(request.hoistable(), rewrites=frozenset(rewrites | {Rewrite.QUIET}))
+
     def _over_http(self, case: Case, *, refused: bool = False) -> None:
         if refused:
             case.agent.history, case.agent.heard = [self._user()], []
@@ -322,23 +331,42 @@ class World(ABC):
         answer = self.upstream.answers[names.pop()]
         told = self._meaning(case.told)
         assert told is not None
-        held = self._held(answer.context)
+        asked = case.settings.asked
+        assert asked is not None
+        told = [*settings_read(asked), *told]
+        held = [*((token, False) for token in settings_read(answer.settings)), *self._held(answer.context)]
         if self._log is not None:
             self._log(f"  upstream read {held} on connection {id(answer.connection) % 9973}")
         if not agree(held, told, self.dropped):
             raise WrongContext(f"upstream read {held}, the agent said {told}")
         if answer.connection.headers != IDENTITIES[case.key]:
             raise WrongContext(f"a connection of {answer.connection.headers} answered {KEYS[case.key]}")
-        asked = case.settings.asked
-        assert asked is not None
-        if answer.settings != asked:
+        if self._beside_the_prompt(answer.settings) != self._beside_the_prompt(asked):
             raise WrongContext(f"upstream was told {answer.settings}, the agent said {asked}")
+        for event in case.shown:
+            self._check_echo(event, asked)
+        self.outcomes["hoisted"] += len(settings_read(asked)) > len(settings_read(answer.settings))
         if answer.parent is not None:
             self.outcomes["delta"] += 1
             before = self.upstream.answers[answer.parent].settings
             if any(before.get(name) != asked.get(name) for name in FIXED):
                 raise WrongContext(f"a chain went on from {before} to {asked}")
         case.agent.heard = self._heard(case, answer)
+
+    def _beside_the_prompt(self, settings: Raw) -> Raw:
+        """Return what *settings* say besides what was compared with the items, and padding, which nobody reads."""
+        read = {name for name in ("instructions", "tools") if settings.get(name)}
+        return {name: value for name, value in settings.items() if name not in read | {"stream_options"}}
+
+    def _check_echo(self, event: ServerEvent, asked: Raw) -> None:
+        """Check that an event tells the settings as the agent gave them."""
+        response = orjson.loads(event.raw).get("response")
+        if response is None:
+            return
+        for name, nothing in (("instructions", None), ("tools", [])):
+            if response[name] != asked.get(name, nothing):
+                raise WrongContext(f"the agent was shown {response[name]}, and had said {asked.get(name)}")
+        self.outcomes["echoes"] += 1
 
     def _say(self, _context: list[Held]) -> list[tuple[Raw, Token]]:
         """Decide what the model says."""
