@@ -6,6 +6,7 @@ import sys
 import click
 from counting import count_bytes
 from darkness import dark
+from hoisting import measure
 from peers import peers
 from uploads import Cell, Outcome
 from uploads import run as upload
@@ -23,6 +24,7 @@ def main() -> None:
 main.add_command(count_bytes)
 main.add_command(dark)
 main.add_command(link)
+main.add_command(measure)
 main.add_command(peers)
 
 
