@@ -14,7 +14,7 @@ import orjson
 
 from proxy.core.items import Fingerprint, Item, Raw
 
-_KINDS = frozenset({"custom", "function"})
+_KINDS = ("custom", "function")
 """Tools that the agent runs itself; upstream may have to be told at each turn of those that it runs."""
 
 Form: TypeAlias = tuple[str, tuple[str, ...]]
