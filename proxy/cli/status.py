@@ -58,6 +58,7 @@ def summary(figures: Figures, terminal: Terminal) -> list[str]:
         *_totals(stats),
         *_link(stats.get("link", {}), terminal),
         *_collapses(stats.get("chains", {}).get("collapsed", 0), terminal),
+        *_hoists(stats.get("hoists", {})),
         *_reasons(stats["full_reasons"], terminal),
         *_recent(figures["turns"], terminal),
     ]
@@ -94,6 +95,13 @@ def _collapses(count: int, terminal: Terminal) -> list[str]:
     warning = f"warning      upstream confirmed {count} times that it continued a conversation, and had lost it"
     advice = 'answers may have missed their history; set websocket = "off" for this upstream'
     return [terminal.style(warning, bold=True), f"{'':13}{advice}"]
+
+
+def _hoists(hoists: Figures) -> list[str]:
+    if not any(hoists.values()):
+        return []
+    verdicts = f"{hoists['proven']} models found to read both forms alike, {hoists['disproven']} not"
+    return [f"settings     told once per chain in {hoists['turns']} turns; {verdicts}"]
 
 
 def _reasons(reasons: dict[str, int], terminal: Terminal) -> list[str]:

@@ -121,12 +121,12 @@ def response_create(
 
     Settings come first and in a fixed order, with the agent's own values, so that compression finds the
     previous turn's in its window; those that are *hoisted* are told as the first items of a history instead.
-    A *quiet* turn asks for events without padding, where the agent left that open.
+    A *quiet* turn asks for events without padding.
     """
     message: dict[str, Any] = {"type": "response.create", **request.fields}
     for name in hoisted.fields if hoisted is not None else ():
         del message[name]
-    if quiet and request.leaves_padding_open:
+    if quiet:
         message["stream_options"] = {**(request.fields.get("stream_options") or {}), "include_obfuscation": False}
     if upload is not None:
         message["previous_response_id"] = upload.baseline.response_id

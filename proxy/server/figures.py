@@ -84,6 +84,13 @@ def _lines(ledger: Ledger) -> list[str]:
             {"": stats["chains"]["collapsed"]},
         ),
         *_family(
+            "packlight_hoisted_turns_total",
+            "counter",
+            "Turns whose settings upstream was told as items.",
+            None,
+            {"": stats["hoists"]["turns"]},
+        ),
+        *_family(
             "packlight_replays_total",
             "counter",
             "Turns sent again after a loss: upstream cannot have had them (safe), or may have.",

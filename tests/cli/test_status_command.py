@@ -119,6 +119,14 @@ def test_a_collapsed_chain_is_a_warning() -> None:
     assert "warning" not in "\n".join(summary(FIGURES, Terminal()))
 
 
+def test_settings_told_once_are_counted() -> None:
+    """How often, and for how many models it was found that they may be; nothing where nobody asked."""
+    hoists = {"turns": 3, "proven": 1, "disproven": 2}
+    text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"hoists": hoists}}, Terminal()))
+    assert "settings     told once per chain in 3 turns; 1 models found to read both forms alike, 2 not" in text
+    assert "told once" not in "\n".join(summary(FIGURES, Terminal()))
+
+
 def test_what_stands_in_the_way_is_shown() -> None:
     """Since when, and what to do; nothing where the way is open."""
     link = {"state": "captive_portal", "since": "2026-11-21T04:50:00+00:00", "detail": "open a browser"}
