@@ -11,7 +11,7 @@ from conversation import Clock
 from openai import AsyncOpenAI
 from proxied import Proxied
 
-from proxy.simulator import Fault, FunctionCall, ModelCall, Output, Reasoning, says
+from proxy.simulator import Failed, Fault, FunctionCall, ModelCall, Output, Reasoning, says
 
 JSON = dict[str, Any]
 TOOL: JSON = {
@@ -261,6 +261,52 @@ async def test_a_probe_that_fails_is_no_verdict(proxied: Any, agents: Any) -> No
     await agent.turn("three")
     await until(run, "proven")
     assert (await run.figures())["hoists"] == {"turns": 0, "proven": 1, "disproven": 0}
+
+
+async def test_a_probe_that_is_refused_is_a_verdict(proxied: Any, agents: Any) -> None:
+    """What cannot be asked about even in the agent's form stays in it."""
+    run = await proxied(hoist="auto")
+    run.simulator.inject(
+        Fault("before_created", "error", status=400, match=lambda asked: "text stands" in str(asked))
+    )
+    agent = await agents(run.server.url, **SETTINGS)
+    await agent.turn("one")
+    await until(run, "disproven")
+    assert len(sent(run)) == 2
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_a_probe_has_what_the_request_has(proxied: Any, agents: Any, name: str) -> None:
+    """Instructions alone, or tools alone."""
+    run = await proxied(hoist="auto")
+    agent = await agents(run.server.url, **{name: SETTINGS[name]})
+    await agent.turn("one")
+    await until(run, "proven")
+    assert [request.keys() & SETTINGS.keys() for request in sent(run)] == [{name}, {name}, set(), set()]
+
+
+async def test_a_turn_that_failed_begins_no_probe(proxied: Any, agents: Any) -> None:
+    """Upstream may be in trouble."""
+    run = await proxied(lambda _: says(finish=Failed()), hoist="auto")
+    agent = await agents(run.server.url, **SETTINGS)
+    for said in ("one", "two"):
+        await agent.turn(said)
+    assert len(sent(run)) == 2
+
+
+async def test_a_lost_probe_is_no_verdict(proxied: Any, agents: Any) -> None:
+    """Its connection broke: upstream has not answered, and is asked again later."""
+    clock = Clock()
+    run = await proxied(hoist="auto", clock=clock)
+    run.simulator.inject(Fault("after_created", "abort", match=lambda asked: "text stands" in str(asked)))
+    agent = await agents(run.server.url, **SETTINGS)
+    await agent.turn("one")
+    async with asyncio.timeout(10):
+        while (await run.figures())["connections"]["open"] != 1 or len(sent(run)) < 2:
+            pass
+    clock.advance(301)
+    await agent.turn("two")
+    await until(run, "proven")
 
 
 async def test_a_probe_takes_no_conversations_place(proxied: Any, agents: Any) -> None:
