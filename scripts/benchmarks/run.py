@@ -1,4 +1,4 @@
-"""Benchmarks as ratios within one run: bytes on the network, uploads over a narrow link, whole sessions."""
+"""Benchmarks as ratios within one run: see each command's help."""
 
 import asyncio
 import sys
@@ -7,6 +7,7 @@ import click
 from counting import count_bytes
 from darkness import dark
 from hoisting import measure
+from overhead import overhead
 from peers import peers
 from uploads import Cell, Outcome
 from uploads import run as upload
@@ -25,6 +26,7 @@ main.add_command(count_bytes)
 main.add_command(dark)
 main.add_command(link)
 main.add_command(measure)
+main.add_command(overhead)
 main.add_command(peers)
 
 
