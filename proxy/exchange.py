@@ -10,6 +10,7 @@ from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Traffic
+from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool, suspicion
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
@@ -21,6 +22,9 @@ _TOO_BIG = 1009
 
 _REJECTED = frozenset({400, 404, 422})
 """Statuses of an error that may lie in the form of the request, which over HTTP is the agent's own."""
+
+_TOGETHER = 64
+"""Events that are written to the agent at once, where so many have arrived together."""
 
 _OVERHEAD = 256
 """Bytes that `response.create` may add to a request's body: its type and an id."""
@@ -118,20 +122,7 @@ class Exchange:
         connection.turns += 1
         await connection.send(message)
         while turn.in_flight:
-            if turn.begun:
-                event = await connection.receive(self._waits.event_timeout, "event_timeout")
-            else:
-                event = await connection.receive(self._waits.first_event_timeout, "first_event_timeout")
-            try:
-                shown = turn.receive(event)
-            except GarbledEvent as exc:
-                raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
-            except UpstreamError as exc:
-                raise self._instead(exc) from exc
-            if turn.finished or turn.again is not None:
-                self._settle(lease, upload)  # at once: an agent may hang up as soon as it has the last event
-            if shown:
-                await deliver(shown)
+            await self._pass_on(lease, upload, deliver)
 
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
@@ -140,6 +131,31 @@ class Exchange:
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
             self._partition.accept(doubt, self._clock())
         self._learn(lease, upload)
+
+    async def _pass_on(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
+        """Wait for an event, and show the agent in one go what has arrived with it."""
+        turn, connection = self.turn, lease.connection
+        shown: list[ServerEvent] = []
+        try:
+            while True:
+                shown += turn.receive(await self._next(connection))
+                if not (turn.in_flight and connection.has_more and len(shown) < _TOGETHER):
+                    break
+        except GarbledEvent as exc:
+            raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
+        except UpstreamError as exc:
+            raise self._instead(exc) from exc
+        else:
+            if turn.finished or turn.again is not None:
+                self._settle(lease, upload)  # at once: an agent may hang up as soon as it has the last event
+        finally:  # what came before a fault is shown before it
+            if shown:
+                await deliver(tuple(shown))
+
+    async def _next(self, connection: Connection) -> ServerEvent:
+        if self.turn.begun:
+            return await connection.receive(self._waits.event_timeout, "event_timeout")
+        return await connection.receive(self._waits.first_event_timeout, "first_event_timeout")
 
     def _doubt(self) -> Doubt | None:
         """Return what upstream may refuse here though it takes the agent's own request over HTTP."""

@@ -33,6 +33,7 @@ from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, of_answer
+from proxy.upstream.inbox import Inbox
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_stuck, lag, patience
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
@@ -80,9 +81,7 @@ class _Socket(ClientConnection):
         super().__init__(*args, **kwargs)
         self._meter = meter
         self._gone = gone
-        self._max_unread = max_unread
-        self._unread = self._arriving = 0
-        self.overrun = False
+        self.inbox = Inbox(max_unread)
         self._made_at = self.heard_at = self.loop.time()
         self.lag = lag()
         self._first_answer: float | None = None
@@ -115,23 +114,15 @@ class _Socket(ClientConnection):
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
-            self._arriving += len(event.data)
-            if event.fin:
-                self.overrun = self.overrun or self._unread > self._max_unread
-                self._unread, self._arriving = self._unread + self._arriving, 0
-        if self.overrun:
-            self.transport.abort()
+            self.inbox.put(event)
+            if self.inbox.overrun:
+                self.transport.abort()
         else:
             super().process_event(event)
 
-    async def take(self) -> bytes:
-        """Wait for the next message."""
-        message = await self.recv(decode=False)
-        self._unread -= len(message)
-        return message
-
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.inbox.close()
         self._gone()
 
 
@@ -239,14 +230,14 @@ class Connection:
         self._began_at = self._progress_at = self._now()
         limit = self._timing.send_timeout
         try:
-            await self._discard_stragglers()
+            self._discard_stragglers()
             await self._probe()
             async with asyncio.timeout(limit) as deadline:
                 queue = queue_of(self._socket.transport)
                 with _Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
                     await self._upload(message, queue)
         except ConnectionClosed as exc:
-            raise self._lost(exc) from exc
+            raise self._lost() from exc
         except TimeoutError as exc:
             self.abort()
             raise ConnectionLost("the upload stood still (send_timeout)", sent=self._sent) from exc
@@ -296,26 +287,25 @@ class Connection:
         Raises UpstreamTimeout, with the *name* of the limit, on silence, and ConnectionLost where the
         connection closes or sends what is not an event.
         """
+        inbox = self._socket.inbox
         try:
-            async with asyncio.timeout(limit):
-                message = await self._socket.take()
+            if not inbox and not await inbox.wait(limit):
+                raise self._lost()
             self._delivered = True
-            return ServerEvent.parse(message)
-        except ConnectionClosed as exc:
-            raise self._lost(exc) from exc
+            return ServerEvent.parse(inbox.take())
         except TimeoutError as exc:
             raise UpstreamTimeout(f"upstream was silent for {limit:g} s ({name})") from exc
         except GarbledEvent as exc:
             raise ConnectionLost(f"upstream sent something that is not an event: {exc}") from exc
 
-    async def _discard_stragglers(self) -> None:
+    @property
+    def has_more(self) -> bool:
+        """Whether another event has arrived already."""
+        return bool(self._socket.inbox)
+
+    def _discard_stragglers(self) -> None:
         """Forget what came after the last turn ended: telemetry, or an error that is nobody's any more."""
-        try:
-            async with asyncio.timeout(0):
-                while True:
-                    await self._socket.take()
-        except TimeoutError:
-            return
+        self._socket.inbox.clear()
 
     async def _probe(self) -> None:
         """Have a connection that was silent for longer than our pings allow prove that it is alive."""
@@ -395,13 +385,14 @@ class Connection:
             self._raw.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 
-    def _lost(self, exc: ConnectionClosed) -> ConnectionLost:
-        if self._socket.overrun:
+    def _lost(self) -> ConnectionLost:
+        if self._socket.inbox.overrun:
             return ConnectionLost("the agent read so slowly that too much was unread (max_unread_bytes)")
         if self._given_up is not None:
             return ConnectionLost(self._given_up, sent=self._sent)
-        code = exc.rcvd.code if exc.rcvd is not None else 1006
-        reason = f": {exc.rcvd.reason}" if exc.rcvd is not None and exc.rcvd.reason else ""
+        said = self._socket.protocol.close_rcvd
+        code = said.code if said is not None else 1006
+        reason = f": {said.reason}" if said is not None and said.reason else ""
         return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code, sent=self._sent)
 
     async def close(self) -> None:

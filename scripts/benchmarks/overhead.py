@@ -78,6 +78,8 @@ class Seen:
 class Agent(asyncio.Protocol):
     """One agent on one connection, reading no more of an answer than the times in it."""
 
+    # ruff: noqa: D102  (asyncio's own names)
+
     def __init__(self) -> None:
         self._rest = b""
         self._seen = Seen(0)
@@ -229,8 +231,7 @@ async def measure_events(
             for agent in connected:
                 agent.transport.close()
     return [
-        {"way": name, "agents": agents, "rate": rate, **_columns(measured)}
-        for name, measured in rounds_of.items()
+        {"way": name, "agents": agents, "rate": rate, **_columns(measured)} for name, measured in rounds_of.items()
     ]
 
 
@@ -289,7 +290,9 @@ async def measure_memory(
     if before is None:
         return {}
     kept = (after - before) / conversations
-    say(f"{conversations} conversations of {size / 1e3:.0f} KB: {kept / 1e3:.0f} KB each, agent's connection included")
+    say(
+        f"{conversations} conversations of {size / 1e3:.0f} KB: {kept / 1e3:.0f} KB each, agent's connection included"
+    )
     marks = []
     talk = Conversation(20_000, 0)
     for number in range(turns):
@@ -308,25 +311,25 @@ async def measure_memory(
 
 @click.command("overhead")
 @click.option("--agents", default="1,8,64", show_default=True, help="How many stream at once.")
-@click.option("--rate", default=4000.0, show_default=True, help="Events a second for each; 64 agents share 32,000.")
+@click.option("--rate", default=4000.0, show_default=True, help="Events a second for each; in all 32,000 at most.")
 @click.option("--seconds", default=2.0, show_default=True, help="How long each streams.")
 @click.option("--sizes", default="0.05,0.5,1,2,4,8,16", show_default=True, help="Sizes of the history, MB.")
 @click.option("--turns", default=6, show_default=True, help="Turns with each history, after the first.")
 @click.option("--rounds", default=5, show_default=True, help="How often all of it is repeated.")
 @click.option("--conversations", default=100, show_default=True, help="Kept alive, to weigh them.")
-@click.option("--long", "long_turns", default=10_000, show_default=True, help="Turns over which memory is watched.")
+@click.option("--long", "long_turns", default=10_000, show_default=True, help="Turns for which memory is watched.")
 @click.option("--parts", default="events,turns,memory", show_default=True)
 @click.option("--other", type=click.Path(path_type=Path, exists=True), help="Another checkout, to compare with.")
 @click.option("--uvloop", is_flag=True, help="Also packlight and the pump on uvloop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def overhead(*, other: Path | None, uvloop: bool, as_json: bool, parts: str, **wanted: Any) -> None:
-    """What packlight costs: per event and per turn, against no proxy and a byte pump, and in memory."""
+    """Measure what packlight costs: per event and per turn, against no proxy and a byte pump, and in memory."""
     figures = asyncio.run(_measure(other, uvloop, set(parts.split(",")), as_json, **wanted))
     if as_json:
         click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
 
 
-async def _measure(  # noqa: PLR0913, PLR0917  (a benchmark's knobs)
+async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
     other: Path | None,
     uvloop: bool,  # noqa: FBT001
     parts: set[str],
@@ -357,9 +360,7 @@ async def _measure(  # noqa: PLR0913, PLR0917  (a benchmark's knobs)
         if "events" in parts:
             for count in map(int, agents.split(",")):
                 each = min(rate, 8 * rate / count)
-                rows = await measure_events(
-                    source, ways, agents=count, rate=each, seconds=seconds, rounds=rounds
-                )
+                rows = await measure_events(source, ways, agents=count, rate=each, seconds=seconds, rounds=rounds)
                 figures["events"] += rows
                 _say_events(rows, say)
         if "turns" in parts:

@@ -1,0 +1,82 @@
+"""What upstream has sent and no turn has taken yet: whole messages, in order.
+
+The library's own queue hands over one message at a time, through several awaits; a burst of events costs more
+there than anywhere else.
+"""
+
+import asyncio
+from collections import deque
+
+from websockets.frames import Frame
+
+Waiter = asyncio.Future[None]
+
+
+class Inbox:
+    """Whole messages of at most *most* bytes in all, then *overrun*. For one reader."""
+
+    def __init__(self, most: int) -> None:
+        self.overrun = False
+        self._most = most
+        self._messages: deque[bytes] = deque()
+        self._unread = 0
+        self._begun: bytearray | None = None
+        self._waiter: Waiter | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, frame: Frame) -> None:
+        """Take a data *frame*; with the last one of a message, that message can be taken."""
+        if self._begun is None and frame.fin:
+            message = bytes(frame.data)
+        else:
+            self._begun = self._begun if self._begun is not None else bytearray()
+            self._begun += frame.data
+            if not frame.fin:
+                return
+            message, self._begun = bytes(self._begun), None
+        self.overrun = self.overrun or self._unread > self._most
+        if not self.overrun:
+            self._unread += len(message)
+            self._messages.append(message)
+            self._wake()
+
+    def take(self) -> bytes:
+        """Return the next message. Raises IndexError where there is none."""
+        message = self._messages.popleft()
+        self._unread -= len(message)
+        return message
+
+    def clear(self) -> None:
+        """Forget all whole messages."""
+        self._messages.clear()
+        self._unread = 0
+
+    async def wait(self, limit: float) -> bool:
+        """Wait for a message; return False where there will be none. Raises TimeoutError after *limit* seconds."""
+        if not self._messages and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._waiter = waiter = loop.create_future()
+            timer = loop.call_later(limit, _expire, waiter)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                self._waiter = None
+        return bool(self._messages)
+
+    def close(self) -> None:
+        """Take note that nothing more will come. What is here can still be taken."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _expire(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())

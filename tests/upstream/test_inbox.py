@@ -1,0 +1,89 @@
+"""Messages that have arrived and wait to be taken."""
+
+import asyncio
+
+import pytest
+from websockets.frames import Frame, Opcode
+
+from proxy.upstream.inbox import Inbox
+
+
+def text(data: bytes, *, fin: bool = True) -> Frame:
+    """Return the first frame of a message."""
+    return Frame(Opcode.TEXT, data, fin)
+
+
+def more(data: bytes, *, fin: bool = True) -> Frame:
+    """Return another frame of a message."""
+    return Frame(Opcode.CONT, data, fin)
+
+
+async def test_messages_are_taken_in_order_without_waiting() -> None:
+    """What arrived together is there together: one wait for all of it."""
+    inbox = Inbox(100)
+    for data in (b"one", b"two", b""):
+        inbox.put(text(data))
+    assert await inbox.wait(5)
+    assert [inbox.take() for _ in range(len(inbox))] == [b"one", b"two", b""]
+    assert not inbox
+
+
+async def test_a_message_in_fragments_is_one() -> None:
+    """It can be taken once its last fragment is here, also an empty one."""
+    inbox = Inbox(100)
+    inbox.put(text(b"in ", fin=False))
+    inbox.put(more(b"three ", fin=False))
+    assert not inbox
+    inbox.put(more(b""))
+    inbox.put(text(b"next"))
+    assert [inbox.take(), inbox.take()] == [b"in three ", b"next"]
+
+
+async def test_who_waits_is_woken() -> None:
+    """By a message, or by the end, after which there will be none."""
+    inbox = Inbox(100)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(inbox.wait(5))
+        await asyncio.sleep(0)
+        inbox.put(text(b"one"))
+    assert waiting.result()
+    assert inbox.take() == b"one"
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(inbox.wait(5))
+        await asyncio.sleep(0)
+        inbox.close()
+    assert not waiting.result()
+
+
+async def test_the_end_leaves_what_has_arrived() -> None:
+    """A connection that closed behind its last event has that event."""
+    inbox = Inbox(100)
+    inbox.put(text(b"last"))
+    inbox.close()
+    assert await inbox.wait(5)
+    assert inbox.take() == b"last"
+    assert not await inbox.wait(5)
+
+
+async def test_a_wait_ends() -> None:
+    """Silence is a TimeoutError, after which it can be waited for again."""
+    inbox = Inbox(100)
+    with pytest.raises(TimeoutError):
+        await inbox.wait(0)
+    inbox.put(text(b"one"))
+    assert await inbox.wait(0)
+
+
+async def test_what_is_unread_is_bounded() -> None:
+    """One message may exceed the bound; the next one is not kept. What was taken or forgotten doesn't count."""
+    inbox = Inbox(3)
+    for _ in range(3):
+        inbox.put(text(b"four"))
+        assert inbox.take() == b"four"
+    inbox.put(text(b"four"))
+    inbox.clear()
+    inbox.put(text(b"four"))
+    assert not inbox.overrun
+    inbox.put(text(b""))
+    assert inbox.overrun
+    assert len(inbox) == 1
