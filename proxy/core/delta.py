@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
+from proxy.core.history import History, beginning
 from proxy.core.hoist import Hoisted, hoist
 from proxy.core.items import (
     Dropped,
@@ -108,7 +109,7 @@ class TurnRequest:
     """One agent request: what goes upstream again as it is, and the history in fingerprints.
 
     *fields* are the agent's own, in its own values, without `input` and what is not sent over a WebSocket.
-    *input* is the agent's `input` as it came: a text, or the JSON of *items*. *marks* has one fingerprint for
+    *given* is the agent's `input` as it came: a text, or the JSON of *items*. *marks* has one fingerprint for
     each prefix of *items*, so that comparing with a baseline of any length takes one look. *size* is the length
     of its JSON in bytes. *echo* is given where the agent speaks another API than upstream, and the request was
     translated: it says what becomes of a response in such an agent's history. *hoisted* are the settings that can
@@ -116,8 +117,8 @@ class TurnRequest:
     """
 
     fields: Mapping[str, Any]
-    input: Any
-    items: tuple[Item, ...]
+    given: Any
+    items: tuple[Item, ...] | History
     marks: tuple[Fingerprint, ...]
     model: str
     settings: Fingerprint
@@ -130,7 +131,7 @@ class TurnRequest:
     def of(
         cls,
         body: Mapping[str, Any],
-        items: tuple[Item, ...],
+        items: tuple[Item, ...] | History,
         *,
         model: str,
         stream: bool,
@@ -141,9 +142,9 @@ class TurnRequest:
         fixed = {name: value for name, value in without_nulls(body).items() if _must_match(name)}
         return cls(
             fields={name: body[name] for name in sorted(body) if reuse(name) in _SENT},
-            input=body.get("input"),
+            given=body.get("input"),
             items=items,
-            marks=marks(items),
+            marks=items.marks if isinstance(items, History) else marks(items),
             model=model,
             settings=digest(fixed),
             stream=stream,
@@ -156,6 +157,11 @@ class TurnRequest:
         return replace(self, hoisted=hoist(self.fields, self.items) if self.keeps_history else None)
 
     @property
+    def input(self) -> Any:
+        """The whole `input`."""
+        return [item.raw for item in self.items] if isinstance(self.items, History) else self.given
+
+    @property
     def session(self) -> str:
         """Eight hex digits for the conversation, from its beginning to the first user message."""
         return self.root.hex()[:8]
@@ -163,10 +169,12 @@ class TurnRequest:
     @property
     def root(self) -> Fingerprint:
         """The mark of the history up to the first user message: what related conversations share."""
-        for index, item in enumerate(self.items):
-            if item.type == "message" and item.raw.get("role") == "user":
-                return self.marks[index + 1]
-        return self.marks[-1]
+        return self.marks[self.beginning or -1]
+
+    @property
+    def beginning(self) -> int:
+        """The number of items up to the first user message; 0 where there is none."""
+        return self.items.beginning if isinstance(self.items, History) else beginning(self.items)
 
     @property
     def is_stored(self) -> bool:

@@ -133,8 +133,8 @@ def response_create(
         message["input"] = [item.raw for item in upload.items]
     elif hoisted is not None:
         message["input"] = [*hoisted.items, *(item.raw for item in request.items)]
-    elif request.input is not None:
-        message["input"] = request.input
+    elif (whole := request.input) is not None:
+        message["input"] = whole
     return orjson.dumps(message)
 
 

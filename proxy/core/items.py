@@ -89,9 +89,9 @@ class Item:
         return f"<Item {self.type} {self.fingerprint.hex()[:8]}>"
 
 
-def marks(items: Iterable[Item]) -> tuple[Fingerprint, ...]:
-    """Return one fingerprint per prefix: element *n* stands for the first *n* items, in order."""
-    chain = [START]
+def marks(items: Iterable[Item], *, after: Fingerprint = START) -> tuple[Fingerprint, ...]:
+    """Return one fingerprint per prefix: element *n* stands for the first *n* items, in order, *after* others."""
+    chain = [after]
     for item in items:
         chain.append(blake2b(chain[-1] + item.fingerprint, digest_size=16).digest())
     return tuple(chain)

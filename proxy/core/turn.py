@@ -8,6 +8,7 @@
 sent again once the agent was shown an event (`core/replay.py`); a second attempt owes nothing to the first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -322,7 +323,7 @@ class Turn:
         )
 
     @property
-    def _sent(self) -> tuple[Item, ...]:
+    def _sent(self) -> Sequence[Item]:
         return self.upload.items if isinstance(self.upload, Delta) else self.request.items
 
     def _reading(self, response: Raw) -> Reading | None:

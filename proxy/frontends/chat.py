@@ -28,7 +28,7 @@ class Chat:
         read = envelope(body)
         if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)
-        request, model, stream = read
+        request, model, stream = read.request, read.model, read.stream
         try:
             chat_request.check_tools(request)
             fields = chat_request.settings(request)

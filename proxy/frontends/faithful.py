@@ -6,6 +6,7 @@ no lone surrogates, no nesting beyond what the writer takes. For anything else t
 """
 
 import json  # noqa: TID251  (orjson hides duplicate keys and numbers it cannot hold, and refuses half characters)
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -16,21 +17,36 @@ class UnfaithfulError(ValueError):
     """The body is not JSON, or parsing it loses something."""
 
 
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A request and what every front end reads of it; *to_the_byte* if it is written as it came."""
+
+    request: dict[str, Any]
+    model: str
+    stream: bool
+    to_the_byte: bool
+
+
 def parse(body: bytes) -> Any:
     """Return the JSON value of *body*. Raises UnfaithfulError where writing it again would lose something."""
+    return _parse(body)[0]
+
+
+def _parse(body: bytes) -> tuple[Any, bool]:
     try:
         value = orjson.loads(body)
-        if orjson.dumps(value) != body:  # what most agents send comes back to the byte: nothing was lost
+        to_the_byte = orjson.dumps(value) == body  # as for most agents: nothing was lost
+        if not to_the_byte:
             json.loads(body, object_pairs_hook=_unique, parse_int=_held, parse_float=_exact)
     except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
         raise UnfaithfulError(str(exc)) from exc
-    return value
+    return value, to_the_byte
 
 
-def envelope(body: bytes) -> tuple[dict[str, Any], str, bool] | None:
+def envelope(body: bytes) -> Envelope | None:
     """Return the request in *body*, its model, and whether it is streamed; None where that cannot be read."""
     try:
-        request = parse(body)
+        request, to_the_byte = _parse(body)
     except UnfaithfulError:
         return None
     if not isinstance(request, dict):
@@ -38,7 +54,7 @@ def envelope(body: bytes) -> tuple[dict[str, Any], str, bool] | None:
     model, stream = request.get("model"), request.get("stream")
     if not isinstance(model, str) or not isinstance(stream, bool | None):
         return None
-    return request, model, bool(stream)
+    return Envelope(request, model, bool(stream), to_the_byte)
 
 
 def as_json(value: Any) -> bytes:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import orjson
+
 from proxy.core.delta import Mismatch, Reuse, TurnRequest, reuse
 from proxy.core.events import ServerEvent
 from proxy.core.items import Item
@@ -10,6 +12,7 @@ from proxy.frontends import sse
 from proxy.frontends.base import Opaque, Readable
 from proxy.frontends.faithful import as_json, envelope
 from proxy.frontends.gathering import Gathering
+from proxy.frontends.known import Beginnings
 from proxy.frontends.refusal import words
 
 _KEEPALIVE = sse.encode("keepalive", b'{"type":"keepalive","sequence_number":0}')
@@ -20,24 +23,31 @@ class Responses:
 
     name = "responses"
 
+    def __init__(self) -> None:
+        self._beginnings = Beginnings()
+
     def pulse(self, user_agent: str) -> bytes:
         """Return a comment; for Codex, whose timeout counts events alone, one of the API's that it skips."""
         return _KEEPALIVE if user_agent.lower().startswith("codex") else sse.PULSE
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
-        read = envelope(body)
+        known = self._beginnings.find(body)
+        read = envelope(body if known is None else known.cut(body))
         if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)
-        request, model, stream = read
+        request = read.request
         taken = next((name for name, value in request.items() if _taken(name, value)), None)
         if taken is not None:
-            return Opaque(Mismatch.UNSUPPORTED_FIELD, model, taken)
-        items = _items(request.get("input"))
-        if items is None:
-            return Opaque(Mismatch.NOT_DIFFABLE, model)
-        turn = TurnRequest.of(request, items, model=model, stream=stream, size=len(body))
-        return Readable(turn, StreamedAnswer() if stream else WholeAnswer())
+            return Opaque(Mismatch.UNSUPPORTED_FIELD, read.model, taken)
+        new = _items(request.get("input"))
+        if new is None:
+            return Opaque(Mismatch.NOT_DIFFABLE, read.model)
+        items = new if known is None else known.history(new, lambda: _items(orjson.loads(body)["input"]) or ())
+        turn = TurnRequest.of(request, items, model=read.model, stream=read.stream, size=len(body))
+        if read.to_the_byte:
+            self._beginnings.keep(body, turn, request, grown_from=known)
+        return Readable(turn, StreamedAnswer() if read.stream else WholeAnswer())
 
 
 def _taken(name: str, value: Any) -> bool:

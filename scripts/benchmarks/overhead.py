@@ -290,9 +290,7 @@ async def measure_memory(
     if before is None:
         return {}
     kept = (after - before) / conversations
-    say(
-        f"{conversations} conversations of {size / 1e3:.0f} KB: {kept / 1e3:.0f} KB each, agent's connection included"
-    )
+    say(f"{conversations} conversations of {size / 1e3:.0f} KB: {kept / 1e3:.0f} KB each, agents' connections too")
     marks = []
     talk = Conversation(20_000, 0)
     for number in range(turns):

@@ -1,0 +1,88 @@
+"""A front end that remembers beginnings of bodies reads every body as one that remembers nothing."""
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.delta import TurnRequest
+from proxy.frontends.base import Opaque, Readable
+from proxy.frontends.responses import Responses
+
+TEXTS = st.sampled_from(["", "hi", '"}],"input":[{"', "],", "é", "{}", "\\", '{"role":"user"}'])
+ITEMS = st.one_of(
+    st.builds(lambda text: {"role": "user", "content": text}, TEXTS),
+    st.builds(lambda text: {"role": "assistant", "content": [{"type": "output_text", "text": text}]}, TEXTS),
+    st.builds(lambda text: {"type": "function_call_output", "call_id": "c", "output": text}, TEXTS),
+    st.builds(lambda text: {"type": "reasoning", "id": "rs", "summary": [[{}], text]}, TEXTS),
+)
+FIELDS = st.fixed_dictionaries(
+    {"model": st.just("m")},
+    optional={"stream": st.booleans(), "instructions": TEXTS, "metadata": st.just({"input": [{}]})},
+)
+BEHIND = st.fixed_dictionaries({}, optional={"tools": st.just([{}]), "user": TEXTS, "store": st.booleans()})
+INSERTS = st.sampled_from(
+    [b",", b"{}", b"]", b"}", b" ", b',"input":[]', b',"model":"x"', b"\xff", b'"', b"1.0", b""]
+)
+
+
+def body(before: dict[str, Any], items: list[Any], behind: dict[str, Any]) -> bytes:
+    """Write a request with its input between other fields."""
+    return orjson.dumps({**before, "input": items, **behind})
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[bytes]:
+    """Return bodies of which each repeats more or less of an earlier one, and may be broken anywhere."""
+    before, items, bodies = draw(FIELDS), draw(st.lists(ITEMS, max_size=3)), []
+    for _ in range(draw(st.integers(2, 5))):
+        written = body(before, items, draw(BEHIND))
+        match draw(st.sampled_from(["whole", "whole", "whole", "broken", "cut", "spaced"])):
+            case "broken":
+                at = draw(st.integers(0, len(written)))
+                written = written[:at] + draw(INSERTS) + written[at + draw(st.integers(0, 2)) :]
+            case "cut":
+                written = written[: draw(st.integers(0, len(written)))]
+            case "spaced":
+                written = orjson.dumps(orjson.loads(written), option=orjson.OPT_INDENT_2)
+        bodies.append(written)
+        items = items[: draw(st.integers(max(0, len(items) - 1), len(items)))]
+        items = items + draw(st.lists(ITEMS, max_size=2))
+        if not draw(st.integers(0, 9)):
+            before = draw(FIELDS)
+    return bodies
+
+
+def told(read: Readable | Opaque) -> Any:
+    """Return all that there is to know of what was read."""
+    if isinstance(read, Opaque):
+        return read
+    turn: TurnRequest = read.turn
+    names = ("fields", "input", "marks", "model", "settings", "stream", "size", "root", "has_model_output")
+    return [*(getattr(turn, name) for name in names), list(turn.items), len(turn.items), type(read.answer)]
+
+
+@given(conversations())
+def test_what_is_remembered_changes_nothing(bodies: list[bytes]) -> None:
+    """Whole bodies and broken ones, grown, rewound or edited: read alike, to the last mark."""
+    remembering = Responses()
+    for each in bodies:
+        assert told(remembering.decode(each)) == told(Responses().decode(each))
+
+
+@given(st.lists(ITEMS, min_size=1, max_size=4), st.lists(ITEMS, max_size=3), FIELDS, BEHIND, BEHIND)
+def test_a_history_that_grew_is_read_at_its_end(
+    old: list[Any], new: list[Any], before: dict[str, Any], behind: dict[str, Any], later: dict[str, Any]
+) -> None:
+    """Of the items that came before only the marks are there; what follows any of them is what it was."""
+    remembering = Responses()
+    remembering.decode(body(before, old, behind))
+    read = remembering.decode(body(before, old + new, later))
+    fresh = Responses().decode(body(before, old + new, later))
+    assert isinstance(read, Readable)
+    assert isinstance(fresh, Readable)
+    assert repr(read.turn.items) == f"<History {len(old)} + {len(new)}>"
+    for start in range(len(old) + len(new) + 1):
+        assert read.turn.items[start:] == fresh.turn.items[start:]
+    assert read.turn.items[-1] == fresh.turn.items[-1]
