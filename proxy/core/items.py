@@ -116,9 +116,9 @@ def _identity(raw: Raw) -> Raw:
     kind = item_type(raw)
     if kind not in _AUTHORED:
         return without_nulls(raw)
-    same: dict[str, Any] = {
-        key: value for key, value in raw.items() if value is not None and key not in {"id", "status"}
-    }
+    same = dict(without_nulls(raw))
+    same.pop("id", None)
+    same.pop("status", None)
     same["type"] = kind
     for key in ("content", "output"):
         if key in same:
@@ -126,8 +126,10 @@ def _identity(raw: Raw) -> Raw:
     return same
 
 
-def without_nulls(raw: Raw) -> dict[str, Any]:
+def without_nulls(raw: Raw) -> Raw:
     """Return *raw* without the keys whose value is null: absent and null mean the same to the API."""
+    if None not in raw.values():
+        return raw
     return {key: value for key, value in raw.items() if value is not None}
 
 
@@ -140,7 +142,9 @@ def parts(content: Any, text_type: str) -> Any:
     return [_part(part) if isinstance(part, dict) else part for part in content]
 
 
-def _part(part: Raw) -> dict[str, Any]:
+def _part(part: Raw) -> Raw:
+    if None not in part.values() and "annotations" not in part and "logprobs" not in part:
+        return part
     return {
         key: value for key, value in part.items() if value is not None and key not in {"annotations", "logprobs"}
     }

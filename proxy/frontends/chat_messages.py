@@ -127,7 +127,7 @@ def _part(part: Any, known: Mapping[str, tuple[str, _Translate]]) -> dict[str, A
         raise Untranslatable("messages.content")
     key, translate = known[kind]
     _, value, breakpoint_ = take(part, "messages.content", "type", key, "prompt_cache_breakpoint")
-    return without_nulls({**translate(value), "prompt_cache_breakpoint": breakpoint_})
+    return dict(without_nulls({**translate(value), "prompt_cache_breakpoint": breakpoint_}))
 
 
 def _text(text: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _format(given: Any) -> dict[str, Any]:
 
 
 def _given(names: tuple[str, ...], values: Iterator[Any]) -> dict[str, Any]:
-    return without_nulls(dict(zip(names, values, strict=True)))
+    return dict(without_nulls(dict(zip(names, values, strict=True))))
 
 
 def _tools(given: Any) -> list[dict[str, Any]]:

@@ -144,8 +144,8 @@ class Conversation:
         """Return the next request; the answer has *events* pieces at *rate* a second."""
         text = self._text(120)
         metadata = {"events": str(events), "rate": str(rate), "text": text}
-        head = orjson.dumps({**self._fields, "metadata": metadata})
-        body = head[:-1] + b',"input":[' + b",".join(self._written) + b"]}"
+        head, behind = orjson.dumps(self._fields), orjson.dumps({"metadata": metadata})
+        body = head[:-1] + b',"input":[' + b",".join(self._written) + b"]," + behind[1:]
         self._say(text)
         return body
 
