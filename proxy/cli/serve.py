@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from proxy import __version__, log
+from proxy.cli.loop import loop_factory
 from proxy.cli.settings import Refused, config_option, load_settings, setting_option
 from proxy.cli.stop import Stop
 from proxy.config import SIMULATED, Config
@@ -35,7 +36,8 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     """
     config = load_settings(config_file, **flags).config
     log.configure(config.log_format, config.log_level)
-    asyncio.run(_serve(config))
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(config))
 
 
 async def _serve(config: Config) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from proxy.simulator.records import Traffic
 from proxy.simulator.settings import SimulatorSettings
@@ -87,8 +87,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a TCP server makes no others
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # a TCP server makes no others
         self._on_made(self)
         self.outside = OutsideTransport(self)
         raw: socket.socket | None = transport.get_extra_info("socket")
