@@ -11,6 +11,7 @@ from conversation import user
 from pooling import WAITS, Conversation, Pooled, Shown, request
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
+from proxy.core.events import ServerEvent
 from proxy.core.turn import State
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout
 from proxy.exchange import PlainHTTP
@@ -82,19 +83,47 @@ async def test_a_conversation_is_continued_with_deltas(pooled: Pooled, simulator
 
 async def test_an_agent_that_reads_slowly_gets_everything(pooled: Pooled, simulator: Simulator) -> None:
     """The next event is waited for when the last one was taken."""
-    shown, go = Shown(), asyncio.Event()
+    shown, go, sizes = Shown(), asyncio.Event(), []
 
     async def deliver(events: Any) -> None:
         await shown(events)
-        if len(shown.events) == 2:
+        sizes.append(len(events))
+        if len(sizes) == 2:
             await go.wait()
 
     task = asyncio.get_running_loop().create_task(pooled.exchange(request(user("hello"))).run(deliver))
     await simulator.until(lambda: simulator.turns != [] and simulator.turns[0].finished)
-    assert len(shown.events) <= 2
+    assert len(sizes) <= 2
+    assert max(sizes) < simulator.turns[0].events_sent
     go.set()
     await task
     assert len(shown.events) == simulator.turns[0].events_sent
+
+
+async def test_events_that_arrive_together_are_delivered_together(
+    speaking: Speaking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst costs the agent few writes, and of its events only those are parsed that mean something to us."""
+    parsed: list[str] = []
+    parse = ServerEvent.json
+    monkeypatch.setattr(ServerEvent, "json", lambda event: parsed.append(event.type) or parse(event))
+    deltas = [{"type": "response.output_text.delta", "delta": str(number)} for number in range(500)]
+    completed = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
+    sizes, shown = [], Shown()
+
+    async def deliver(events: Any) -> None:
+        sizes.append(len(events))
+        await shown(events)
+        await asyncio.sleep(0)
+
+    async with Pooled(await speaking(CREATED, *deltas, completed)) as pooled:
+        await pooled.exchange(request(user("a"))).run(deliver)
+    assert sum(sizes) == 502
+    assert len(sizes) < 250
+    assert max(sizes) <= 64
+    assert {*parsed} == {"response.created", "response.completed"}
+    numbers = [orjson.loads(event.raw)["delta"] for event in shown.events[1:-1]]
+    assert numbers == [str(number) for number in range(500)]
 
 
 async def test_an_agent_that_is_gone_ends_the_connection(pooled: Pooled, simulator: Simulator) -> None:
