@@ -50,7 +50,6 @@ class Process:
     async def start(self) -> None:
         """Start it, and wait until it listens."""
         self.lives += 1
-        self._killed = False
         self._child = await asyncio.create_subprocess_exec(
             sys.executable,
             *self._command(self.port),
@@ -59,6 +58,7 @@ class Process:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
+        self._killed = False  # only now: until then there is the one that was killed
         assert self._child.stdout is not None  # noqa: S101  (piped)
         async with asyncio.timeout(READY_SECONDS):
             ready = (await self._child.stdout.readline()).decode()
