@@ -36,7 +36,7 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     """
     config = load_settings(config_file, **flags).config
     log.configure(config.log_format, config.log_level)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory(config.upstream)) as runner:
         runner.run(_serve(config))
 
 

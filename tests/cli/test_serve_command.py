@@ -173,7 +173,7 @@ def test_a_socks_proxy_in_the_environment_is_refused(packlight: Any) -> None:
 def test_it_runs_on_uvloop_where_that_is_installed(packlight: Any) -> None:
     """A session on it, deltas included; without it the proxy is the same on asyncio's own loop."""
     uvloop = pytest.importorskip("uvloop")
-    assert loop_factory() is uvloop.new_event_loop
+    assert loop_factory("http://127.0.0.1:9000/v1") is uvloop.new_event_loop
     upstream = packlight.start("simulate", "--port", "0")
     process = packlight.start("serve", "--port", "0", "--upstream", f"{upstream.url}/v1")
     history: list[Any] = [{"role": "user", "content": "hi"}]
@@ -191,4 +191,9 @@ def test_it_runs_on_uvloop_where_that_is_installed(packlight: Any) -> None:
 def test_without_uvloop_it_is_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is missed where it can't be had."""
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert loop_factory() is None
+    assert loop_factory("http://127.0.0.1:9000/v1") is None
+
+
+def test_over_tls_it_is_asyncio() -> None:
+    """There uvloop hides what it has not written, and an upload could not be paced."""
+    assert loop_factory("https://api.openai.com/v1") is None
