@@ -135,6 +135,11 @@ class ModelConnection:
             self._unread = False
         return ServerEvent.parse(orjson.dumps(event))
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next event arrived together with the last."""
+        return bool(self._events) and self._upstream.pick(2) == 1
+
     async def close(self) -> None:
         """Close."""
         self.abort()
