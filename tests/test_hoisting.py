@@ -75,7 +75,10 @@ async def test_it_is_off_unless_asked_for(proxied: Any, agents: Any) -> None:
     "changed", [{"instructions": "Be verbose."}, {"tools": [TOOL, CUSTOM]}, {"tools": []}, {"instructions": None}]
 )
 async def test_changed_settings_begin_a_new_chain(proxied: Any, agents: Any, changed: JSON) -> None:
-    """What upstream holds as items would go on to count, so the history goes in full with the new ones."""
+    """What upstream holds as items would go on to count, so the history goes in full, with settings as fields.
+
+    There they may change with each turn and cost no chain.
+    """
     run = await proxied(hoist="on")
     agent = await agents(run.server.url, **SETTINGS)
     await agent.turn("one")
@@ -83,8 +86,10 @@ async def test_changed_settings_begin_a_new_chain(proxied: Any, agents: Any, cha
     await agent.turn("three", **changed)
     assert [record.reason for record in run.server.ledger.turns(2)] == [None, "settings_changed"]
     said = {**SETTINGS, **changed}
-    told = sent(run)[1]["input"][:-3]
-    assert [item.get("content") or item["tools"] for item in told] == [value for value in said.values() if value]
+    for request in sent(run)[1:]:
+        assert {name: request.get(name) for name in said} == said
+    await agent.turn("four", **{**changed, "instructions": "It is noon."})
+    assert next(run.server.ledger.turns(1)).upload == "delta"
 
 
 async def test_what_is_not_the_same_prompt_stays_as_it_is(proxied: Any, agents: Any) -> None:

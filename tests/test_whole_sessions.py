@@ -17,7 +17,7 @@ WHY_NOT = why_not()
 
 def bench(*options: str) -> "subprocess.CompletedProcess[str]":
     """Run the command."""
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "scripts/links")))
+    paths = os.pathsep.join(str(each) for each in (ROOT, ROOT / "scripts/links", ROOT / "scripts/agents"))
     return subprocess.run(  # noqa: S603  our own script
         [sys.executable, str(ROOT / "scripts/benchmarks/run.py"), "link", *options],
         capture_output=True,

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from proxy import __version__, log
-from proxy.cli.loop import loop_factory
 from proxy.cli.settings import Refused, config_option, load_settings, setting_option
 from proxy.cli.stop import Stop
 from proxy.config import SIMULATED, Config
@@ -36,8 +35,7 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     """
     config = load_settings(config_file, **flags).config
     log.configure(config.log_format, config.log_level)
-    with asyncio.Runner(loop_factory=loop_factory(config.upstream)) as runner:
-        runner.run(_serve(config))
+    asyncio.run(_serve(config))
 
 
 async def _serve(config: Config) -> None:

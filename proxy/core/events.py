@@ -91,7 +91,7 @@ class ServerEvent:
         return value
 
     def telling(self, fields: Mapping[str, Any]) -> "ServerEvent":
-        """Return this event with *fields* in the response that it tells, if it tells one."""
+        """Return this event with *fields* in the response that it tells, where that has such fields."""
         if b'"response"' not in self.raw:  # inside a text the quotes would be escaped
             return self
         try:
@@ -101,7 +101,8 @@ class ServerEvent:
         response = event.get("response")
         if not isinstance(response, dict):
             return self
-        return ServerEvent(self.type, _written({**event, "response": {**response, **fields}}))
+        shown = {name: value for name, value in fields.items() if name in response}
+        return ServerEvent(self.type, _written({**event, "response": {**response, **shown}}))
 
     def __repr__(self) -> str:
         return f"<{self.type}, {len(self.raw)} bytes>"

@@ -38,12 +38,13 @@ def hoist(fields: Mapping[str, Any], items: Sequence[Item]) -> Hoisted | None:
     """Return the settings in *fields* as items before *items*; None where there are none, or any doubt.
 
     - A stored response can be continued by its id, with other instructions: then these must not be in it.
+    - Without items of the agent's own the request may be one that upstream refuses.
     - A choice of tools is checked against the field `tools`.
     - A compaction may put an end to whatever was told before it.
     """
     if fields.get("store") is not False or fields.get("tool_choice") not in (None, "auto"):
         return None
-    if any("compact" in item.type or item.type == "additional_tools" for item in items):
+    if not items or any("compact" in item.type or item.type == "additional_tools" for item in items):
         return None
     instructions, tools = fields.get("instructions"), fields.get("tools")
     if not isinstance(instructions, str | None) or not _are_agents_own(tools):

@@ -137,9 +137,15 @@ class Turn:
         return message
 
     def _is_hoisted(self, upload: Delta | Full) -> bool:
-        """Whether the settings go as items: a chain keeps the form in which it began."""
+        """Whether the settings go as items: a chain keeps the form in which it began.
+
+        Settings that changed may change with each turn, such as a clock in the instructions, and as fields they
+        cost no chain.
+        """
         if isinstance(upload, Delta):
             return upload.baseline.hoisted is not None
+        if upload.reason is Mismatch.SETTINGS_CHANGED:
+            return False
         return Rewrite.HOISTED in self.rewrites - self.refused
 
     @property
@@ -255,7 +261,8 @@ class Turn:
         if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
             if not fault.is_miss:
                 self._give_up_rewrite(fault)
-            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=fault.is_duplicate)
+            # Unless it is about our chain for certain, it may be about nothing here, and the answer still to come.
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=not fault.is_miss)
             return ()
         if self._reused and (fault.is_duplicate or fault.is_miss):
             # An earlier turn's items, or the last word on an earlier attempt: neither is known elsewhere.

@@ -9,6 +9,7 @@ Only a body that writing its value again gives back to the byte is kept: then it
 written.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,6 +22,11 @@ from proxy.core.history import History
 from proxy.core.items import Item
 
 _MARK = 16
+_MOST_ITEMS = 16_384
+"""Of a beginning that is kept: its marks take a quarter of a megabyte."""
+
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
+"""Whether such an integer is a reason to refuse a body depends on how the rest of it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,9 @@ class Beginnings:
         hasher, known = blake2b(digest_size=_MARK), 0
         if grown_from is not None:
             hasher, known = grown_from.hasher, grown_from.beginning.length
+        if len(turn.marks) > _MOST_ITEMS or _LONG_NUMBER.search(body, known, length):
+            return
+        if grown_from is not None:
             self._known.pop(grown_from.beginning.digest, None)
         hasher.update(memoryview(body)[known:length])
         digest = hasher.digest()

@@ -24,6 +24,7 @@ from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.rewriting import Rewriting
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
+from proxy.upstream.encoding import inflated, is_gzip
 from proxy.upstream.headers import Headers, end_to_end, of_answer, of_identity, of_wire, to_http
 from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
@@ -234,7 +235,6 @@ class AgentRequest:
         self._reason = reason
         self._http_attempts = 1
         request = self._request
-        inflate = self._may_inflate()
         body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
         try:
             async with self._services.http.request(
@@ -243,10 +243,9 @@ class AgentRequest:
                 self._headers(),
                 body if request.body_exists else None,
                 self._traffic,
-                inflate=inflate,
                 again=self._sent_again,
             ) as response:
-                return await self._relay(response, inflated=inflate)
+                return await self._relay(response)
         except UpstreamUnavailable as exc:
             if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
                 raise exc.__cause__ from exc
@@ -254,27 +253,29 @@ class AgentRequest:
                 log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             return await self._unavailable(502, exc)
 
-    def _may_inflate(self) -> bool:
-        """Whether upstream may compress its answer for us, though the agent did not ask it to, or cannot know."""
-        if self._front_end is None or self._services.config.http_compression == "off":
-            return False
-        return self._awaited or "Accept-Encoding" not in self._request.headers
-
     @property
-    def _awaited(self) -> bool:
-        """Whether the agent has a status and signs of life: it was told of no encoding."""
-        return self._events is not None and self._events.awaited
+    def _is_inflated(self) -> bool:
+        """Whether the encoding of the answer is between upstream and us.
+
+        It is where the agent may have been given signs of life by then, in no encoding, or asked for none.
+        """
+        if self._front_end is None:
+            return False
+        is_off = self._services.config.http_compression == "off"
+        return self._events is not None or not (is_off or "Accept-Encoding" in self._request.headers)
 
     def _sent_again(self) -> None:
         self._http_attempts += 1
 
     def _headers(self) -> Headers:
-        """Return the agent's headers for upstream, without what it accepts where that is up to us."""
+        """Return the agent's headers for upstream, with an encoding of ours where that is up to us."""
         headers = to_http(of_wire(self._request.raw_headers))
-        if not self._awaited:
+        if not self._is_inflated:
             return headers
         rest = tuple(each for each in headers if each[0].lower() != "accept-encoding")
-        return rest if self._may_inflate() else (*rest, ("Accept-Encoding", "identity"))
+        accepted = "".join(self._request.headers.getall("Accept-Encoding", []))
+        is_off = self._services.config.http_compression == "off"
+        return (*rest, ("Accept-Encoding", "identity" if is_off and "gzip" not in accepted else "gzip"))
 
     async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:
         """Tell the agent that there is no answer; one that has a part of an answer is cut off."""
@@ -292,33 +293,36 @@ class AgentRequest:
             self._bytes_from_agent += len(chunk)
             yield chunk
 
-    async def _relay(self, response: ClientResponse, *, inflated: bool) -> web.StreamResponse:
+    async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+        is_inflated = self._is_inflated and is_gzip(_encoding_of(response))
+        body = inflated(chunks(response)) if is_inflated else chunks(response)
         if self._events is not None:
             await self._events.quiet()
             if self._events.awaited:
-                return await self._relay_late(response, self._events, inflated=inflated)
+                return await self._relay_late(response, body, self._events)
             self._events = None  # the answer is upstream's own from here on: nothing of ours may follow on it
         headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
-        if inflated and headers.pop("Content-Encoding", None) is not None:
-            headers.pop("Content-Length", None)
+        if is_inflated:
+            headers.popall("Content-Encoding")
+            headers.popall("Content-Length", None)
         await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
-        async for chunk in chunks(response):
+        async for chunk in body:
             self._note_shown()
             await self._reply.write(chunk)
         self._status = "completed" if response.status < 400 else "failed"
         return await self._reply.end()
 
     async def _relay_late(
-        self, response: ClientResponse, events: EventReply, *, inflated: bool
+        self, response: ClientResponse, body: AsyncIterator[bytes], events: EventReply
     ) -> web.StreamResponse:
         """Relay a *response* to an agent that has a status already, and signs of life in a stream of events."""
-        if "Content-Encoding" in response.headers and not inflated:
+        if (encoding := _encoding_of(response)) and not is_gzip(encoding):
             return self._reply.abort()  # the agent was not told of one
         if response.status >= 400 or response.content_type != "text/event-stream":
-            body = b"".join([chunk async for chunk in chunks(response)])
-            return await events.fail(UpstreamError(response.status, body, {}))
+            whole = b"".join([chunk async for chunk in body])
+            return await events.fail(UpstreamError(response.status, whole, {}))
         self._events = None  # likewise
-        async for chunk in chunks(response):
+        async for chunk in body:
             self._note_shown()
             await self._reply.write(chunk)
         self._status = "completed"
@@ -368,6 +372,10 @@ class AgentRequest:
             attempts=self._http_attempts + (turn.attempts if turn is not None else 0),
             status=self._status,
         )
+
+
+def _encoding_of(response: ClientResponse) -> str:
+    return ",".join(response.headers.getall("Content-Encoding", []))
 
 
 def _shown(name: str | None) -> str | None:

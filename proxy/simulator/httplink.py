@@ -1,6 +1,7 @@
 """HttpLink: where the events of a turn go that was asked over HTTP, as a stream or as a whole."""
 
 import zlib
+from contextlib import suppress
 from typing import Protocol
 
 import orjson
@@ -108,9 +109,11 @@ class HttpLink:
         """Send bytes that are neither HTTP nor a chunk."""
         wire_of(self._request).send(b"\xff\xfe garbage \x00\x01")
 
-    def finish(self) -> StreamResponse:
+    async def finish(self) -> StreamResponse:
         """Return the answer, begun or whole."""
         if self._answer is not None:
+            with suppress(ConnectionError):  # the agent is gone
+                await self._answer.write(self._compressed(b"", zlib.Z_FINISH))
             return self._answer
         body = self._compressed(self._body, zlib.Z_FINISH)
         return Response(body=body, headers=self._headers, content_type="application/json")

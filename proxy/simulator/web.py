@@ -123,7 +123,7 @@ class Web:
             return self._refused(link.refusal, fault)
         if fault is not None and fault.when == "idle":
             asyncio.get_running_loop().call_later(fault.seconds, wire_of(request).reset)
-        return link.finish()
+        return await link.finish()
 
     def _refused(self, error: ApiError, fault: Fault | None) -> Response:
         if fault is None or fault.body is None or fault.what != "error":

@@ -1,15 +1,17 @@
-"""Request bodies in a Content-Encoding, for upstreams that take them over plain HTTP.
+"""Bodies in a Content-Encoding over plain HTTP: requests for upstreams that take them, and answers undone here.
 
-Most APIs take none, and say so in several ways: a turn's own body is what finds out, and a refusal, which comes
-before anything is generated, costs that body once more.
+Most APIs take no encoded request, and say so in several ways: a turn's own body is what finds out, and a refusal,
+which comes before anything is generated, costs that body once more.
 """
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 import zstandard
+
+from proxy.errors import UpstreamUnavailable
 
 Encoding = Literal["gzip", "zstd"]
 
@@ -20,7 +22,12 @@ _WORTH_IT = 1024
 _LARGE = 256 * 1024
 """Bytes of a body that would hold the loop up for milliseconds."""
 
-_REFUSALS = frozenset({400, 403, 415})
+_REFUSALS = frozenset({400, 403, 406, 411, 415, 422, 501})
+_SAYS_NOTHING = frozenset({401, 402, 404, 408, 409, 429, 502, 503, 504})
+"""What upstream answers whatever the body."""
+
+_PIECE = 64 * 1024
+_NAMES = frozenset({"gzip", "x-gzip"})
 
 
 def _gzip(body: bytes) -> bytes:
@@ -44,20 +51,60 @@ class RequestEncoding:
         self.name = name
         self._taken = False
 
-    async def encode(self, body: bytes) -> bytes | None:
-        """Return *body* encoded; None where it should go as it is."""
-        if self.name is None or len(body) < _WORTH_IT:
+    async def encode(self, body: bytes) -> tuple[Encoding, bytes] | None:
+        """Return *body* encoded, and how; None where it should go as it is."""
+        name = self.name
+        if name is None or len(body) < _WORTH_IT:
             return None
-        encoder = _ENCODERS[self.name]
-        return await asyncio.to_thread(encoder, body) if len(body) > _LARGE else encoder(body)
+        encoder = _ENCODERS[name]
+        return name, await asyncio.to_thread(encoder, body) if len(body) > _LARGE else encoder(body)
 
     def doubts(self, status: int) -> bool:
         """Whether the *status* of an encoded request may be about its encoding: it should be sent again plain."""
-        if status < 300:
-            self._taken = True
-        return status == 415 or (status in _REFUSALS and not self._taken)
+        if self._taken:
+            return status == 415
+        if status >= 300 and status not in _REFUSALS | _SAYS_NOTHING:
+            self.name = None  # not sent again, for it may have been read; the next one goes plain
+        self._taken = status < 300
+        return status in _REFUSALS
+
+    def broke(self) -> None:
+        """Take note that an encoded request got no answer at all: something on the way may not stand it."""
+        if not self._taken:
+            self.name = None
 
     def resolve(self, encoded: int, plain: int) -> None:
         """Learn from the status that the same request got *encoded* and then *plain*."""
         if plain < 300 or (encoded == 415 and plain != 415):
             self.name = None
+
+
+def is_gzip(encoding: str) -> bool:
+    """Whether *encoding*, the value of Content-Encoding, is what `inflated` undoes."""
+    return encoding.strip().lower() in _NAMES
+
+
+async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Undo gzip as it comes, each chunk at once. Raises UpstreamUnavailable where it is corrupt or cut off."""
+    member = _member()
+    begun = False
+    try:
+        async for chunk in chunks:
+            rest = chunk
+            while rest:
+                if member.eof:
+                    member = _member()
+                if piece := member.decompress(rest, _PIECE):
+                    yield piece
+                rest = member.unused_data or member.unconsumed_tail
+                begun = True
+    except zlib.error as exc:
+        raise UpstreamUnavailable("upstream over HTTP: an answer in gzip that is none") from exc
+    while begun and not member.eof and (piece := member.decompress(b"", _PIECE)):
+        yield piece
+    if begun and not member.eof:
+        raise UpstreamUnavailable("upstream over HTTP: an answer in gzip that was cut off")
+
+
+def _member() -> "zlib._Decompress":
+    return zlib.decompressobj(zlib.MAX_WBITS | 16)

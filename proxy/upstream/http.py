@@ -3,7 +3,7 @@
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -102,27 +102,17 @@ class Http:
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_timeout)
         self._session = self._new_session(timeout)
-        self._inflating = self._new_session(timeout, beside=self._session)
         self._link.probe_with(self._probe)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._link.close()
-        await self._inflating.close()
         await self._session.close()
 
-    def _new_session(
-        self,
-        timeout: aiohttp.ClientTimeout,
-        *,
-        once: bool = False,
-        beside: aiohttp.ClientSession | None = None,
-    ) -> aiohttp.ClientSession:
-        """Return a session; one that stands *beside* another shares its connections, and inflates bodies."""
+    def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=beside.connector if beside else _connector(self._endpoint, self._traffic, once=once),
-            connector_owner=beside is None,
-            auto_decompress=beside is not None,
+            connector=_connector(self._endpoint, self._traffic, once=once),
+            auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
             proxy=self._endpoint.outbound_proxy,
@@ -165,49 +155,68 @@ class Http:
         body: bytes | AsyncIterator[bytes] | None,
         traffic: Traffic,
         *,
-        inflate: bool = False,
         again: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and yield the response, whose body is still to be read.
 
-        *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket. With
-        *inflate* the answer is asked for in gzip, and its body is read without. *again* is called if upstream
-        refused the encoding that a turn's body was sent in, and the body goes once more as it is.
+        *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket.
+        *again* is called if upstream refused the encoding that a turn's body was sent in, and it goes once more
+        as it is.
         Redirects are not followed, and a network's sign-in page is no response. Raises UpstreamUnavailable.
         """
         await self._link.look()
         is_turn = method == "POST" and path.partition("?")[0] in _TURNS
-        session = self._session
-        if inflate:
-            session, headers = self._inflating, (*headers, ("Accept-Encoding", "gzip"))
+        any_type = path.partition("?")[0].endswith(_OF_ANY_TYPE)
         encoded = await self._encoded(headers, body) if is_turn else None
-        send = partial(self._send, session, method, path, traffic)
+        send = partial(self._send, method, path, traffic)
         if encoded is None:
             response = await send(headers, body)
         else:
-            rest = tuple(each for each in headers if each[0].lower() != "content-length")
-            response = await send((*rest, ("Content-Encoding", str(self._encoding.name))), encoded)
-            if self._encoding.doubts(status := response.status):
-                response.close()
-                again()
-                response = await send(headers, body)
-                self._encoding.resolve(status, response.status)
+            response = await self._in_either_form(send, headers, encoded, body, again)
         try:
-            if not path.partition("?")[0].endswith(_OF_ANY_TYPE):
+            if not any_type:
                 self._judge(response, is_turn=is_turn)
             yield response
         finally:
             # What was not read to its end cannot be reused; a connection that was is already back in the pool.
             response.close()
 
-    async def _encoded(self, headers: Headers, body: bytes | AsyncIterator[bytes] | None) -> bytes | None:
+    async def _in_either_form(
+        self,
+        send: Callable[[Headers, Any], Awaitable[aiohttp.ClientResponse]],
+        headers: Headers,
+        encoded: tuple[Encoding, bytes],
+        body: Any,
+        again: Callable[[], None],
+    ) -> aiohttp.ClientResponse:
+        """Send a turn's body *encoded*, and then as it is where upstream may have refused that."""
+        name, data = encoded
+        rest = tuple(each for each in headers if each[0].lower() != "content-length")
+        try:
+            response = await send((*rest, ("Content-Encoding", name)), data)
+        except UpstreamUnavailable:
+            self._encoding.broke()
+            raise
+        status = response.status
+        if is_portal(status, response.headers.get("Content-Type", ""), is_turn=True):
+            return response  # not upstream's: it says nothing about what upstream takes
+        if not self._encoding.doubts(status):
+            return response
+        response.close()
+        again()
+        response = await send(headers, body)
+        self._encoding.resolve(status, response.status)
+        return response
+
+    async def _encoded(
+        self, headers: Headers, body: bytes | AsyncIterator[bytes] | None
+    ) -> tuple[Encoding, bytes] | None:
         if not isinstance(body, bytes) or any(name.lower() == "content-encoding" for name, _ in headers):
             return None
         return await self._encoding.encode(body)
 
     async def _send(
         self,
-        session: aiohttp.ClientSession,
         method: str,
         path: str,
         traffic: Traffic,
@@ -218,7 +227,7 @@ class Http:
         # A file is written in pieces; bytes would all be handed to the transport at once.
         data = io.BytesIO(body) if isinstance(body, bytes) else body
         try:
-            return await session.request(
+            return await self._session.request(
                 method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as exc:

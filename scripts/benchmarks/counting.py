@@ -266,7 +266,8 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     note = (
         "TCP payload, counted by a relay in front of a simulated upstream; part of plain HTTP, median of all seeds"
     )
-    ways = [name for name in rows[0]["ways"] if name in ("HTTP + zstd", "delta, no deflate", "packlight")]
+    drawn_ways = ("HTTP + zstd", "delta, no deflate", "packlight", "packlight, hoist")
+    ways = [name for name in rows[0]["ways"] if name in drawn_ways]
     drawn = [row for row in rows if SHAPES[row["shape"]].api == "responses"]
     for direction, series in (("up", [*ways, "bound"]), ("down", [*ways[1:], "bound"])):
         groups = []

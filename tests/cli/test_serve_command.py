@@ -2,7 +2,6 @@
 
 import errno
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
@@ -13,7 +12,6 @@ import orjson
 import pytest
 
 from proxy import __version__
-from proxy.cli.loop import loop_factory
 from proxy.cli.serve import cannot_listen
 
 BODY = {"model": "gpt-5.5", "input": "hi", "stream": True}
@@ -168,32 +166,3 @@ def test_a_socks_proxy_in_the_environment_is_refused(packlight: Any) -> None:
     _, errors = process.popen.communicate(timeout=20)
     assert process.popen.returncode == 2
     assert "HTTPS_PROXY names a socks5 proxy" in errors
-
-
-def test_it_runs_on_uvloop_where_that_is_installed(packlight: Any) -> None:
-    """A session on it, deltas included; without it the proxy is the same on asyncio's own loop."""
-    uvloop = pytest.importorskip("uvloop")
-    assert loop_factory("http://127.0.0.1:9000/v1") is uvloop.new_event_loop
-    upstream = packlight.start("simulate", "--port", "0")
-    process = packlight.start("serve", "--port", "0", "--upstream", f"{upstream.url}/v1")
-    history: list[Any] = [{"role": "user", "content": "hi"}]
-    for _ in range(3):
-        with post(process.port, BODY | {"input": history, "stream": False}) as response:
-            history += orjson.loads(response.read())["output"]
-        history.append({"role": "user", "content": "go on"})
-    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as connection:
-        connection.request("GET", "/_packlight/stats")
-        turns = orjson.loads(connection.getresponse().read())["turns"]
-    assert (turns["full"], turns["delta"]) == (1, 2)
-    assert process.end(signal.SIGTERM)[0] == 0
-
-
-def test_without_uvloop_it_is_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is missed where it can't be had."""
-    monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert loop_factory("http://127.0.0.1:9000/v1") is None
-
-
-def test_over_tls_it_is_asyncio() -> None:
-    """There uvloop hides what it has not written, and an upload could not be paced."""
-    assert loop_factory("https://api.openai.com/v1") is None

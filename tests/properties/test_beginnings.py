@@ -3,10 +3,12 @@
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.delta import TurnRequest
+from proxy.core.history import History
 from proxy.frontends.base import Opaque, Readable
 from proxy.frontends.responses import Responses
 
@@ -23,7 +25,20 @@ FIELDS = st.fixed_dictionaries(
 )
 BEHIND = st.fixed_dictionaries({}, optional={"tools": st.just([{}]), "user": TEXTS, "store": st.booleans()})
 INSERTS = st.sampled_from(
-    [b",", b"{}", b"]", b"}", b" ", b',"input":[]', b',"model":"x"', b"\xff", b'"', b"1.0", b""]
+    [
+        b",",
+        b"{}",
+        b"]",
+        b"}",
+        b" ",
+        b',"input":[]',
+        b',"model":"x"',
+        b"\xff",
+        b'"',
+        b"1.0",
+        b"1234567890123456789",
+        b"",
+    ]
 )
 
 
@@ -86,3 +101,56 @@ def test_a_history_that_grew_is_read_at_its_end(
     for start in range(len(old) + len(new) + 1):
         assert read.turn.items[start:] == fresh.turn.items[start:]
     assert read.turn.items[-1] == fresh.turn.items[-1]
+
+
+def body_of(*items: bytes) -> bytes:
+    """Return a request's body."""
+    return b'{"model":"m","input":[' + b",".join(items) + b"]}"
+
+
+@pytest.mark.parametrize("number", [b"1234567890123456789", b"-9223372036854775808", b"18446744073709551615"])
+def test_a_beginning_with_a_long_integer_is_read_each_time(number: bytes) -> None:
+    """Whether such an integer counts depends on how the rest of the body is written."""
+    first = b'{"role":"user","content":"hi","n":' + number + b"}"
+    second = b'{"role":"user","content":"\\u00e9"}'
+    front_end = Responses()
+    assert isinstance(front_end.decode(body_of(first)), Readable)
+    assert isinstance(Responses().decode(body_of(first, second)), Opaque)
+    assert isinstance(front_end.decode(body_of(first, second)), Opaque)
+
+
+def test_a_beginning_of_very_many_items_is_not_kept() -> None:
+    """What is remembered of all bodies together stays within megabytes."""
+    item = b'{"role":"user","content":""}'
+    for count, kept in ((10, True), (20_000, False)):
+        front_end = Responses()
+        front_end.decode(body_of(*[item] * count))
+        read = front_end.decode(body_of(*[item] * count, item))
+        assert isinstance(read, Readable)
+        assert isinstance(read.turn.items, History) is kept
+
+
+def test_a_history_is_a_sequence() -> None:
+    """Any item and any stretch of it can be had."""
+    front_end, items = Responses(), [b'{"role":"user","content":"%d"}' % n for n in range(4)]
+    front_end.decode(body_of(*items[:2]))
+    read = front_end.decode(body_of(*items))
+    assert isinstance(read, Readable)
+    history = read.turn.items
+    assert isinstance(history, History)
+    whole = tuple(history)
+    for stretch in (slice(None), slice(2), slice(1, None), slice(2, None), slice(-1, None), slice(None, None, -1)):
+        assert history[stretch] == whole[stretch]
+    assert repr(history) == "<History 2 + 2>"
+
+
+def test_the_beginnings_of_the_last_bodies_are_kept() -> None:
+    """One that is older than so many others is read anew."""
+    front_end = Responses()
+    bodies = [body_of(b'{"role":"user","content":"%d"}' % n) for n in range(65)]
+    for each in bodies:
+        front_end.decode(each)
+    for each, kept in ((bodies[0], False), (bodies[-1], True)):
+        read = front_end.decode(each[:-2] + b',{"role":"user","content":"on"}]}')
+        assert isinstance(read, Readable)
+        assert isinstance(read.turn.items, History) is kept

@@ -1,12 +1,19 @@
 """What goes over plain HTTP is compressed where upstream takes it, and the agent notices nothing."""
 
+import asyncio
+import gzip
 from typing import Any
 
 import orjson
 import pytest
 import zstandard
 
+from proxy.errors import UpstreamUnavailable
+from proxy.ledger import Traffic
 from proxy.simulator import Fault, says
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.http import Http
+from proxy.upstream.link import Link
 
 KEY = ("Authorization", "Bearer key")
 WORDS = "a few words that repeat, " * 400
@@ -130,3 +137,103 @@ async def test_events_in_gzip_arrive_one_by_one(proxied: Any) -> None:
     assert not head.all("Content-Encoding")
     pieces = [piece async for piece in agent.pieces(head)]
     assert len(pieces) > 5
+
+
+GZIP = gzip.compress(b'data: {"text":"' + b"words " * 50_000 + b'"}\n\n')
+
+
+async def raw_answer(raw_upstream: Any, encoding: str, body: bytes) -> Any:
+    """Start an upstream that gives this answer."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: {encoding}\r\n"
+
+    async def serve(peer: Any) -> None:
+        while True:
+            await peer.message()
+            await peer.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    return await raw_upstream(serve)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "kept"), [("gzip", []), ("x-gzip", []), ("gzip, gzip", ["gzip, gzip"]), ("br", ["br"])]
+)
+async def test_what_is_not_inflated_keeps_its_name(
+    proxied: Any, raw_upstream: Any, encoding: str, kept: list[str]
+) -> None:
+    """An encoding that nobody asked for is the agent's to understand."""
+    upstream = await raw_answer(raw_upstream, encoding, GZIP)
+    run = await proxied(upstream=upstream.base_url, **OFF)
+    answer = await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))
+    assert answer.all("Content-Encoding") == kept
+    assert answer.body == (GZIP if kept else gzip.decompress(GZIP))
+
+
+@pytest.mark.parametrize("body", [GZIP[: len(GZIP) // 2], GZIP[:-1], b"no gzip", GZIP + b"more"])
+async def test_an_answer_in_gzip_that_is_cut_off_or_corrupt_never_looks_whole(
+    proxied: Any, raw_upstream: Any, body: bytes
+) -> None:
+    """Its length is right, and its end is not there: the agent's connection is broken off."""
+    upstream = await raw_answer(raw_upstream, "gzip", body)
+    run = await proxied(upstream=upstream.base_url, **OFF)
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))
+    await run.recorded(1)
+    assert next(run.server.ledger.turns(1)).status == "failed"
+
+
+async def test_a_portals_page_says_nothing_of_upstream(raw_upstream: Any) -> None:
+    """Its 200 is nobody's who took the encoding: a refusal that comes later is still doubted."""
+    answers = iter((b"200 OK\r\nContent-Type: text/html", b"400 No", b"200 OK\r\nContent-Type: application/json"))
+
+    async def serve(peer: Any) -> None:
+        while True:
+            await peer.message()
+            await peer.send(b"HTTP/1.1 " + next(answers) + b"\r\nContent-Length: 2\r\n\r\n{}")
+
+    upstream, link, body = await raw_upstream(serve), Link(), orjson.dumps(ASK)
+    endpoint, traffic = Endpoint(upstream.base_url), Traffic()
+    async with Http(endpoint, connect_timeout=5, traffic=traffic, link=link, encoding="zstd") as http:
+        with pytest.raises(UpstreamUnavailable):
+            async with http.request("POST", "/responses", (), body, Traffic()):
+                pass
+        link.clear()
+        async with http.request("POST", "/responses", (), body, Traffic()) as response:
+            assert response.status == 200
+
+
+@pytest.mark.parametrize("what", ["reset", "status"])
+async def test_a_first_encoded_body_that_fails_is_the_last(proxied: Any, raw_upstream: Any, what: str) -> None:
+    """Something on the way may not stand it: the next attempt goes as the agent sent it."""
+    seen: list[list[str]] = []
+
+    async def serve(peer: Any) -> None:
+        while True:
+            message = await peer.message()
+            seen.append(message.all("Content-Encoding"))
+            if not seen[-1]:
+                await peer.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+                )
+            elif what == "status":
+                await peer.send(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+            else:
+                peer.close()
+                return
+
+    upstream = await raw_upstream(serve)
+    base = upstream.base_url
+    run = await proxied(upstream=base, http_compression="zstd", **OFF)
+    statuses = [(await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))).status for _ in range(2)]
+    assert statuses == [502 if what == "reset" else 500, 200]
+    assert seen == [["zstd"], []]
+
+
+async def test_a_slow_answer_in_gzip_after_signs_of_life_is_whole(proxied: Any) -> None:
+    """The agent asked for gzip, and has a status without it by then."""
+    slow = {"refuse_upgrade": 404, "compressed_answers": True, "first_event_seconds": 1.0}
+    run = await proxied(saying, simulated=slow, keepalive_after=0.2, keepalive_interval=0.2)
+    body = orjson.dumps({**ASK, "stream": True})
+    answer = await run.ask("POST", "/v1/responses", KEY, ("Accept-Encoding", "gzip, deflate, br"), body=body)
+    assert (answer.status, answer.all("Content-Encoding")) == (200, [])
+    assert b": keepalive" in answer.body
+    assert WORDS.encode() in answer.body
