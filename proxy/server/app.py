@@ -81,7 +81,7 @@ class Server:
                 connect_timeout=config.connect_timeout,
                 traffic=ledger.upstream,
                 link=self.link,
-                encoding=_encoding(config, endpoint),
+                encodings=_encodings(config, endpoint),
             )
         )
         pool = await self._stack.enter_async_context(
@@ -220,8 +220,10 @@ def _no_upgrade(request: web.Request) -> web.Response:
     return Reply(request).error(501, "packlight does not carry WebSockets from agents", "not_implemented")
 
 
-def _encoding(config: Config, endpoint: Endpoint) -> Encoding | None:
-    """Return the encoding that turns over plain HTTP are to be tried in."""
+def _encodings(config: Config, endpoint: Endpoint) -> dict[str, Encoding]:
+    """Return, by path, the encoding that turns over plain HTTP are to be tried in."""
     if config.http_compression in ("gzip", "zstd"):
-        return config.http_compression
-    return KNOWN.get(endpoint.host) if config.http_compression == "auto" else None
+        return dict.fromkeys(("/responses", "/chat/completions"), config.http_compression)
+    if config.http_compression == "off":
+        return {}
+    return {path: name for (host, path), name in KNOWN.items() if host == endpoint.host}

@@ -15,8 +15,8 @@ from proxy.errors import UpstreamUnavailable
 
 Encoding = Literal["gzip", "zstd"]
 
-KNOWN: dict[str, Encoding] = {"api.openai.com": "zstd"}
-"""Hosts that document an encoding for the requests of turns."""
+KNOWN: dict[tuple[str, str], Encoding] = {("api.openai.com", "/responses"): "zstd"}
+"""Hosts and paths that are said to take an encoding."""
 
 _WORTH_IT = 1024
 _LARGE = 256 * 1024
@@ -25,6 +25,9 @@ _LARGE = 256 * 1024
 _REFUSALS = frozenset({400, 403, 406, 411, 415, 422, 501})
 _SAYS_NOTHING = frozenset({401, 402, 404, 408, 409, 429, 502, 503, 504})
 """What upstream answers whatever the body."""
+
+_SUSPICIOUS = 80
+"""OpenAI is said to refuse what is more than a hundred times smaller than its content."""
 
 _PIECE = 64 * 1024
 _NAMES = frozenset({"gzip", "x-gzip"})
@@ -57,7 +60,8 @@ class RequestEncoding:
         if name is None or len(body) < _WORTH_IT:
             return None
         encoder = _ENCODERS[name]
-        return name, await asyncio.to_thread(encoder, body) if len(body) > _LARGE else encoder(body)
+        encoded = await asyncio.to_thread(encoder, body) if len(body) > _LARGE else encoder(body)
+        return None if len(body) > _SUSPICIOUS * len(encoded) else (name, encoded)
 
     def doubts(self, status: int) -> bool:
         """Whether the *status* of an encoded request may be about its encoding: it should be sent again plain."""

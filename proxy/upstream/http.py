@@ -3,7 +3,7 @@
 import asyncio
 import io
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -91,9 +91,9 @@ class Http:
         connect_timeout: float,
         traffic: Traffic,
         link: Link | None = None,
-        encoding: Encoding | None = None,
+        encodings: Mapping[str, Encoding] | None = None,
     ) -> None:
-        self._encoding = RequestEncoding(encoding)
+        self._encodings = {path: RequestEncoding(name) for path, name in (encodings or {}).items()}
         self._link = link or Link()
         self._endpoint = endpoint
         self._connect_timeout = connect_timeout
@@ -167,12 +167,13 @@ class Http:
         await self._link.look()
         is_turn = method == "POST" and path.partition("?")[0] in _TURNS
         any_type = path.partition("?")[0].endswith(_OF_ANY_TYPE)
-        encoded = await self._encoded(headers, body) if is_turn else None
+        encoding = self._encodings.get(path.partition("?")[0]) if is_turn else None
+        encoded = await _encoded(encoding, headers, body)
         send = partial(self._send, method, path, traffic)
-        if encoded is None:
+        if encoding is None or encoded is None:
             response = await send(headers, body)
         else:
-            response = await self._in_either_form(send, headers, encoded, body, again)
+            response = await self._in_either_form(encoding, send, headers, encoded, body, again)
         try:
             if not any_type:
                 self._judge(response, is_turn=is_turn)
@@ -183,6 +184,7 @@ class Http:
 
     async def _in_either_form(
         self,
+        encoding: RequestEncoding,
         send: Callable[[Headers, Any], Awaitable[aiohttp.ClientResponse]],
         headers: Headers,
         encoded: tuple[Encoding, bytes],
@@ -195,25 +197,18 @@ class Http:
         try:
             response = await send((*rest, ("Content-Encoding", name)), data)
         except UpstreamUnavailable:
-            self._encoding.broke()
+            encoding.broke()
             raise
         status = response.status
         if is_portal(status, response.headers.get("Content-Type", ""), is_turn=True):
             return response  # not upstream's: it says nothing about what upstream takes
-        if not self._encoding.doubts(status):
+        if not encoding.doubts(status):
             return response
         response.close()
         again()
         response = await send(headers, body)
-        self._encoding.resolve(status, response.status)
+        encoding.resolve(status, response.status)
         return response
-
-    async def _encoded(
-        self, headers: Headers, body: bytes | AsyncIterator[bytes] | None
-    ) -> tuple[Encoding, bytes] | None:
-        if not isinstance(body, bytes) or any(name.lower() == "content-encoding" for name, _ in headers):
-            return None
-        return await self._encoding.encode(body)
 
     async def _send(
         self,
@@ -237,6 +232,16 @@ class Http:
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
             _turn.reset(token)
+
+
+async def _encoded(
+    encoding: RequestEncoding | None, headers: Headers, body: bytes | AsyncIterator[bytes] | None
+) -> tuple[Encoding, bytes] | None:
+    if encoding is None or not isinstance(body, bytes):
+        return None
+    if any(name.lower() == "content-encoding" for name, _ in headers):
+        return None
+    return await encoding.encode(body)
 
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

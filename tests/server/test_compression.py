@@ -16,7 +16,7 @@ from proxy.upstream.http import Http
 from proxy.upstream.link import Link
 
 KEY = ("Authorization", "Bearer key")
-WORDS = "a few words that repeat, " * 400
+WORDS = "".join(f"{n} words that repeat, and then some. " for n in range(400))
 ASK = {"model": "m", "store": False, "input": WORDS}
 OFF: dict[str, Any] = {"websocket": "off"}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": WORDS}]}
@@ -73,6 +73,23 @@ async def test_a_refusal_of_the_request_itself_is_no_verdict(proxied: Any) -> No
     assert (await run.ask("POST", "/v1/responses", KEY, body=bad)).status == 400
     encodings = encodings_of(run)
     assert encodings == ["zstd", None, "zstd", "zstd"]
+
+
+async def test_what_one_path_takes_says_nothing_of_another(proxied: Any) -> None:
+    """Upstream may read encoded turns of one API only."""
+    run = await proxied(http_compression="zstd", **OFF)
+    assert (await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))).status == 200
+    run.simulator.faults.inject(Fault("before_created", "error", status=400))
+    assert (await run.ask("POST", "/v1/chat/completions", KEY, body=orjson.dumps(CHAT))).status == 200
+    assert encodings_of(run) == ["zstd", "zstd", None]
+
+
+async def test_a_body_that_would_look_like_a_bomb_goes_as_it_is(proxied: Any) -> None:
+    """Servers refuse what unpacks to far more than it is."""
+    run = await proxied(http_compression="zstd", **OFF)
+    body = orjson.dumps({**ASK, "input": "x" * 300_000})
+    assert (await run.ask("POST", "/v1/responses", KEY, body=body)).status == 200
+    assert encodings_of(run) == [None]
 
 
 async def test_an_encoding_that_is_refused_later_is_given_up(proxied: Any) -> None:
@@ -192,7 +209,9 @@ async def test_a_portals_page_says_nothing_of_upstream(raw_upstream: Any) -> Non
 
     upstream, link, body = await raw_upstream(serve), Link(), orjson.dumps(ASK)
     endpoint, traffic = Endpoint(upstream.base_url), Traffic()
-    async with Http(endpoint, connect_timeout=5, traffic=traffic, link=link, encoding="zstd") as http:
+    async with Http(
+        endpoint, connect_timeout=5, traffic=traffic, link=link, encodings={"/responses": "zstd"}
+    ) as http:
         with pytest.raises(UpstreamUnavailable):
             async with http.request("POST", "/responses", (), body, Traffic()):
                 pass
