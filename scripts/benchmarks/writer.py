@@ -137,7 +137,7 @@ class Project:
             lines.append(
                 f"-rw-r--r-- 1 dev dev {self._random.randrange(200, 20000):6d} Mar {len(lines) % 28 + 1:2d} {name}"
             )
-        return {"command": "ls -la src tests", "workdir": "/work/project"}, "\n".join(lines)
+        return {"command": "ls -la src tests", "workdir": "/repo/project"}, "\n".join(lines)
 
     def _searched(self, size: int) -> tuple[dict[str, Any], str]:
         lines: list[str] = []
@@ -145,7 +145,7 @@ class Project:
             name = self._file()
             number = self._random.randrange(len(self._files[name]))
             lines.append(f"{name}:{number + 1}:{self._files[name][number]}")
-        return {"command": f"grep -rn {self._writer.word()} src", "workdir": "/work/project"}, "\n".join(lines)
+        return {"command": f"grep -rn {self._writer.word()} src", "workdir": "/repo/project"}, "\n".join(lines)
 
     def _read(self, size: int) -> tuple[dict[str, Any], str]:
         name = self._file()
@@ -154,7 +154,7 @@ class Project:
         start = self._random.randrange(max(1, len(code) - count))
         numbered = [f"{start + n + 1:6d}\t{line}" for n, line in enumerate(code[start : start + count])]
         command = f"sed -n {start + 1},{start + count}p {name}"
-        return {"command": command, "workdir": "/work/project"}, "\n".join(numbered)
+        return {"command": command, "workdir": "/repo/project"}, "\n".join(numbered)
 
     def _edited(self, size: int) -> tuple[dict[str, Any], str]:
         name = self._random.choice(self._open)
@@ -165,7 +165,7 @@ class Project:
         old = "\n".join(code[start : start + count])
         code[start : start + count] = new
         arguments = {"command": "edit", "path": name, "old_string": old, "new_string": "\n".join(new)}
-        return arguments, f"The file /work/project/{name} has been updated ({len(new)} lines)."
+        return arguments, f"The file /repo/project/{name} has been updated ({len(new)} lines)."
 
     def _tested(self, size: int) -> tuple[dict[str, Any], str]:
         lines = ["============ test session starts ============", "platform linux -- Python 3.12.4, pytest-8.3.3"]
@@ -184,4 +184,4 @@ class Project:
                 lines.append(f"{name}:{number + 1}: AssertionError")
         failed, passed = self._random.randrange(9), self._random.randrange(90)
         lines.append(f"==== {failed} failed, {passed} passed in 2.{self._random.randrange(99)}s ====")
-        return {"command": "python -m pytest -x -q tests", "workdir": "/work/project"}, "\n".join(lines)
+        return {"command": "python -m pytest -x -q tests", "workdir": "/repo/project"}, "\n".join(lines)
