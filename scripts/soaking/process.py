@@ -60,8 +60,11 @@ class Process:
         )
         self._killed = False  # only now: until then there is the one that was killed
         assert self._child.stdout is not None  # noqa: S101  (piped)
-        async with asyncio.timeout(READY_SECONDS):
-            ready = (await self._child.stdout.readline()).decode()
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                ready = (await self._child.stdout.readline()).decode()
+        except TimeoutError as exc:
+            raise RuntimeError(f"it did not listen within {READY_SECONDS} s") from exc
         self.port = int(ready.partition("listening on ")[2].partition("/v1")[0].rpartition(":")[2])
 
     async def kill(self) -> None:
