@@ -96,6 +96,12 @@ class Config:
     link_timeout: float = setting(
         120.0, "While nothing answers where upstream is, how long a turn waits for the link to come back."
     )
+    warm_up: Literal["off", "on"] = setting(
+        "off",
+        "on: upload a conversation again in the background when its connection was lost, with generate: false, so "
+        "that the next turn is a delta. Only for an upstream that documents it (OpenAI, Azure, xAI); it may bill "
+        "the input. Keeps each conversation's last request in memory.",
+    )
     open_ahead: bool = setting(
         True,  # noqa: FBT003
         "Open a WebSocket before a conversation needs it: shortly before its own retires, and after a loss.",

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
+from proxy.core.warmup import Keepsake
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
@@ -55,7 +56,8 @@ class Waits:
 class Exchange:
     """One turn over the pool's WebSockets, from the agent's request to upstream's terminal event.
 
-    *traffic* gets the bytes that cross the network for it.
+    *traffic* gets the bytes that cross the network for it. With *keeps_content* the connection keeps what was
+    said, so that it can be uploaded again.
     """
 
     def __init__(
@@ -66,8 +68,11 @@ class Exchange:
         waits: Waits,
         clock: Callable[[], float],
         traffic: Traffic,
+        *,
+        keeps_content: bool = False,
     ) -> None:
         self.turn = turn
+        self._keeps_content = keeps_content
         self._pool = pool
         self._partition = partition
         self._waits = waits
@@ -118,7 +123,7 @@ class Exchange:
         if len(message) > self._waits.max_message_bytes:
             turn.attempts -= 1  # it was not sent
             raise PlainHTTP(Mismatch.TOO_LARGE)
-        connection.baseline = None
+        connection.baseline = connection.keepsake = None
         connection.turns += 1
         await connection.send(message)
         while turn.in_flight:
@@ -127,6 +132,7 @@ class Exchange:
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
         lease.connection.baseline = self.turn.baseline
+        lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
         self._partition.turns_lost = 0
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
             self._partition.accept(doubt, self._clock())

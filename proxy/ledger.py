@@ -78,6 +78,7 @@ class Ledger:
     collapses: int = 0
     hoists: Counter[str] = field(default_factory=Counter)
     replays: Counter[str] = field(default_factory=Counter)
+    warm_ups: Counter[str] = field(default_factory=Counter)
     recent: deque[TurnRecord] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -117,5 +118,6 @@ class Ledger:
             "chains": {"collapsed": self.collapses},
             "hoists": {name: self.hoists[name] for name in ("turns", "proven", "disproven")},
             "replays": {"safe": self.replays["safe"], "ambiguous": self.replays["ambiguous"]},
+            "warm_ups": {name: self.warm_ups[name] for name in ("done", "interrupted", "refused", "failed")},
             "since": self.since.isoformat(timespec="seconds"),
         }

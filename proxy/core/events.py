@@ -2,7 +2,7 @@
 
 import json  # noqa: TID251  (takes what some servers write though it is not JSON)
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,13 +116,19 @@ def _written(value: Any) -> bytes:
 
 
 def response_create(
-    request: TurnRequest, upload: Delta | None, hoisted: Hoisted | None = None, *, quiet: bool = False
+    request: TurnRequest,
+    upload: Delta | None,
+    hoisted: Hoisted | None = None,
+    *,
+    quiet: bool = False,
+    warm_up: Sequence[Raw] | None = None,
 ) -> bytes:
     """Write the message that starts a turn: *upload* if it continues a chain, else the whole history.
 
     Settings come first and in a fixed order, with the agent's own values, so that compression finds the
     previous turn's in its window; those that are *hoisted* are told as the first items of a history instead.
-    A *quiet* turn asks for events without padding.
+    A *quiet* turn asks for events without padding. A *warm_up* has upstream hold the history and these items,
+    and answer nothing.
     """
     message: dict[str, Any] = {"type": "response.create", **request.fields}
     for name in hoisted.fields if hoisted is not None else ():
@@ -136,7 +142,15 @@ def response_create(
         message["input"] = [*hoisted.items, *(item.raw for item in request.items)]
     elif (whole := request.input) is not None:
         message["input"] = whole
+    if warm_up is not None:
+        message["generate"] = False
+        message["input"] = [*_items(message.get("input")), *warm_up]
     return orjson.dumps(message)
+
+
+def _items(whole: Any) -> list[Any]:
+    """Return an `input` as items: a text is what a user says."""
+    return [{"type": "message", "role": "user", "content": whole}] if isinstance(whole, str) else whole or []
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ class Turn:
         self._held: list[Raw] = []
         self._has_pieces = False
         self._early: list[ServerEvent] = []
+        self.reading: Reading | None = None
 
     @property
     def finished(self) -> bool:
@@ -112,6 +113,16 @@ class Turn:
     def in_flight(self) -> bool:
         """Whether upstream owes us an event."""
         return self.state in {State.SENT, State.STREAMING}
+
+    @property
+    def held(self) -> tuple[Raw, ...]:
+        """The items of the response, once it has completed."""
+        return tuple(self._held)
+
+    @property
+    def says_something(self) -> bool:
+        """Whether upstream told an item or a part of one."""
+        return bool(self._items or self._held or self._has_pieces)
 
     @property
     def begun(self) -> bool:
@@ -130,11 +141,14 @@ class Turn:
         self._has_pieces = False
         self._early = []
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
-        delta = upload if isinstance(upload, Delta) else None
-        message = response_create(self.request, delta, self.hoisted, quiet=self._is_quiet)
+        message = self._message(upload)
         self.attempts += 1
         self.state = State.SENT
         return message
+
+    def _message(self, upload: Delta | Full) -> bytes:
+        delta = upload if isinstance(upload, Delta) else None
+        return response_create(self.request, delta, self.hoisted, quiet=self.is_quiet)
 
     def _is_hoisted(self, upload: Delta | Full) -> bool:
         """Whether the settings go as items: a chain keeps the form in which it began.
@@ -149,7 +163,8 @@ class Turn:
         return Rewrite.HOISTED in self.rewrites - self.refused
 
     @property
-    def _is_quiet(self) -> bool:
+    def is_quiet(self) -> bool:
+        """Whether it asks for events without padding."""
         return Rewrite.QUIET in self.rewrites - self.refused and self.request.leaves_padding_open
 
     def receive(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
@@ -284,7 +299,7 @@ class Turn:
     def _give_up_rewrite(self, fault: Fault) -> bool:
         """Write the turn a little more as the agent did, after *fault*; return whether that may help."""
         used = [Rewrite.HOISTED] if self.hoisted is not None else []
-        used += [Rewrite.QUIET] if self._is_quiet else []
+        used += [Rewrite.QUIET] if self.is_quiet else []
         named = [each for each in used if any(fault.is_about(name) for name in _ABOUT[each])]
         given_up = named if isinstance(self.upload, Delta) else named or used  # a delta is refused for much else
         self.refused |= set(given_up[:1])
@@ -300,7 +315,7 @@ class Turn:
         if self.state is State.FAILED:
             return
         response = _response(event)
-        reading = self._reading(response)
+        reading = self.reading = self._reading(response)
         if self._has_collapsed(reading) or self.state is not State.COMPLETED:
             return
         response_id = response.get("id")

@@ -14,7 +14,7 @@ import orjson
 
 from proxy.core.items import Fingerprint, Item, Kind, Output, Raw
 
-_PLAIN = frozenset(
+PLAIN = frozenset(
     {"apply_patch_call", "custom_tool_call", "function_call", "local_shell_call", "message", "reasoning"}
 )
 """Output after which `input_tokens` is one reading of one prompt; tools that a server runs itself read again."""
@@ -98,7 +98,7 @@ class Weight:
         thinks = any(output.kind is Kind.REASONING for output in outputs)
         is_counted = reading.thought > 0 or not thinks
         said = int(reading.said * _KEPT) if is_counted else 0
-        is_plain = all(output.type in _PLAIN for output in outputs)
+        is_plain = all(output.type in PLAIN for output in outputs)
         return cls(
             least=reading.read + said if is_plain else 0,
             loose=(

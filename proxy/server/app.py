@@ -16,6 +16,7 @@ from proxy.frontends.base import FrontEnd
 from proxy.frontends.chat import Chat
 from proxy.frontends.responses import Responses
 from proxy.ledger import Ledger, TurnRecord
+from proxy.restoring import Restoring
 from proxy.rewriting import Rewriting
 from proxy.server.figures import Figures
 from proxy.server.guard import Guard
@@ -123,7 +124,17 @@ class Server:
             clock=self._clock,
         )
         self._stack.push_async_callback(rewriting.close)
-        services = Services(config, pool, rewriting, http, ledger, self._clock, _now)
+        restoring = Restoring(
+            pool,
+            ledger,
+            enabled=config.warm_up == "on",
+            dropped=config.dropped_output,
+            max_message_bytes=config.max_message_bytes,
+            retry_seconds=config.websocket_retry_seconds,
+            clock=self._clock,
+        )
+        self._stack.push_async_callback(restoring.close)
+        services = Services(config, pool, rewriting, restoring, http, ledger, self._clock, _now)
         application = _application(config, services, self.link)
         runner = web.AppRunner(
             application,

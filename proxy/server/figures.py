@@ -97,6 +97,13 @@ def _lines(ledger: Ledger) -> list[str]:
             "kind",
             stats["replays"],
         ),
+        *_family(
+            "packlight_warm_ups_total",
+            "counter",
+            "Conversations uploaded again after a loss, ahead of the next turn, by what became of it.",
+            "outcome",
+            stats["warm_ups"],
+        ),
     ]  # fmt: skip
 
 

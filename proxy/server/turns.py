@@ -21,6 +21,7 @@ from proxy.errors import ConnectionLost, Trouble, UpstreamError, UpstreamTimeout
 from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
+from proxy.restoring import Restoring
 from proxy.rewriting import Rewriting
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
@@ -51,6 +52,7 @@ class Services:
     config: Config
     pool: Pool
     rewriting: Rewriting
+    restoring: Restoring
     http: Http
     ledger: Ledger
     clock: Callable[[], float]
@@ -208,7 +210,15 @@ class AgentRequest:
             raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)  # a handshake would not carry it to the byte
         partition = services.pool.partition(identity, request.rel_url.raw_query_string)
         turn.rewrites = services.rewriting.allowed(turn.request, partition)
-        exchange = Exchange(turn, services.pool, partition, services.waits, services.clock, self._traffic)
+        exchange = Exchange(
+            turn,
+            services.pool,
+            partition,
+            services.waits,
+            services.clock,
+            self._traffic,
+            keeps_content=services.restoring.enabled,
+        )
 
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
             self._note_shown()
@@ -216,6 +226,7 @@ class AgentRequest:
             self._told = turn.finished and self._reply.begun
 
         try:
+            await services.restoring.make_way(turn.request, partition)
             await exchange.run(deliver)
             services.rewriting.learn(turn, partition)
             self._status = _status(turn)
@@ -237,6 +248,7 @@ class AgentRequest:
         request = self._request
         body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
         try:
+            await self._services.restoring.make_way()
             async with self._services.http.request(
                 request.method,
                 request.raw_path.removeprefix("/v1"),

@@ -1,7 +1,8 @@
 """One WebSocket to upstream: one response at a time.
 
 A connection is OPEN until it closes for whatever reason. It knows a `baseline`, what upstream holds of the last
-response completed on it, or nothing. The library's exceptions end here: callers see `proxy.errors`.
+response completed on it, or nothing; a `keepsake` has that in words, where the user wants it. The library's
+exceptions end here: callers see `proxy.errors`.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from websockets.protocol import Event, State
 
 from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.core.warmup import Keepsake
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.dial import Dialer
@@ -140,6 +142,7 @@ class Connection:
         self.meter = meter
         self.opened_at = opened_at
         self.baseline: Baseline | None = None
+        self.keepsake: Keepsake | None = None
         self.turns = 0
         self._socket = socket
         self._timing = timing

@@ -137,6 +137,7 @@ class Partition:
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
+    warm_up_off_until: float = 0.0
 
     def judge(self, form: Form | Rewrite, *, equal: bool) -> None:
         """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
@@ -220,7 +221,11 @@ class NoLease(Exception):
 
 
 class Pool:
-    """Every connection to *endpoint*. An async context manager; leaving it closes them all."""
+    """Every connection to *endpoint*. An async context manager; leaving it closes them all.
+
+    `when_lost` is told of each connection that goes away, otherwise than with a turn, from a conversation that
+    went on lately.
+    """
 
     def __init__(
         self,
@@ -246,6 +251,7 @@ class Pool:
         self._next_key = 0
         self._background = Background()
         self._dialer = Dialer(endpoint)
+        self.when_lost: Callable[[Partition, Connection], None] = lambda _partition, _connection: None
 
     async def __aenter__(self) -> Self:
         self._sweeper = self._background.start(self._sweep_forever(), "pool sweeper")
@@ -284,6 +290,20 @@ class Pool:
     def has_room(self, partition: Partition) -> bool:
         """Whether one more connection would cost no conversation its own."""
         return len(partition.slots) < self._limits.max_connections
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a connection is lent, or is being opened for a turn."""
+        return any(
+            not slot.free and slot.wanted for each in self._partitions.values() for slot in each.slots.values()
+        )
+
+    async def opened_ahead(self, partition: Partition) -> bool:
+        """Wait for a connection that is being opened ahead; return whether there is one, or room for another."""
+        opening = [slot.opening for slot in partition.slots.values() if slot.is_spare and slot.opening is not None]
+        if opening:
+            await asyncio.wait(opening)
+        return self._spare(partition) is not None or self.has_room(partition)
 
     @asynccontextmanager
     async def lease(
@@ -519,6 +539,7 @@ class Pool:
             self._remember(partition, slot.connection.baseline, Mismatch.CONNECTION_LOST)
             if slot.closing is None:
                 self._open_in_place(partition, slot)
+                self._tell_of(partition, slot)
         self._count_gone(slot)
 
     def _open_in_place(self, partition: Partition, slot: _Slot) -> None:
@@ -534,6 +555,10 @@ class Pool:
             and not any(each.is_spare for each in partition.slots.values())
         ):
             self._open_ahead(partition, wanted=False)
+
+    def _tell_of(self, partition: Partition, slot: _Slot) -> None:
+        if slot.connection is not None and self._clock() - slot.last_used < _LATELY_SECONDS:
+            self.when_lost(partition, slot.connection)
 
     def _count_gone(self, slot: _Slot) -> None:
         if slot.closing is None:
@@ -582,12 +607,14 @@ class Pool:
                 del partition.slots[key]
                 self._remember(partition, slot.connection.baseline, Mismatch.CONNECTION_LOST)
                 self._count_gone(slot)
+                self._tell_of(partition, slot)
             elif (
                 now - slot.connection.opened_at >= self._limits.max_age_seconds
                 or now - slot.last_used >= self._limits.idle_seconds
             ):
                 del partition.slots[key]
                 self._retire(slot, Mismatch.RETIRED, partition)
+                self._tell_of(partition, slot)
             else:
                 slot.connection.hurry()
                 if now - slot.connection.opened_at >= self._limits.max_age_seconds - _AHEAD_SECONDS:

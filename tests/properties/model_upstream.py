@@ -52,6 +52,7 @@ class Answer:
     parent: str | None
     ending: str | None = None
     is_told: bool = True
+    is_warm_up: bool = False
 
 
 @dataclass
@@ -60,6 +61,7 @@ class ModelUpstream:
 
     *read_item* says what an item means of which nothing was learned; *pieces* are the events that tell an item
     before its end: all of it, or none, or if so asked only some. With *refuses_tools* they are no items.
+    *uploaded_again* is how many items at the end of a warm-up are words of the model's own.
     """
 
     pick: Pick
@@ -73,6 +75,7 @@ class ModelUpstream:
     connections: list["ModelConnection"] = field(default_factory=list)
     unexpected_misses: int = 0
     deltas: int = 0
+    uploaded_again: int = 0
 
     def learn(self, raw: Raw, token: Token) -> bytes:
         """Remember that *raw* says *token*; return its bytes."""
@@ -102,6 +105,7 @@ class ModelConnection:
     def __init__(self, upstream: ModelUpstream, headers: tuple[tuple[str, str], ...], opened_at: float) -> None:
         self.meter = Meter(Traffic())
         self.baseline: Any = None
+        self.keepsake: Any = None
         self.turns = 0
         self.opened_at = opened_at
         self.headers = headers
@@ -178,13 +182,20 @@ class ModelConnection:
         if asked is not None and trouble != 1:
             parent = upstream.answers[asked]
             context = parent.context + [(token, True) for token in parent.said]
+        is_warm_up = message.pop("generate", True) is False
         context = context + upstream.read(given)
-        said = upstream.say(context)
+        if is_warm_up:
+            assert asked is None
+            before = len(context) - upstream.uploaded_again
+            context = [(token, n >= before) for n, (token, _) in enumerate(context)]
+        is_silent = is_warm_up and pick(12) != 11
+        said = [] if is_silent else upstream.say(context)
         outputs = [raw for raw, _ in said]
         for raw, token in said:
             upstream.learn(raw, token)
         response_id = f"resp_{len(upstream.answers)}"
         answer = Answer(self, message, context, outputs, [token for _, token in said], asked)
+        answer.is_warm_up = is_warm_up
         upstream.answers[response_id] = answer
         events = self._events_of(response_id, answer, told=None if trouble == 1 else asked)
         ending = self._ending(trouble, response_id, answer, events)

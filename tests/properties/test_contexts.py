@@ -16,7 +16,7 @@ from meaning import agree
 from responses_world import ResponsesWorld
 from world import CASES_A_WORLD, World, chosen, play
 
-from proxy.core import delta, events, hoist, items, turn
+from proxy.core import delta, events, hoist, items, turn, warmup
 from proxy.core.affinity import Candidate
 from proxy.core.items import START
 from proxy.upstream import pool
@@ -48,6 +48,7 @@ def test_no_generated_case_has_a_wrong_context(
     assert outcomes["delta"] > outcomes["cases"] / 5
     assert outcomes["weighed"] > outcomes["cases"] / 20
     assert outcomes["hoisted"] > outcomes["cases"] / 20
+    assert outcomes["restored"] > outcomes["cases"] / 2000
     assert min(outcomes[each] for each in ("incomplete", "failed", "UpstreamError", "ConnectionLost")) > 0
 
 
@@ -94,6 +95,7 @@ def _hoist_anew(self: turn.Turn, upload: delta.Delta | delta.Full) -> bool:
 
 
 MESSAGE = items._message
+KEEPSAKE = warmup.Keepsake.of
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the text of outputs is not compared": (items, "_message", lambda raw: ["message", raw.get("role")]),
     "the role of outputs is not compared": (items, "_message", lambda raw: MESSAGE({**raw, "role": "assistant"})),
@@ -112,6 +114,12 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "settings told as items may change": (delta, "hoist", _same_mark),
     "a chain changes its form": (turn.Turn, "_is_hoisted", _hoist_anew),
     "the agent is shown upstream's settings": (events.ServerEvent, "telling", lambda self, fields: self),
+    "what the model said is not uploaded again": (
+        warmup.Keepsake,
+        "of",
+        lambda turn: (kept := KEEPSAKE(turn)) and replace(kept, outputs=()),
+    ),
+    "an answer to a warm-up is continued": (turn.Turn, "says_something", property(lambda self: False)),
     "a connection at work is lent again": (pool.Pool, "_candidates", _lend_twice),
 }
 

@@ -7,9 +7,10 @@ depends on the API that they speak: `responses_world` and `chat_world` have a wo
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, ClassVar, Self
 
@@ -23,9 +24,11 @@ from proxy.core.turn import Rewrite, Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import FrontEnd, Opaque
-from proxy.ledger import Traffic
+from proxy.ledger import Ledger, Traffic
+from proxy.restoring import Job, Restoring
+from proxy.upstream.connection import Connection
 from proxy.upstream.headers import of_identity
-from proxy.upstream.pool import Limits
+from proxy.upstream.pool import Limits, Partition
 
 TEXTS = ("a", "b", "ab", "ba", "")
 CALL_IDS = ("c1", "c2", "c3")
@@ -143,6 +146,19 @@ class World(ABC):
             open_ahead=False,
         )
         self.pool = MemoryPool(self.upstream, limits, self._clock)
+        self._lost: deque[Job] = deque(maxlen=3)
+        self._speakers: dict[str, Agent] = {}
+        self._next: Agent | None = None
+        self._restoring = Restoring(
+            self.pool,
+            Ledger(since=datetime.now(UTC)),
+            enabled=bool(pick(2)),
+            dropped=self.dropped,
+            max_message_bytes=1_000_000,
+            retry_seconds=20,
+            clock=self._clock,
+        )
+        self.pool.when_lost = self._note_lost
         self._agents: list[Agent] = []
         self._running: list[tuple[Case, Coroutine[Any, Any, None]]] = []
         self._made = 0
@@ -229,8 +245,10 @@ class World(ABC):
         if self._running and self.pick(3) < (3 if crowded else 2):
             self._advance(self.pick(len(self._running)))
             return
-        if self.pick(60) == 59:
+        if self.pick(40) == 39:
             self._lose_one()
+        if self._restore():
+            return
         agent = self._agent()
         case = self._next_case(agent)
         agent.busy = True
@@ -260,9 +278,39 @@ class World(ABC):
             del self._running[index]
             case.agent.busy = False
 
+    def _note_lost(self, partition: Partition, connection: Connection) -> None:
+        if connection.keepsake is not None:
+            self._lost.append(Job(connection.keepsake, partition))
+
+    def _restore(self) -> bool:
+        """Begin to upload a conversation again that was lost."""
+        if not self._lost or self.upstream.uploaded_again or self.pick(6) == 5:
+            return False
+        job = self._lost.pop()
+        if not self.pool.has_room(job.partition):
+            return False
+        nobody = Agent(0, 0, 0, [], busy=True)
+        self._running.append((Case(nobody, self.settings[0], [], 0), self._upload(job)))
+        self._advance(len(self._running) - 1)
+        return True
+
+    async def _upload(self, job: Job) -> None:
+        self.upstream.uploaded_again = len(job.keepsake.outputs)
+        try:
+            outcome = await self._restoring.upload(job)
+        finally:
+            self.upstream.uploaded_again = 0
+        self.outcomes[f"warm-up {outcome.value}"] += 1
+        self._next = self._speakers.get(job.keepsake.baseline.response_id)
+
     def _lose_one(self) -> None:
         connections = self.upstream.connections
-        if connections:
+        free = [slot for each in self.pool.partitions for slot in each.slots.values() if slot.free]
+        if self._restoring.enabled and free:
+            used_last = max(free, key=lambda slot: slot.last_used).connection
+            assert used_last is not None
+            used_last.abort()
+        elif connections:
             connections[-1 - self.pick(min(4, len(connections)))].lose()
 
     # A request and its answer
@@ -284,7 +332,9 @@ class World(ABC):
             raise WrongContext(f"upstream can be told {read.turn.fields}, but not {body!r}")
         turn = self._turn(read.turn)
         partition = self.pool.partition(IDENTITIES[case.key])
-        exchange = Exchange(turn, self.pool, partition, WAITS, self._clock, Traffic())
+        exchange = Exchange(
+            turn, self.pool, partition, WAITS, self._clock, Traffic(), keeps_content=self._restoring.enabled
+        )
 
         async def deliver(events: tuple[ServerEvent, ...]) -> None:
             case.shown += events
@@ -305,6 +355,8 @@ class World(ABC):
             self.outcomes[type(exc).__name__] += 1
         assert turn.collapse is None, f"an honest upstream was accused: {turn.collapse}"
         self.outcomes["weighed"] += _is_weighed(turn)
+        if turn.baseline is not None:
+            self._speakers[turn.baseline.response_id] = case.agent
         if case.shown:
             self._check(case)
 
@@ -348,6 +400,7 @@ class World(ABC):
         self.outcomes["hoisted"] += len(settings_read(asked)) > len(settings_read(answer.settings))
         if answer.parent is not None:
             self.outcomes["delta"] += 1
+            self.outcomes["restored"] += self.upstream.answers[answer.parent].is_warm_up
             before = self.upstream.answers[answer.parent].settings
             if any(before.get(name) != asked.get(name) for name in FIXED):
                 raise WrongContext(f"a chain went on from {before} to {asked}")
@@ -433,6 +486,9 @@ class World(ABC):
         """Choose who speaks next: somebody new, a fork of somebody, or somebody who waits."""
         idle = [agent for agent in self._agents if not agent.busy]
         act = self.pick(16)
+        following, self._next = self._next, None
+        if following in idle and act < 13:
+            return following
         if idle and act < 13:
             return idle[self.pick(len(idle))]
         if self._agents and act < 15:

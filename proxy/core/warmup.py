@@ -1,0 +1,80 @@
+"""An upload of a whole conversation that asks for no answer, so that the next turn can be a delta again.
+
+Fingerprints are no content: whoever wants this keeps a *keepsake* of the last turn, the only content of a
+conversation that outlives a turn.
+"""
+
+from dataclasses import dataclass, replace
+
+from proxy.core.delta import Baseline, Delta, Full, TurnRequest
+from proxy.core.events import ServerEvent, response_create
+from proxy.core.hoist import Hoisted
+from proxy.core.items import Raw
+from proxy.core.turn import State, Turn
+from proxy.core.weight import PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Keepsake:
+    """What upstream holds after a turn, in words: *request* and then *outputs*, which *baseline* stands for.
+
+    *hoisted* and *quiet* say how the request went upstream, *uploads* how often it was uploaded since.
+    """
+
+    request: TurnRequest
+    outputs: tuple[Raw, ...]
+    baseline: Baseline
+    hoisted: Hoisted | None
+    quiet: bool
+    uploads: int = 0
+
+    @classmethod
+    def of(cls, turn: Turn) -> "Keepsake | None":
+        """Return that of a completed *turn*; None where upstream keeps it anyway, or might read it in another way.
+
+        Reasoning that is not told in full (`encrypted_content`) cannot be uploaded, and is left out of both.
+        """
+        request, baseline = turn.request, turn.baseline
+        if baseline is None or request.is_stored or not request.keeps_history:
+            return None
+        told = turn.held
+        if any(raw.get("type") not in PLAIN for raw in told):
+            return None
+        kept = tuple(raw for raw in told if _is_whole(raw))
+        if request.echo is None:
+            outputs = tuple(each for each, raw in zip(baseline.outputs, told, strict=True) if _is_whole(raw))
+            baseline = replace(baseline, outputs=outputs)
+        return cls(request, kept, baseline, turn.hoisted, turn.is_quiet)
+
+
+def _is_whole(raw: Raw) -> bool:
+    return raw.get("type") != "reasoning" or bool(raw.get("encrypted_content"))
+
+
+class WarmUp(Turn):
+    """The turn that uploads a *keepsake* again, with `generate: false`; nobody is shown its events."""
+
+    def __init__(self, keepsake: Keepsake) -> None:
+        super().__init__(replace(keepsake.request, stream=True))
+        self._keepsake = keepsake
+
+    def _message(self, _upload: Delta | Full) -> bytes:
+        kept = self._keepsake
+        self.hoisted = kept.hoisted
+        return response_create(kept.request, None, kept.hoisted, quiet=kept.quiet, warm_up=kept.outputs)
+
+    def receive(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
+        """Take an event. Afterwards *says_something* may tell that upstream generates all the same."""
+        super().receive(event)
+        return ()
+
+    @property
+    def restored(self) -> Baseline | None:
+        """What upstream holds now; None unless it says that it completed, and read no less than it has to hold."""
+        kept = self._keepsake.baseline
+        if self.state is not State.COMPLETED or self.baseline is None or self.says_something:
+            return None
+        reading = self.reading
+        if kept.weight is not None and reading is not None and reading.read < kept.weight.expected(reading):
+            return None
+        return replace(kept, response_id=self.baseline.response_id)
