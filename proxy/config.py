@@ -96,11 +96,11 @@ class Config:
     link_timeout: float = setting(
         120.0, "While nothing answers where upstream is, how long a turn waits for the link to come back."
     )
-    warm_up: Literal["off", "on"] = setting(
+    warm_up: Literal["off", "auto", "on"] = setting(
         "off",
-        "on: upload a conversation again in the background when its connection was lost, with generate: false, so "
-        "that the next turn is a delta. Only for an upstream that documents it (OpenAI, Azure, xAI); it may bill "
-        "the input. Keeps each conversation's last request in memory.",
+        "Upload a conversation again in the background when its connection was lost, with generate: false, so "
+        "that its next turn is a delta. It may be billed as input, and keeps each conversation's last request in "
+        "memory. auto: where three small requests, once, show that upstream keeps what it is told. on: without.",
     )
     open_ahead: bool = setting(
         True,  # noqa: FBT003

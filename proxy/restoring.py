@@ -6,17 +6,18 @@ begun, since it would only begin it anew; any other request interrupts it.
 """
 
 import asyncio
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 import structlog
 
-from proxy.core.delta import Delta, Full, Mismatch, TurnRequest, diff
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import GarbledEvent
+from proxy.core.hoist import Form
 from proxy.core.items import Dropped
-from proxy.core.turn import State
+from proxy.core.turn import State, Turn
 from proxy.core.warmup import Keepsake, WarmUp
 from proxy.errors import UpstreamError, UpstreamUnavailable
 from proxy.ledger import Ledger, Traffic
@@ -31,6 +32,15 @@ _LOOK_SECONDS = 0.25
 
 _MOST_UPLOADS = 3
 """How often the same turn is uploaded again, on a link that loses one connection after another."""
+
+_PROBE_PATIENCE = 60.0
+"""Seconds that upstream may take over a word of an answer."""
+
+_LONG = " ".join(f"{number} is a number, and so is {number * number}." for number in range(1, 41))
+_LEAST_READ = 160
+"""Tokens that this text of 320 words has at least."""
+
+_ASKED = {"type": "message", "role": "user", "content": "Answer with the word yes and nothing else."}
 
 _LEAST_PATIENCE = 5.0
 """Seconds that upstream may take over what it was sent; as long as the upload took, if that is longer."""
@@ -58,11 +68,17 @@ class Job:
     interrupted: bool = False
 
 
+def _form(keepsake: Keepsake) -> Form:
+    """Return what a verdict on warm-ups holds for."""
+    return keepsake.request.model, ("generate",)
+
+
 class Restoring:
     """Uploads what was lost, one conversation at a time; `close` ends it.
 
-    *dropped* is what agents may leave out of their histories. After a refusal upstream is left alone for
-    *retry_seconds*, for good if it generated an answer all the same.
+    With the *mode* "auto" upstream first has to prove, once per partition and model, that it keeps what it is told
+    so: by the tokens that it reads of a text that only a warm-up told. *dropped* is what agents may leave out of
+    their histories. After a refusal upstream is left alone for *retry_seconds*; for good if it answered.
     """
 
     def __init__(
@@ -70,13 +86,14 @@ class Restoring:
         pool: Pool,
         ledger: Ledger,
         *,
-        enabled: bool,
+        mode: Literal["off", "auto", "on"],
         dropped: Dropped,
         max_message_bytes: int,
         retry_seconds: float,
         clock: Callable[[], float],
     ) -> None:
-        self.enabled = enabled
+        self.enabled = mode != "off"
+        self._trusted = mode == "on"
         self._pool = pool
         self._ledger = ledger
         self._dropped = dropped
@@ -86,7 +103,7 @@ class Restoring:
         self._jobs: list[Job] = []
         self._one_at_a_time = asyncio.Lock()
         self._background = Background()
-        if enabled:
+        if self.enabled:
             pool.when_lost = self._lost
 
     async def close(self) -> None:
@@ -121,42 +138,47 @@ class Restoring:
             keepsake is None
             or keepsake.uploads >= _MOST_UPLOADS
             or now < max(partition.warm_up_off_until, partition.chaining_off_until)
+            or partition.verdicts.get(_form(keepsake)) is False
         ):
             return
         job = Job(keepsake, partition, uploads_left=_MOST_UPLOADS - keepsake.uploads)
         self._jobs.append(job)
         job.task = self._background.start(self._work_off(job), "upload a conversation again")
+        job.task.add_done_callback(lambda _task: self._jobs.remove(job))
 
     async def _work_off(self, job: Job) -> None:
-        try:
-            async with self._one_at_a_time:
-                while job.uploads_left and await self._pool.opened_ahead(job.partition):
-                    if self._pool.is_at_work:
-                        await asyncio.sleep(_LOOK_SECONDS)
-                        continue
-                    job.uploads_left -= 1
-                    job.begun = job.interrupted = False
-                    outcome = await self.upload(job)
-                    self._ledger.warm_ups[outcome.value] += 1
-                    log.info("warm_up", outcome=outcome.value, session=job.keepsake.request.session)
-                    if outcome is not Outcome.INTERRUPTED:
-                        return
-        finally:
-            self._jobs.remove(job)
+        async with self._one_at_a_time:
+            while job.uploads_left and await self._pool.opened_ahead(job.partition):
+                if self._pool.is_at_work:
+                    await asyncio.sleep(_LOOK_SECONDS)
+                    continue
+                if self._went_on(job):
+                    return
+                job.uploads_left -= 1
+                job.begun = job.interrupted = False
+                outcome = await self.upload(job)
+                self._ledger.warm_ups[outcome.value] += 1
+                log.info("warm_up", outcome=outcome.value, session=job.keepsake.request.session)
+                if outcome is not Outcome.INTERRUPTED:
+                    return
+
+    def _went_on(self, job: Job) -> bool:
+        """Whether the conversation was continued on another connection."""
+        kept = [each.keepsake for each in self._pool.connections(job.partition) if each.keepsake is not None]
+        return any(isinstance(diff(each.request, job.keepsake.baseline, self._dropped), Delta) for each in kept)
 
     async def upload(self, job: Job) -> Outcome:
         """Upload once; return what became of it."""
         warm_up = WarmUp(job.keepsake)
-        message = warm_up.start(Full(Mismatch.CONNECTION_LOST), reused=False)
-        if len(message) > self._max_message_bytes:
-            return Outcome.FAILED
         request, partition = job.keepsake.request, job.partition
         try:
             async with self._pool.lease(request, partition, fresh=Mismatch.CONNECTION_LOST) as lease:
                 connection = job.connection = lease.connection
-                job.begun = True
                 try:
-                    await self._on(connection, job, warm_up, message)
+                    if not await self._is_honoured(connection, job):
+                        return Outcome.REFUSED
+                    job.begun = True
+                    await self._on(connection, job, warm_up)
                 finally:
                     job.connection = None
                     connection.meter.turn = Traffic()
@@ -169,11 +191,43 @@ class Restoring:
             return Outcome.DONE
         if warm_up.says_something or warm_up.state is State.COMPLETED:
             # It answered, at the user's cost, or read less than it was told: it does not know `generate`.
-            partition.warm_up_off_until = math.inf
+            partition.judge(_form(job.keepsake), equal=False)
             return Outcome.REFUSED
         return Outcome.FAILED
 
-    async def _on(self, connection: Connection, job: Job, warm_up: WarmUp, message: bytes) -> None:
+    async def _is_honoured(self, connection: Connection, job: Job) -> bool:
+        """Have upstream prove that it keeps what it is told in a warm-up, unless it did, or need not."""
+        partition, request, form = job.partition, job.keepsake.request, _form(job.keepsake)
+        if self._trusted or partition.verdicts.get(form):
+            return True
+        alone = Turn(request.probe(_ASKED))
+        await self._run(alone, Full(Mismatch.FIRST_TURN), connection)
+        if alone.reading is None:
+            partition.warm_up_off_until = self._clock() + self._retry_seconds
+            return False
+        long = request.probe({"type": "message", "role": "developer", "content": _LONG})
+        warm_up = WarmUp(Keepsake(long, (), Baseline.after(long, "", ()), None, quiet=False))
+        await self._run(warm_up, Full(Mismatch.FIRST_TURN), connection)
+        read = 0
+        if warm_up.restored is not None:
+            after = Turn(alone.request)
+            await self._run(after, Delta(warm_up.restored, alone.request.items[:]), connection)
+            if after.reading is not None:
+                read = after.reading.read - alone.reading.read
+        partition.judge(form, equal=read > _LEAST_READ)
+        return partition.verdicts[form]
+
+    async def _run(self, turn: Turn, upload: Delta | Full, connection: Connection) -> None:
+        message = turn.start(upload, reused=connection.turns > 0)
+        connection.turns += 1
+        await connection.send(message)
+        while turn.in_flight and not (isinstance(turn, WarmUp) and turn.says_something):
+            turn.receive(await connection.receive(_PROBE_PATIENCE, "warm_up"))
+
+    async def _on(self, connection: Connection, job: Job, warm_up: WarmUp) -> None:
+        message = warm_up.start(Full(Mismatch.CONNECTION_LOST), reused=connection.turns > 0)
+        if len(message) > self._max_message_bytes:
+            return
         began = self._clock()
         connection.turns += 1
         await connection.send(message)

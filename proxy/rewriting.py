@@ -24,9 +24,6 @@ from proxy.upstream.pool import NoLease, Partition, Pool
 
 log = structlog.get_logger("rewriting")
 
-_KEPT = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_identifier", "service_tier", "user"})
-"""What a probe takes over from the agent's request, so that upstream treats it alike."""
-
 _ASKED = "Answer with the word yes and nothing else. Do not use any tool."
 _LONG = (
     "stands here so that the tokens of a setting can be counted, once where it is a field of a request and once "
@@ -175,14 +172,9 @@ class Rewriting:
 
 def _small(request: TurnRequest, form: Form) -> TurnRequest:
     """Return a request of the same *form* and for the same model as *request*, with as little in it as will do."""
-    model, settings = form
-    body = {name: value for name, value in request.fields.items() if name in _KEPT}
-    body |= {"model": model, "store": False}
-    if "instructions" in settings:
-        body["instructions"] = _SETTINGS["instructions"]
+    _, settings = form
     tools = [_SETTINGS[kind] for kind in settings if kind != "instructions"]
-    if tools:
-        body["tools"] = tools
+    told = {"instructions": _SETTINGS["instructions"]} if "instructions" in settings else {}
+    told |= {"tools": tools} if tools else {}
     asked = {"type": "message", "role": "user", "content": _ASKED}
-    body["input"] = [asked]
-    return TurnRequest.of(body, (Item.of(asked),), model=model, stream=True, size=0).hoistable()
+    return request.probe(asked, **told).hoistable()

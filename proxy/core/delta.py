@@ -156,6 +156,13 @@ class TurnRequest:
         """Return this request knowing which of its settings can be told as items."""
         return replace(self, hoisted=hoist(self.fields, self.items) if self.keeps_history else None)
 
+    def probe(self, *items: Raw, **fields: Any) -> "TurnRequest":
+        """Return a request of the same kind with *items* and as little else as will do, for upstream to count."""
+        body = {name: value for name, value in self.fields.items() if name in _PROBED}
+        body |= {**fields, "model": self.model, "store": False, "input": list(items)}
+        told = tuple(Item.of(each) for each in items)
+        return TurnRequest.of(body, told, model=self.model, stream=True, size=0)
+
     @property
     def input(self) -> Any:
         """The whole `input`."""
@@ -207,6 +214,9 @@ class TurnRequest:
         """Whether the history shows that there were turns before this one."""
         return any(item.from_model for item in self.items)
 
+
+_PROBED = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_identifier", "service_tier", "user"})
+"""What a probe takes over from the agent's request, so that upstream treats it alike."""
 
 _SENT = frozenset({Reuse.MAY_DIFFER, Reuse.MUST_MATCH})
 

@@ -127,7 +127,7 @@ class Server:
         restoring = Restoring(
             pool,
             ledger,
-            enabled=config.warm_up == "on",
+            mode=config.warm_up,
             dropped=config.dropped_output,
             max_message_bytes=config.max_message_bytes,
             retry_seconds=config.websocket_retry_seconds,

@@ -298,6 +298,10 @@ class Pool:
             not slot.free and slot.wanted for each in self._partitions.values() for slot in each.slots.values()
         )
 
+    def connections(self, partition: Partition) -> list[Connection]:
+        """Return those that are open."""
+        return [slot.connection for slot in partition.slots.values() if slot.connection is not None]
+
     async def opened_ahead(self, partition: Partition) -> bool:
         """Wait for a connection that is being opened ahead; return whether there is one, or room for another."""
         opening = [slot.opening for slot in partition.slots.values() if slot.is_spare and slot.opening is not None]

@@ -152,7 +152,7 @@ class World(ABC):
         self._restoring = Restoring(
             self.pool,
             Ledger(since=datetime.now(UTC)),
-            enabled=bool(pick(2)),
+            mode=("off", "on", "auto")[pick(3)],
             dropped=self.dropped,
             max_message_bytes=1_000_000,
             retry_seconds=20,

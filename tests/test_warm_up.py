@@ -1,0 +1,281 @@
+"""A conversation whose connection was lost is uploaded again before its next turn, where the user wants that."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import orjson
+import pytest
+from conversation import Agent, Clock
+from link import Link
+from proxied import Proxied
+
+from proxy.simulator import Fault, FunctionCall, ModelCall, Output, Reasoning, Simulator, says
+
+Start = Callable[..., Awaitable[Proxied]]
+Agents = Callable[..., Awaitable[Agent]]
+
+LONG = random.Random(0).randbytes(60_000).hex()
+"""120 KB that compress to half."""
+
+
+def tells(call: ModelCall) -> Output:
+    """Answer with how many items the model was given."""
+    return says(Reasoning(("Let me see",)), f"{len(call.context)} items")
+
+
+def sent(simulator: Simulator) -> list[str]:
+    """Return how each turn came upstream."""
+    return [
+        "warm-up" if not turn.generate else "delta" if turn.previous_response_id else turn.transport
+        for turn in simulator.turns
+    ]
+
+
+def contexts(simulator: Simulator) -> list[list[dict[str, Any]]]:
+    """Return what the model read for each answer."""
+    return [turn.context for turn in simulator.turns if turn.generate and turn.status == "completed"]
+
+
+async def warmed_up(run: Proxied, **expected: int) -> None:
+    """Wait until so much became of the uploads."""
+    async with asyncio.timeout(10):
+        while run.server.ledger.warm_ups != expected:  # noqa: ASYNC110  nobody tells when it changes
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def slow(stack: AsyncExitStack, proxied: Start) -> Callable[..., Awaitable[tuple[Proxied, Simulator, Link]]]:
+    """Start the proxy behind a link."""
+
+    async def start(**settings: Any) -> tuple[Proxied, Simulator, Link]:
+        simulator = await stack.enter_async_context(Simulator(script=tells))
+        link = await stack.enter_async_context(Link(("127.0.0.1", simulator.port)))
+        run = await proxied(upstream=link.base_url, warm_up="on", upload_lead=0.2, **settings)
+        return run, simulator, link
+
+    return start
+
+
+async def uploading(link: Link, simulator: Simulator) -> None:
+    """Lose every connection, on a link that has become narrow; return in the middle of the upload that follows."""
+    link.up.bandwidth = 40_000
+    before, begun = link.up.passed, asyncio.Event()
+
+    def tap(_data: bytes) -> None:
+        if link.up.passed > before + 10_000:
+            begun.set()
+
+    link.up.tap = tap
+    simulator.abort_connections()
+    async with asyncio.timeout(10):
+        await begun.wait()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_after_a_loss_the_next_turn_is_a_delta(proxied: Start, agents: Agents, *, stream: bool) -> None:
+    """Upstream holds the agent's history and its own words, thoughts included, and the agent notices nothing."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url, stream=stream, instructions="i"), run.simulator
+    await agent.turn("one")
+    await agent.turn("two")
+    simulator.abort_connections()
+    await warmed_up(run, done=1)
+    for text in ("three", "four"):
+        answer = await agent.turn(text)
+    assert answer.text == "10 items"
+    assert sent(simulator) == ["ws", "delta", "warm-up", "delta", "delta"]
+    assert contexts(simulator) == agent.answered
+    assert (await run.figures())["turns"]["delta"] == 3
+
+
+async def test_calls_that_wait_for_their_output_are_uploaded(proxied: Start, agents: Agents) -> None:
+    """That is when an agent is busy with its tools."""
+    run = await proxied(
+        lambda call: says(FunctionCall("f", "{}")) if call.number == 0 else says("b"), warm_up="on"
+    )
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.abort_connections()
+    await warmed_up(run, done=1)
+    call = agent.history[-1]
+    await agent.turn({"type": "function_call_output", "call_id": call["call_id"], "output": "x"})
+    assert sent(simulator) == ["ws", "warm-up", "delta"]
+    assert contexts(simulator) == agent.answered
+
+
+async def test_a_chat_is_uploaded_too(proxied: Start) -> None:
+    """Its messages are items upstream, and the thoughts that it never sees stay there."""
+    run = await proxied(tells, warm_up="on")
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "one"}]
+    first = (await run.post({"model": "m", "messages": messages}, target="/v1/chat/completions")).json()
+    run.simulator.abort_connections()
+    await warmed_up(run, done=1)
+    messages += [first["choices"][0]["message"], {"role": "user", "content": "two"}]
+    second = (await run.post({"model": "m", "messages": messages}, target="/v1/chat/completions")).json()
+    assert second["choices"][0]["message"]["content"] == "4 items"
+    assert sent(run.simulator) == ["ws", "warm-up", "delta"]
+
+
+async def test_a_connection_that_retires_is_followed_by_one_that_knows(proxied: Start, agents: Agents) -> None:
+    """Whoever asked lately goes on with a delta."""
+    clock = Clock()
+    run = await proxied(tells, clock=clock, warm_up="on", max_age_seconds=200, idle_seconds=4000)
+    one, other, simulator = await agents(run.server.url), await agents(run.server.url), run.simulator
+    await one.turn("one")
+    await other.turn("other")
+    clock.advance(201)
+    await other.turn("more")  # which sweeps
+    await warmed_up(run, done=1)
+    await one.turn("two")
+    assert sent(simulator)[-1] == "delta"
+    assert contexts(simulator) == [one.answered[0], *other.answered, one.answered[1]]
+
+
+async def test_by_default_nothing_is_uploaded_again(proxied: Start, agents: Agents) -> None:
+    """It is the user's money, and no content is kept."""
+    run = await proxied(tells)
+    agent = await agents(run.server.url)
+    await agent.turn("one")
+    run.simulator.abort_connections()
+    await agent.turn("two")
+    assert sent(run.simulator) == ["ws", "ws"]
+
+
+async def test_what_upstream_stores_is_continued_by_its_id(proxied: Start, agents: Agents) -> None:
+    """It need not be uploaded at all."""
+    run = await proxied(tells, warm_up="on")
+    agent = await agents(run.server.url, store=True)
+    await agent.turn("one")
+    run.simulator.abort_connections()
+    await agent.turn("two")
+    assert sent(run.simulator) == ["ws", "delta"]
+
+
+async def test_a_turn_of_the_conversation_waits_for_what_has_begun(
+    slow: Callable[..., Any], agents: Agents
+) -> None:
+    """To begin anew would take longer: the history crosses the link once."""
+    run, simulator, link = await slow()
+    agent = await agents(run.server.url)
+    await agent.turn(LONG)
+    await uploading(link, simulator)
+    before = link.up.passed
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "warm-up", "delta"]
+    assert contexts(simulator) == agent.answered
+    assert link.up.passed - before < 80_000
+
+
+async def test_another_request_interrupts_and_the_upload_is_tried_again(
+    slow: Callable[..., Any], agents: Agents
+) -> None:
+    """The link is its own; afterwards there is time."""
+    run, simulator, link = await slow()
+    agent, other = await agents(run.server.url), await agents(run.server.url)
+    await agent.turn(LONG)
+    await uploading(link, simulator)
+    await other.turn("hello")
+    assert sent(simulator) == ["ws", "ws"]
+    link.up.bandwidth = None
+    await warmed_up(run, interrupted=1, done=1)
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "ws", "warm-up", "delta"]
+    assert contexts(simulator) == [agent.answered[0], other.answered[0], agent.answered[1]]
+
+
+async def test_a_turn_that_comes_before_the_upload_takes_the_connection(
+    slow: Callable[..., Any], agents: Agents
+) -> None:
+    """It goes in full, over the connection that was being opened."""
+    run, simulator, _ = await slow()
+    agent = await agents(run.server.url)
+    await agent.turn("one")
+    simulator.settings.handshake_seconds = 0.3
+    simulator.abort_connections()
+    await simulator.until(lambda: len(simulator.requests) == 2)
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "ws"]
+    assert len(simulator.connections) == 2
+    assert contexts(simulator) == agent.answered
+
+
+@pytest.mark.parametrize(("citizen", "asked"), [("localai", 2), ("litellm", 3)])
+async def test_an_upstream_that_does_not_know_warm_ups_is_not_asked_again(
+    proxied: Start, agents: Agents, citizen: str, asked: int
+) -> None:
+    """One answers, the other loses what it was told: the proof fails, and no history is uploaded for it."""
+    run = await proxied(tells, simulated={"citizen": citizen}, warm_up="auto")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.abort_connections()
+    await warmed_up(run, refused=1)
+    await agent.turn("two")
+    simulator.abort_connections()
+    await agent.turn("three")
+    await warmed_up(run, refused=1)
+    answers = [turn.context for turn in simulator.turns if turn.context in agent.answered]
+    assert answers == agent.answered
+    assert len(simulator.turns) == asked + 3
+    assert len(LONG) > max(len(orjson.dumps(turn.request)) for turn in simulator.turns)
+
+
+async def test_an_upstream_that_proves_itself_is_believed(proxied: Start, agents: Agents) -> None:
+    """Three small requests, once; then every loss is made good."""
+    run = await proxied(tells, warm_up="auto")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    for done in (1, 2):
+        simulator.abort_connections()
+        await warmed_up(run, done=done)
+        await agent.turn("more")
+    probe = ["ws", "warm-up", "delta"]
+    assert sent(simulator) == ["ws", *probe, "warm-up", "delta", "warm-up", "delta"]
+    assert [simulator.turns[n].context for n in (0, 5, 7)] == agent.answered
+
+
+async def test_a_refusal_is_believed_for_a_while(proxied: Start, agents: Agents) -> None:
+    """The next turn goes in full; no other upload is tried until then."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.inject(
+        Fault("before_created", "error", status=400, code=None, match=lambda body: "generate" in body, times=None)
+    )
+    simulator.abort_connections()
+    await warmed_up(run, refused=1)
+    await agent.turn("two")
+    simulator.abort_connections()
+    await agent.turn("three")
+    assert sent(simulator) == ["ws", "warm-up", "ws", "ws"]
+    assert contexts(simulator) == agent.answered
+    await warmed_up(run, refused=1)
+
+
+async def test_an_upload_that_is_lost_too_is_no_loss(proxied: Start, agents: Agents) -> None:
+    """The next turn is sent in full."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", "abort", match=lambda body: "generate" in body))
+    simulator.abort_connections()
+    await warmed_up(run, failed=1)
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "warm-up", "ws"]
+    assert contexts(simulator) == agent.answered
+
+
+async def test_a_link_that_loses_everything_is_not_filled_with_uploads(proxied: Start, agents: Agents) -> None:
+    """One turn is uploaded three times at most."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    for done in (1, 2, 3):
+        simulator.abort_connections()
+        await warmed_up(run, done=done)
+    simulator.abort_connections()
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "warm-up", "warm-up", "warm-up", "ws"]
+    assert contexts(simulator) == agent.answered
