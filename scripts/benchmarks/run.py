@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 import click
+from afterloss import loss
 from counting import count_bytes
 from darkness import dark
 from hoisting import measure
@@ -25,6 +26,7 @@ def main() -> None:
 main.add_command(count_bytes)
 main.add_command(dark)
 main.add_command(link)
+main.add_command(loss)
 main.add_command(measure)
 main.add_command(overhead)
 main.add_command(peers)

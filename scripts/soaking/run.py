@@ -16,6 +16,7 @@ from weather import MISHAPS
 @click.option("--seed", default=1, show_default=True)
 @click.option("--scale", default=1 / 60, show_default=True, help="A second of real life in seconds.")
 @click.option("--without", multiple=True, type=click.Choice(list(MISHAPS)), help="A kind of fault to leave out.")
+@click.option("--warm-up", default="on", show_default=True, type=click.Choice(["off", "auto", "on"]))
 def main(**plan: Any) -> None:
     """Let agents talk through packlight while links, servers and packlight itself fail."""
     begun = Plan(**plan)

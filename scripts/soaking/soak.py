@@ -42,6 +42,7 @@ class Plan:
     seed: int = 1
     scale: float = 1 / 60
     without: tuple[str, ...] = ()
+    warm_up: str = "on"
 
     @property
     def settings(self) -> dict[str, str]:
@@ -52,7 +53,8 @@ class Plan:
             "websocket_retry_seconds": 120, "idle_seconds": 1800, "max_age_seconds": 3300, "drain_seconds": 30,
             "keepalive_after": 75, "keepalive_interval": 15,
         }  # fmt: skip
-        return {f"PACKLIGHT_{name.upper()}": str(value * self.scale) for name, value in usual.items()}
+        times = {f"PACKLIGHT_{name.upper()}": str(value * self.scale) for name, value in usual.items()}
+        return {**times, "PACKLIGHT_WARM_UP": self.warm_up}
 
 
 @dataclass(slots=True)
@@ -235,6 +237,7 @@ class _Run:
         self.report.ledger["lives"] += 1
         self.report.ledger.update(turns)
         self.report.ledger.update({f"reason {name}": count for name, count in figures["full_reasons"].items()})
+        self.report.ledger.update({f"warm-up {name}": count for name, count in figures["warm_ups"].items()})
         connections = figures["connections"]
         self.report.ledger.update({f"connections {name}": count for name, count in connections.items()})
         if turns["total"] != turns["delta"] + turns["full"] + turns["http"]:

@@ -51,6 +51,7 @@ STATS = {
     "chains": {"collapsed": int},
     "hoists": {"turns": int, "proven": int, "disproven": int},
     "replays": {"safe": int, "ambiguous": int},
+    "warm_ups": {"done": int, "interrupted": int, "refused": int, "failed": int},
     "link": {"state": str, "since": str, "detail": str},
     "since": str,
 }
