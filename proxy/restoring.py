@@ -155,8 +155,9 @@ class Restoring:
                 if self._went_on(job):
                     return
                 job.uploads_left -= 1
-                job.begun = job.interrupted = False
+                job.interrupted = False
                 outcome = await self.upload(job)
+                job.begun = False
                 self._ledger.warm_ups[outcome.value] += 1
                 log.info("warm_up", outcome=outcome.value, session=job.keepsake.request.session)
                 if outcome is not Outcome.INTERRUPTED:
