@@ -19,7 +19,11 @@ class UnfaithfulError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A request and what every front end reads of it; *to_the_byte* if it is written as it came."""
+    """A request and what every front end reads of it.
+
+    *to_the_byte* says that it is written as it came, and that any other way of writing it would be taken too: it
+    has no integer that not every parser keeps.
+    """
 
     request: dict[str, Any]
     model: str
@@ -35,12 +39,21 @@ def parse(body: bytes) -> Any:
 def _parse(body: bytes) -> tuple[Any, bool]:
     try:
         value = orjson.loads(body)
-        to_the_byte = orjson.dumps(value) == body  # as for most agents: nothing was lost
-        if not to_the_byte:
+        written, is_safe = _written(value)
+        is_same = written == body  # as for most agents: nothing was lost
+        if not is_same:
             json.loads(body, object_pairs_hook=_unique, parse_int=_held, parse_float=_exact)
     except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
         raise UnfaithfulError(str(exc)) from exc
-    return value, to_the_byte
+    return value, is_same and is_safe
+
+
+def _written(value: Any) -> tuple[bytes, bool]:
+    """Write *value*; say whether all its integers are within a double's precision."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER), True
+    except TypeError:
+        return orjson.dumps(value), False
 
 
 def envelope(body: bytes) -> Envelope | None:

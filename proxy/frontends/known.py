@@ -6,10 +6,9 @@ body that begins with the same bytes, a parser would be in the same state behind
 items that are known parses if and only if the whole does, to the same fields and the same new items.
 
 Only a body that writing its value again gives back to the byte is kept: then its parts are where they would be
-written.
+written. It has no long integers: whether one is a reason to refuse a body depends on how the rest of it is written.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,9 +23,6 @@ from proxy.core.items import Item
 _MARK = 16
 _MOST_ITEMS = 16_384
 """Of a beginning that is kept: its marks take a quarter of a megabyte."""
-
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")
-"""Whether such an integer is a reason to refuse a body depends on how the rest of it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ class Beginnings:
         hasher, known = blake2b(digest_size=_MARK), 0
         if grown_from is not None:
             hasher, known = grown_from.hasher, grown_from.beginning.length
-        if len(turn.marks) > _MOST_ITEMS or _LONG_NUMBER.search(body, known, length):
+        if len(turn.marks) > _MOST_ITEMS:
             return
         if grown_from is not None:
             self._known.pop(grown_from.beginning.digest, None)
