@@ -39,6 +39,12 @@ _ENDINGS = {
 """How the turn ended, by its terminal event; any other terminal event is a failure."""
 
 
+# Asked several times for each event: looking into a tuple hashes nothing.
+_OVER = (State.COMPLETED, State.INCOMPLETE, State.FAILED)
+_UNDER_WAY = (State.STREAMING, State.SENT)
+_NOT_BEGUN = (State.READY, State.SENT)
+
+
 @dataclass(frozen=True, slots=True)
 class Again:
     """Nothing was shown to the agent: send in full for *reason*, on a *fresh* connection or the same one."""
@@ -107,12 +113,12 @@ class Turn:
     @property
     def finished(self) -> bool:
         """Whether there is nothing more to send or to wait for."""
-        return self.state in {State.COMPLETED, State.INCOMPLETE, State.FAILED}
+        return self.state in _OVER
 
     @property
     def in_flight(self) -> bool:
         """Whether upstream owes us an event."""
-        return self.state in {State.SENT, State.STREAMING}
+        return self.state in _UNDER_WAY
 
     @property
     def held(self) -> tuple[Raw, ...]:
@@ -127,7 +133,7 @@ class Turn:
     @property
     def begun(self) -> bool:
         """Whether upstream has begun to answer."""
-        return self.state not in {State.READY, State.SENT}
+        return self.state not in _NOT_BEGUN
 
     def start(self, upload: Delta | Full, *, reused: bool) -> bytes:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before."""

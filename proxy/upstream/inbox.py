@@ -22,6 +22,8 @@ class Inbox:
         self._unread = 0
         self._begun: bytearray | None = None
         self._waiter: Waiter | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._closed = False
 
     def __len__(self) -> int:
@@ -58,25 +60,40 @@ class Inbox:
         """Wait for a message; return False where there will be none. Raises TimeoutError after *limit* seconds."""
         if not self._messages and not self._closed:
             loop = asyncio.get_running_loop()
+            self._due = loop.time() + limit
+            if self._timer is None or self._timer.when() > self._due:
+                self._set_timer(loop)
             self._waiter = waiter = loop.create_future()
-            timer = loop.call_later(limit, _expire, waiter)
             try:
                 await waiter
             finally:
-                timer.cancel()
                 self._waiter = None
         return bool(self._messages)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have one timer for many waits: setting one for each event costs more than the wait."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self._due, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the wait if it is due, or look again when it will be."""
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if loop.time() < self._due:
+            self._set_timer(loop)
+        else:
+            self._waiter.set_exception(TimeoutError())
 
     def close(self) -> None:
         """Take note that nothing more will come. What is here can still be taken."""
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def _expire(waiter: Waiter) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
