@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
-from proxy.core.history import History, beginning
+from proxy.core.history import History, Outline
 from proxy.core.hoist import Hoisted, hoist
 from proxy.core.items import (
     Dropped,
@@ -120,6 +120,7 @@ class TurnRequest:
     given: Any
     items: tuple[Item, ...] | History
     marks: tuple[Fingerprint, ...]
+    outline: Outline
     model: str
     settings: Fingerprint
     stream: bool
@@ -145,6 +146,7 @@ class TurnRequest:
             given=body.get("input"),
             items=items,
             marks=items.marks if isinstance(items, History) else marks(items),
+            outline=Outline.of(items),
             model=model,
             settings=digest(fixed),
             stream=stream,
@@ -166,7 +168,12 @@ class TurnRequest:
     @property
     def input(self) -> Any:
         """The whole `input`."""
-        return [item.raw for item in self.items] if isinstance(self.items, History) else self.given
+        return self.raws if isinstance(self.items, History) else self.given
+
+    @property
+    def raws(self) -> Sequence[Raw]:
+        """The JSON of all items."""
+        return self.items.raws if isinstance(self.items, History) else [item.raw for item in self.items]
 
     @property
     def session(self) -> str:
@@ -176,12 +183,7 @@ class TurnRequest:
     @property
     def root(self) -> Fingerprint:
         """The mark of the history up to the first user message: what related conversations share."""
-        return self.marks[self.beginning or -1]
-
-    @property
-    def beginning(self) -> int:
-        """The number of items up to the first user message; 0 where there is none."""
-        return self.items.beginning if isinstance(self.items, History) else beginning(self.items)
+        return self.marks[self.outline.opening or -1]
 
     @property
     def is_stored(self) -> bool:
@@ -212,7 +214,7 @@ class TurnRequest:
     @property
     def has_model_output(self) -> bool:
         """Whether the history shows that there were turns before this one."""
-        return any(item.from_model for item in self.items)
+        return self.outline.has_model_output
 
 
 _PROBED = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_identifier", "service_tier", "user"})

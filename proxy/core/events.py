@@ -139,7 +139,7 @@ def response_create(
         message["previous_response_id"] = upload.baseline.response_id
         message["input"] = [item.raw for item in upload.items]
     elif hoisted is not None:
-        message["input"] = [*hoisted.items, *(item.raw for item in request.items)]
+        message["input"] = [*hoisted.items, *request.raws]
     elif (whole := request.input) is not None:
         message["input"] = whole
     if warm_up is not None:

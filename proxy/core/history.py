@@ -1,16 +1,58 @@
 """The history of a request whose beginning came before, to the byte: it is not read again unless someone asks."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
-from proxy.core.items import Fingerprint, Item, marks
+from proxy.core.items import Fingerprint, Item, Raw, marks
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is asked of a history as a whole: its *length*, the rest as far as there is any of it.
+
+    *opening* is the number of items up to the first user message, 0 where there is none. *has_model_output* says
+    that the model has spoken, *is_compacted* that what came before may be forgotten, and *has_tools* that it gives
+    tools as items.
+    """
+
+    length: int = 0
+    opening: int = 0
+    has_model_output: bool = False
+    is_compacted: bool = False
+    has_tools: bool = False
+
+    @classmethod
+    def of(cls, items: "Sequence[Item]") -> "Outline":
+        """Return that of *items*."""
+        if isinstance(items, History):
+            return items.outline
+        types = {item.type for item in items}
+        users = (n for n, each in enumerate(items, 1) if each.raw.get("role") == "user" and each.type == "message")
+        return cls(
+            length=len(items),
+            opening=next(users, 0),
+            has_model_output=any(item.from_model for item in items),
+            is_compacted=any("compact" in kind for kind in types),
+            has_tools="additional_tools" in types,
+        )
+
+    def then(self, later: "Outline") -> "Outline":
+        """Return that of this history and *later* items behind it."""
+        return Outline(
+            length=self.length + later.length,
+            opening=self.opening or (later.opening and self.length + later.opening),
+            has_model_output=self.has_model_output or later.has_model_output,
+            is_compacted=self.is_compacted or later.is_compacted,
+            has_tools=self.has_tools or later.has_tools,
+        )
 
 
 class History(Sequence[Item]):
-    """The *new* items behind others, of which only the marks *before* are known; *read* reads all of them.
+    """The *new* items behind others, of which only the marks *before* and the *outline* are known.
 
-    *opening* is the number of items up to the first user message before them, 0 where there is none.
+    *read* reads all of them.
     """
 
     def __init__(
@@ -18,22 +60,14 @@ class History(Sequence[Item]):
         before: tuple[Fingerprint, ...],
         new: tuple[Item, ...],
         *,
-        opening: int,
-        read: Callable[[], tuple[Item, ...]],
+        outline: Outline,
+        read: Callable[[], Sequence[Raw]],
     ) -> None:
         self.marks = (*before, *marks(new, after=before[-1])[1:])
+        self.outline = outline.then(Outline.of(new))
         self._known = len(before) - 1
         self._new = new
-        self._opening = opening
         self._read = read
-
-    @property
-    def beginning(self) -> int:
-        """The number of items up to the first user message; 0 where there is none."""
-        if self._opening:
-            return self._opening
-        found = beginning(self._new)
-        return found and self._known + found
 
     def __len__(self) -> int:
         return self._known + len(self._new)
@@ -52,13 +86,12 @@ class History(Sequence[Item]):
     @cached_property
     def whole(self) -> tuple[Item, ...]:
         """All items."""
+        return tuple(Item.of(raw) for raw in self.raws)
+
+    @cached_property
+    def raws(self) -> Sequence[Raw]:
+        """The JSON of all items."""
         return self._read()
 
     def __repr__(self) -> str:
         return f"<History {self._known} + {len(self._new)}>"
-
-
-def beginning(items: Sequence[Item]) -> int:
-    """Return how many *items* there are up to the first user message; 0 where there is none."""
-    users = (n for n, each in enumerate(items) if each.type == "message" and each.raw.get("role") == "user")
-    return next(users, -1) + 1

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from proxy.core.history import Outline
 from proxy.core.items import Fingerprint, Item, Raw
 
 _KINDS = ("custom", "function")
@@ -44,7 +45,8 @@ def hoist(fields: Mapping[str, Any], items: Sequence[Item]) -> Hoisted | None:
     """
     if fields.get("store") is not False or fields.get("tool_choice") not in (None, "auto"):
         return None
-    if not items or any("compact" in item.type or item.type == "additional_tools" for item in items):
+    history = Outline.of(items)
+    if not history.length or history.is_compacted or history.has_tools:
         return None
     instructions, tools = fields.get("instructions"), fields.get("tools")
     if not isinstance(instructions, str | None) or not _are_agents_own(tools):

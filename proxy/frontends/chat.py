@@ -3,7 +3,10 @@
 A request that has no exact equal there goes to upstream's own endpoint for it, in the agent's own bytes.
 """
 
+from functools import partial
 from typing import Any
+
+import orjson
 
 from proxy.core.delta import Mismatch, TurnRequest
 from proxy.core.items import Item
@@ -12,6 +15,7 @@ from proxy.frontends.base import Answer, Opaque, Readable
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 from proxy.frontends.chat_request import Untranslatable
 from proxy.frontends.faithful import envelope
+from proxy.frontends.known import Beginnings
 
 
 class Chat:
@@ -19,31 +23,45 @@ class Chat:
 
     name = "chat"
 
+    def __init__(self) -> None:
+        self._beginnings = Beginnings("messages")
+
     def pulse(self, user_agent: str) -> bytes:  # noqa: ARG002  (all clients of this API skip comments)
         """Return a comment."""
         return sse.PULSE
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
-        read = envelope(body)
+        known = self._beginnings.find(body)
+        read = envelope(body) if known is None else known.rest()
         if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)
         request, model, stream = read.request, read.model, read.stream
         try:
             chat_request.check_tools(request)
             fields = chat_request.settings(request)
-            items = chat_messages.items(request.get("messages"))
+            told, is_waiting = chat_messages.translated(request.get("messages"))
         except Untranslatable as exc:
             return Opaque(Mismatch.UNSUPPORTED_FIELD, model, str(exc))
+        if not told and known is None:
+            return Opaque(Mismatch.UNSUPPORTED_FIELD, model, "messages")
+        new = tuple(Item.of(item) for item in told)
+        read_whole = partial(_items, body)
         turn = TurnRequest.of(
-            {"model": model, **fields, "input": items},
-            tuple(Item.of(item) for item in items),
+            {"model": model, **fields, "input": told},
+            new if known is None else known.history(new, read_whole),
             model=model,
             stream=stream,
             size=len(body),
             echo=chat_messages.echo,
         )
+        if not is_waiting:  # else what a message may say depends on those before it
+            self._beginnings.keep(body, turn, read.reading, grown_from=known)
         return Readable(turn, _answer(request, stream=stream))
+
+
+def _items(body: bytes) -> list[dict[str, Any]]:
+    return chat_messages.items(orjson.loads(body)["messages"])
 
 
 def _answer(request: dict[str, Any], *, stream: bool) -> Answer:

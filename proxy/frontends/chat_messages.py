@@ -25,25 +25,35 @@ def items(messages: Any) -> list[dict[str, Any]]:
 
     Raises Untranslatable where there is none for a part of them, or where they make no sense.
     """
-    if not isinstance(messages, list) or not messages:
+    if not messages:
+        raise Untranslatable("messages")
+    return translated(messages)[0]
+
+
+def translated(messages: Any) -> tuple[list[dict[str, Any]], bool]:
+    """Return the items for *messages*, of which there may be none, and whether some calls have no output yet.
+
+    Raises Untranslatable like `items`.
+    """
+    if not isinstance(messages, list):
         raise Untranslatable("messages")
     waiting: dict[str, Raw] = {}  # calls without an output, by id
-    translated: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
         if role == "tool":
-            translated.append(_tool_output(message, waiting))
+            told.append(_tool_output(message, waiting))
         elif waiting:  # Chat Completions take nothing between calls and their outputs, the Responses API does
             raise Untranslatable("messages.tool_calls")
         elif role == "assistant":
             said = list(_said(message))
             waiting = {item["call_id"]: item for item in said if "call_id" in item}
-            translated += said
+            told += said
         elif isinstance(role, str) and role in _ROLES:
-            translated.append(_message(message))
+            told.append(_message(message))
         else:
             raise Untranslatable("messages.role")
-    return translated
+    return told, bool(waiting)
 
 
 def _message(message: Raw) -> dict[str, Any]:

@@ -6,9 +6,11 @@ no lone surrogates, no nesting beyond what the writer takes. For anything else t
 """
 
 import json  # noqa: TID251  (orjson hides duplicate keys and numbers it cannot hold, and refuses half characters)
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -17,57 +19,110 @@ class UnfaithfulError(ValueError):
     """The body is not JSON, or parsing it loses something."""
 
 
+Place: TypeAlias = tuple[int, int]
+"""Where a value begins and ends in a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read of a *body*: its *value*, and how it would be *written*.
+
+    *has_long_integers* says that whether it counts depends on how it is written. Where it is not written as we
+    would, *text* is the body as text, and *places* those of an object's members in it.
+    """
+
+    body: bytes
+    value: Any
+    written: bytes
+    has_long_integers: bool
+    text: str = ""
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    @property
+    def is_to_the_byte(self) -> bool:
+        """Whether the body is written as we would."""
+        return self.written == self.body
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A request and what every front end reads of it.
-
-    *to_the_byte* says that it is written as it came, and that any other way of writing it would be taken too: it
-    has no integer that not every parser keeps.
-    """
+    """A *request*, what every front end reads of it, and the *reading* that it comes from."""
 
     request: dict[str, Any]
     model: str
     stream: bool
-    to_the_byte: bool
+    reading: Reading
 
 
 def parse(body: bytes) -> Any:
     """Return the JSON value of *body*. Raises UnfaithfulError where writing it again would lose something."""
-    return _parse(body)[0]
+    return _read(body, strictly=False).value
 
 
-def _parse(body: bytes) -> tuple[Any, bool]:
+def _read(body: bytes, *, strictly: bool) -> Reading:
     try:
         value = orjson.loads(body)
-        written, is_safe = _written(value)
-        is_same = written == body  # as for most agents: nothing was lost
-        if not is_same:
-            json.loads(body, object_pairs_hook=_unique, parse_int=_held, parse_float=_exact)
+        written, has_long_integers = _written(value)
+        if written == body and not strictly:  # as for most agents: nothing was lost
+            return Reading(body, value, written, has_long_integers)
+        text = body.decode()
+        places = _places(text) if isinstance(value, dict) else {}
+        if not places:
+            _DECODER.decode(text)
     except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
         raise UnfaithfulError(str(exc)) from exc
-    return value, is_same and is_safe
+    return Reading(body, value, written, has_long_integers, text, places)
 
 
 def _written(value: Any) -> tuple[bytes, bool]:
-    """Write *value*; say whether all its integers are within a double's precision."""
+    """Write *value*; say whether it has integers beyond a double's precision."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER), True
+        return orjson.dumps(value, option=orjson.OPT_STRICT_INTEGER), False
     except TypeError:
-        return orjson.dumps(value), False
+        return orjson.dumps(value), True
 
 
-def envelope(body: bytes) -> Envelope | None:
-    """Return the request in *body*, its model, and whether it is streamed; None where that cannot be read."""
+def _places(text: str) -> dict[str, Place]:
+    """Return where the values of the members are in *text*, an object. Raises ValueError where one is not held."""
+    places: dict[str, Place] = {}
+    at = _behind_space(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, colon = _DECODER.raw_decode(text, at)
+        begin = _behind_space(text, text.index(":", colon) + 1)
+        _, end = _DECODER.raw_decode(text, begin)
+        if name in places:
+            raise ValueError("duplicate key")
+        places[name] = (begin, end)
+        at = _behind_space(text, end)
+        if text[at] == ",":
+            at = _behind_space(text, at + 1)
+    return places
+
+
+def _behind_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found is not None else at
+
+
+_SPACE = re.compile(r"[ \t\r\n]+")
+
+
+def envelope(body: bytes, *, strictly: bool = False) -> Envelope | None:
+    """Return the request in *body*, its model, and whether it is streamed; None where that cannot be read.
+
+    *strictly* says that *body* is a part of one that is not written as we would.
+    """
     try:
-        request, to_the_byte = _parse(body)
+        reading = _read(body, strictly=strictly)
     except UnfaithfulError:
         return None
+    request = reading.value
     if not isinstance(request, dict):
         return None
     model, stream = request.get("model"), request.get("stream")
     if not isinstance(model, str) or not isinstance(stream, bool | None):
         return None
-    return Envelope(request, model, bool(stream), to_the_byte)
+    return Envelope(request, model, bool(stream), reading)
 
 
 def as_json(value: Any) -> bytes:
@@ -91,3 +146,6 @@ def _held(text: str) -> None:
 def _exact(text: str) -> None:
     if Decimal(repr(float(text))) != Decimal(text):
         raise ValueError("a number beyond a double's precision")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_held, parse_float=_exact)

@@ -1,15 +1,18 @@
 """Beginnings of request bodies that were read before, so that a history which grew is read at its end only.
 
-Agents send their history again to the byte, with new items behind it. Of a body that was read, this keeps where
-its `input` begins and ends, a hash of its bytes up to there, and the marks of its items: no content. In a later
-body that begins with the same bytes, a parser would be in the same state behind them, so the body without the
-items that are known parses if and only if the whole does, to the same fields and the same new items.
+Agents send their history again to the byte, with something new behind it. Of a body that was read, this keeps
+where the list that is its history begins and ends, a hash of its bytes up to there, and the marks of its items: no
+content. In a later body that begins with the same bytes, a parser would be in the same state behind them, so the
+body without what is known parses if and only if the whole does, to the same fields and the same new entries.
 
-Only a body that writing its value again gives back to the byte is kept: then its parts are where they would be
-written. It has no long integers: whether one is a reason to refuse a body depends on how the rest of it is written.
+Whether a body loses something by being written again is asked in two ways (`faithful.py`): it may be written just
+as we would, or else each key and number is looked at. So that the answer for the rest is that for the whole, the
+rest is looked at where the beginning is not written as we would, and what only the first way takes is not kept:
+long integers.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -17,58 +20,79 @@ from typing import Any
 import orjson
 
 from proxy.core.delta import TurnRequest
-from proxy.core.history import History
-from proxy.core.items import Item
+from proxy.core.history import History, Outline
+from proxy.core.items import Item, Raw
+from proxy.frontends.faithful import Envelope, Place, Reading, envelope
 
 _MARK = 16
 _MOST_ITEMS = 16_384
 """Of a beginning that is kept: its marks take a quarter of a megabyte."""
 
+_GOES_ON = re.compile(rb"[ \t\r\n]*(?:(?=\])|,(?=[ \t\r\n]*\{))")
+"""What stands between an entry of the history and the next one, or the end."""
+
+_SPACES = " \t\r\n"
+
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The first *length* bytes of a body, which end behind an item of the `input` that *opened* bytes precede.
+    """The first *length* bytes of a body, which end behind an entry of the list that *opened* bytes precede.
 
-    *marks* are those of its items, one behind the other, and *opening* is the number of items up to the first
-    user message.
+    *marks* are those of its items, one behind the other, and *outline* theirs. *is_ours* says that it is written
+    as we would.
     """
 
     opened: int
     length: int
     digest: bytes
     marks: bytes
-    opening: int
+    outline: Outline
+    is_ours: bool
 
     def may_begin(self, body: bytes) -> bool:
-        """Whether *body* could begin like this, at a glance, and go on with another item or the input's end."""
-        end = self.length
-        return body[end - 1 : end + 1] == b"}]" or body[end - 1 : end + 2] == b"},{"
+        """Whether *body* could begin like this, at a glance, and go on with another entry or the list's end."""
+        return body[self.length - 1 : self.length] == b"}" and _GOES_ON.match(body, self.length) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A *beginning* of a body, and the *hasher* that has seen it."""
+    """A *beginning* of a *body*, and the *hasher* that has seen it."""
 
     beginning: Beginning
+    body: bytes
     hasher: blake2b
 
-    def cut(self, body: bytes) -> bytes:
-        """Return *body* without the items that are known."""
-        known = self.beginning
-        rest = known.length + (body[known.length] == ord(","))
-        return body[: known.opened] + body[rest:]
+    @property
+    def is_ours(self) -> bool:
+        """Whether what is known, and what stands behind it, is written as we would."""
+        return self.beginning.is_ours and self._between in (b"", b",")
 
-    def history(self, new: tuple[Item, ...], read: Callable[[], tuple[Item, ...]]) -> History:
+    def rest(self) -> Envelope | None:
+        """Read the body without what is known."""
+        known = self.beginning
+        cut = self.body[: known.opened] + self.body[known.length + len(self._between) :]
+        return envelope(cut, strictly=not self.is_ours)
+
+    @property
+    def _between(self) -> bytes:
+        between = _GOES_ON.match(self.body, self.beginning.length)
+        return between[0] if between is not None else b""
+
+    def history(self, new: tuple[Item, ...], read: Callable[[], Sequence[Raw]]) -> History:
         """Return the history that is this and the *new* items; *read* reads it from its beginning."""
         joined = self.beginning.marks
         marks = tuple(joined[at : at + _MARK] for at in range(0, len(joined), _MARK))
-        return History(marks, new, opening=self.beginning.opening, read=read)
+        return History(marks, new, outline=self.beginning.outline, read=read)
 
 
 class Beginnings:
-    """The beginnings of the last *kept* bodies, of which one that has grown replaces what it grew from."""
+    """The beginnings of the last *kept* bodies, of which one that has grown replaces what it grew from.
 
-    def __init__(self, kept: int = 64) -> None:
+    *name* is the field that holds the history.
+    """
+
+    def __init__(self, name: str, kept: int = 64) -> None:
+        self._name = name
         self._kept = kept
         self._known: dict[bytes, Beginning] = {}
 
@@ -81,35 +105,78 @@ class Beginnings:
             hasher.update(view[at : each.length])
             at = each.length
             if hasher.digest() == each.digest:
-                found = Found(each, hasher.copy())
+                found = Found(each, body, hasher.copy())
         return found
 
-    def keep(
-        self, body: bytes, turn: TurnRequest, request: Mapping[str, Any], *, grown_from: Found | None
-    ) -> None:
-        """Keep the beginning of *body*, read as *turn*: `orjson` writes *request* as it, without what was cut."""
-        before, behind = _around_input(request)
-        opened = len(orjson.dumps(before)) + len(b'"input":[') - (0 if before else 1)
-        length = len(body) - len(orjson.dumps(behind)) - (1 if behind else 0)
-        if body[opened - 1 : opened + 1] != b"[{" or body[length - 1 : length + 1] != b"}]":
-            return  # no items
+    def keep(self, body: bytes, turn: TurnRequest, reading: Reading, *, grown_from: Found | None) -> None:
+        """Keep the beginning of *body*, read as *turn*; *reading* is that of all of it, or of what was new."""
+        place = _place(reading, self._name)
+        if place is None:
+            if grown_from is not None:  # nothing is new, but it was used
+                self._put(grown_from.beginning)
+            return
+        if len(turn.marks) > _MOST_ITEMS or (reading.has_long_integers and reading.is_to_the_byte):
+            return
+        opened, end = place
+        length = end + len(body) - len(reading.body)
         hasher, known = blake2b(digest_size=_MARK), 0
         if grown_from is not None:
+            opened = grown_from.beginning.opened
             hasher, known = grown_from.hasher, grown_from.beginning.length
-        if len(turn.marks) > _MOST_ITEMS:
-            return
-        if grown_from is not None:
             self._known.pop(grown_from.beginning.digest, None)
         hasher.update(memoryview(body)[known:length])
-        digest = hasher.digest()
-        self._known.pop(digest, None)
-        self._known[digest] = Beginning(opened, length, digest, b"".join(turn.marks), turn.beginning)
+        is_ours = reading.is_to_the_byte or reading.written[:end] == reading.body[:end]
+        self._put(
+            Beginning(
+                opened,
+                length,
+                hasher.digest(),
+                b"".join(turn.marks),
+                turn.outline,
+                is_ours=is_ours and (grown_from is None or grown_from.is_ours),
+            )
+        )
+
+    def _put(self, beginning: Beginning) -> None:
+        self._known.pop(beginning.digest, None)
+        self._known[beginning.digest] = beginning
         if len(self._known) > self._kept:
             del self._known[next(iter(self._known))]
 
 
-def _around_input(request: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields before `input`, and those behind it."""
+def _place(reading: Reading, name: str) -> Place | None:
+    """Return where, in what was read, the first entry of the list *name* begins and the last one ends, if any."""
+    return _in_text(reading, name) if reading.places else _as_written(reading, name)
+
+
+def _in_text(reading: Reading, name: str) -> Place | None:
+    text, place = reading.text, reading.places.get(name)
+    if place is None or text[place[0]] != "[":
+        return None
+    opened, closed = place[0] + 1, place[1] - 1
+    while text[opened] in _SPACES:
+        opened += 1
+    while text[closed - 1] in _SPACES:
+        closed -= 1
+    if opened > closed or text[opened] == "]":
+        return None
+    return _bytes(text, opened), _bytes(text, closed)
+
+
+def _bytes(text: str, at: int) -> int:
+    return at if text.isascii() else len(text[:at].encode())
+
+
+def _as_written(reading: Reading, name: str) -> Place | None:
+    body, before, behind = reading.body, *_around(reading.value, name)
+    opened = len(orjson.dumps(before)) + len(orjson.dumps(name)) + len(b":[") - (0 if before else 1)
+    length = len(body) - len(orjson.dumps(behind)) - (1 if behind else 0)
+    entries = body[opened - 1 : opened + 1] == b"[{" and body[length - 1 : length + 1] == b"}]"
+    return (opened, length) if entries else None
+
+
+def _around(request: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields before *name*, and those behind it."""
     names = list(request)
-    at = names.index("input") if "input" in request else len(names)
-    return {name: request[name] for name in names[:at]}, {name: request[name] for name in names[at + 1 :]}
+    at = names.index(name) if name in request else len(names)
+    return {each: request[each] for each in names[:at]}, {each: request[each] for each in names[at + 1 :]}

@@ -24,7 +24,7 @@ class Responses:
     name = "responses"
 
     def __init__(self) -> None:
-        self._beginnings = Beginnings()
+        self._beginnings = Beginnings("input")
 
     def pulse(self, user_agent: str) -> bytes:
         """Return a comment; for Codex, whose timeout counts events alone, one of the API's that it skips."""
@@ -33,7 +33,7 @@ class Responses:
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
         known = self._beginnings.find(body)
-        read = envelope(body if known is None else known.cut(body))
+        read = envelope(body) if known is None else known.rest()
         if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)
         request = read.request
@@ -43,10 +43,9 @@ class Responses:
         new = _items(request.get("input"))
         if new is None:
             return Opaque(Mismatch.NOT_DIFFABLE, read.model)
-        items = new if known is None else known.history(new, lambda: _items(orjson.loads(body)["input"]) or ())
+        items = new if known is None else known.history(new, lambda: orjson.loads(body)["input"])
         turn = TurnRequest.of(request, items, model=read.model, stream=read.stream, size=len(body))
-        if read.to_the_byte:
-            self._beginnings.keep(body, turn, request, grown_from=known)
+        self._beginnings.keep(body, turn, read.reading, grown_from=known)
         return Readable(turn, StreamedAnswer() if read.stream else WholeAnswer())
 
 
