@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from itertools import islice
 from typing import Any, Literal
@@ -46,7 +46,7 @@ class TurnRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as ``/_packlight/turns`` shows it."""
-        return asdict(self) | {
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {
             "started_at": self.started_at.isoformat(timespec="milliseconds"),
             "ttft_ms": None if self.ttft_ms is None else round(self.ttft_ms, 3),
             "duration_ms": round(self.duration_ms, 3),

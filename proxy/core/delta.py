@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
-from proxy.core.history import History, Outline
+from proxy.core.history import History, Marks, Outline
 from proxy.core.hoist import Hoisted, hoist
 from proxy.core.items import (
     Dropped,
@@ -119,7 +119,7 @@ class TurnRequest:
     fields: Mapping[str, Any]
     given: Any
     items: tuple[Item, ...] | History
-    marks: tuple[Fingerprint, ...]
+    marks: Marks
     outline: Outline
     model: str
     settings: Fingerprint
@@ -145,7 +145,7 @@ class TurnRequest:
             fields={name: body[name] for name in sorted(body) if reuse(name) in _SENT},
             given=body.get("input"),
             items=items,
-            marks=items.marks if isinstance(items, History) else marks(items),
+            marks=items.marks if isinstance(items, History) else Marks(b"".join(marks(items))),
             outline=Outline.of(items),
             model=model,
             settings=digest(fixed),

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
-from proxy.core.items import Fingerprint, Item, Raw, marks
+from proxy.core.items import START, Fingerprint, Item, Raw, marks
+
+_MARK = len(START)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,20 @@ class Outline:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """One fingerprint for each prefix of a history, the empty one first: *joined*, one behind the other."""
+
+    joined: bytes
+
+    def __len__(self) -> int:
+        return len(self.joined) // _MARK
+
+    def __getitem__(self, prefix: int) -> Fingerprint:
+        at = (prefix if prefix >= 0 else prefix + len(self)) * _MARK
+        return self.joined[at : at + _MARK]
+
+
 class History(Sequence[Item]):
     """The *new* items behind others, of which only the marks *before* and the *outline* are known.
 
@@ -57,13 +73,13 @@ class History(Sequence[Item]):
 
     def __init__(
         self,
-        before: tuple[Fingerprint, ...],
+        before: Marks,
         new: tuple[Item, ...],
         *,
         outline: Outline,
         read: Callable[[], Sequence[Raw]],
     ) -> None:
-        self.marks = (*before, *marks(new, after=before[-1])[1:])
+        self.marks = Marks(before.joined + b"".join(marks(new, after=before[-1])[1:]))
         self.outline = outline.then(Outline.of(new))
         self._known = len(before) - 1
         self._new = new

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from proxy.core.delta import TurnRequest
-from proxy.core.history import History, Outline
+from proxy.core.history import History, Marks, Outline
 from proxy.core.items import Item, Raw
 from proxy.frontends.faithful import Envelope, Place, Reading, envelope
 
@@ -38,14 +38,14 @@ _SPACES = " \t\r\n"
 class Beginning:
     """The first *length* bytes of a body, which end behind an entry of the list that *opened* bytes precede.
 
-    *marks* are those of its items, one behind the other, and *outline* theirs. *is_ours* says that it is written
+    *marks* are those of its items, and *outline* theirs. *is_ours* says that it is written
     as we would.
     """
 
     opened: int
     length: int
     digest: bytes
-    marks: bytes
+    marks: Marks
     outline: Outline
     is_ours: bool
 
@@ -80,9 +80,7 @@ class Found:
 
     def history(self, new: tuple[Item, ...], read: Callable[[], Sequence[Raw]]) -> History:
         """Return the history that is this and the *new* items; *read* reads it from its beginning."""
-        joined = self.beginning.marks
-        marks = tuple(joined[at : at + _MARK] for at in range(0, len(joined), _MARK))
-        return History(marks, new, outline=self.beginning.outline, read=read)
+        return History(self.beginning.marks, new, outline=self.beginning.outline, read=read)
 
 
 class Beginnings:
@@ -131,7 +129,7 @@ class Beginnings:
                 opened,
                 length,
                 hasher.digest(),
-                b"".join(turn.marks),
+                turn.marks,
                 turn.outline,
                 is_ours=is_ours and (grown_from is None or grown_from.is_ours),
             )
