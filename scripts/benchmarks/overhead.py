@@ -5,6 +5,7 @@ medians over the rounds, with the lowest and the highest of them.
 """
 
 import asyncio
+import json  # noqa: TID251  (writes as Python agents do)
 import os
 import random
 import re
@@ -126,9 +127,13 @@ async def agent_at(port: int) -> Agent:
 
 
 class Conversation:
-    """A history of about *size* bytes that grows with every turn, written as the SDKs do."""
+    """A history of about *size* bytes that grows with every turn, written as the SDKs do.
 
-    def __init__(self, size: float, seed: int) -> None:
+    With *spaced* it is written as `json.dumps` does by default, with spaces between its tokens.
+    """
+
+    def __init__(self, size: float, seed: int, *, spaced: bool = False) -> None:
+        self._spaced = spaced
         self._random = random.Random(seed)
         self._words = ["".join(self._random.choices("abcdefghijklmno", k=n % 9 + 2)) for n in range(2000)]
         self._number = 0
@@ -147,7 +152,7 @@ class Conversation:
         head, behind = orjson.dumps(self._fields), orjson.dumps({"metadata": metadata})
         body = head[:-1] + b',"input":[' + b",".join(self._written) + b"]," + behind[1:]
         self._say(text)
-        return body
+        return json.dumps(orjson.loads(body)).encode() if self._spaced else body
 
     def _say(self, text: str) -> None:
         self._add({**_message("assistant", text), "id": "msg_1", "status": "completed"})
@@ -240,7 +245,7 @@ def _columns(measured: list[dict[str, float]]) -> dict[str, Any]:
 
 
 async def measure_turns(
-    source: Program, ways: Ways, *, size: float, turns: int, rounds: int
+    source: Program, ways: Ways, *, size: float, turns: int, rounds: int, spaced: bool
 ) -> list[dict[str, Any]]:
     """Take turns with a history of *size* bytes; return a row per way: a first turn, and the median of others."""
     rounds_of: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
@@ -248,7 +253,9 @@ async def measure_turns(
         cells = []
         for name, program in ways.items():
             agent = await agent_at(program.port if program else source.port)
-            cells.append((name, program, agent, Conversation(size, number), f"sk-{name}-{size}-{number}"))
+            cells.append(
+                (name, program, agent, Conversation(size, number, spaced=spaced), f"sk-{name}-{size}-{number}")
+            )
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for _ in range(turns + 1):
             for name, program, agent, talk, key in cells:
@@ -313,6 +320,7 @@ async def measure_memory(
 @click.option("--seconds", default=2.0, show_default=True, help="How long each streams.")
 @click.option("--sizes", default="0.05,0.5,1,2,4,8,16", show_default=True, help="Sizes of the history, MB.")
 @click.option("--turns", default=6, show_default=True, help="Turns with each history, after the first.")
+@click.option("--spaced", is_flag=True, help="Histories with spaces between the tokens of their JSON.")
 @click.option("--rounds", default=5, show_default=True, help="How often all of it is repeated.")
 @click.option("--conversations", default=100, show_default=True, help="Kept alive, to weigh them.")
 @click.option("--long", "long_turns", default=10_000, show_default=True, help="Turns for which memory is watched.")
@@ -339,6 +347,7 @@ async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
     sizes: str,
     turns: int,
     rounds: int,
+    spaced: bool,
     conversations: int,
     long_turns: int,
 ) -> dict[str, Any]:
@@ -363,7 +372,9 @@ async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
                 _say_events(rows, say)
         if "turns" in parts:
             for size in sizes.split(","):
-                rows = await measure_turns(source, ways, size=float(size) * 1e6, turns=turns, rounds=rounds)
+                rows = await measure_turns(
+                    source, ways, size=float(size) * 1e6, turns=turns, rounds=rounds, spaced=spaced
+                )
                 figures["turns"] += rows
                 _say_turns(rows, say)
         if "memory" in parts:
