@@ -259,3 +259,23 @@ def test_one_after_another(api: Callable[[], FrontEnd], name: str, gap: bytes, b
     for each in bodies:
         body = b'{"model":%b"m","%b":%b' % (gap, name.encode(), each)
         assert told(front_end.decode(body)) == told(api().decode(body))
+
+
+@pytest.mark.parametrize(("api", "name"), APIS, ids=["responses", "chat"])
+def test_nothing_old_is_read_to_decide_what_to_send(api: Callable[[], FrontEnd], name: str) -> None:
+    """Whether to hoist, where the conversation begins, whether there were turns before: the outline says it."""
+    front_end = api()
+    history = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    request = {"model": "m", name: history}
+    front_end.decode(orjson.dumps(request))
+    history.append({"role": "user", "content": "z"})
+    read = front_end.decode(orjson.dumps(request))
+    assert isinstance(read, Readable)
+    turn = read.turn
+    assert hoist({"store": False, "instructions": "x"}, turn.items) is not None
+    assert turn.root == turn.marks[1]
+    assert turn.has_model_output
+    assert isinstance(turn.items, History)
+    assert not {"whole", "raws"} & vars(turn.items).keys()
+    assert [raw["role"] for raw in turn.raws] == ["user", "assistant", "user"]
+    assert "whole" not in vars(turn.items)
