@@ -87,3 +87,30 @@ async def test_what_is_unread_is_bounded() -> None:
     inbox.put(text(b""))
     assert inbox.overrun
     assert len(inbox) == 1
+
+
+@pytest.mark.parametrize(("before", "limit"), [(0.01, 0.1), (60, 0.1)])
+async def test_each_wait_has_a_limit_of_its_own(before: float, limit: float) -> None:
+    """The timer of a wait that ended early neither ends the next one, nor keeps it waiting."""
+    inbox, loop = Inbox(100), asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(inbox.wait(before))
+        await asyncio.sleep(0)
+        inbox.put(text(b"one"))
+    inbox.take()
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        await inbox.wait(limit)
+    assert limit * 0.9 < loop.time() - began < 30
+
+
+async def test_the_end_leaves_no_timer() -> None:
+    """A connection that is gone is kept by nothing."""
+    inbox, loop = Inbox(100), asyncio.get_running_loop()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(inbox.wait(60))
+        await asyncio.sleep(0)
+        inbox.put(text(b"one"))
+    inbox.close()
+    waiting = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+    assert not [timer for timer in waiting if "Inbox" in repr(timer)]
