@@ -8,7 +8,7 @@
 sent again once the agent was shown an event (`core/replay.py`); a second attempt owes nothing to the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -55,10 +55,14 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Collapse:
-    """Upstream confirmed a chain and *read* fewer tokens than the *expected* ones that it holds at least."""
+    """Upstream confirmed a chain and *read* fewer tokens than the *expected* ones that it holds at least.
+
+    *shown* says whether the agent had seen of the answer by then.
+    """
 
     expected: int
     read: int
+    shown: bool
 
 
 class Rewrite(Enum):
@@ -79,6 +83,7 @@ class Turn:
     """One request on its way: what was sent, what came back, and what upstream holds afterwards.
 
     *rewrites* are the ways in which it may be written for upstream; *refused* those that upstream did not take.
+    *tells* says whether an event would be the first that the agent is shown anything of (`frontends.base.Answer`).
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Turn:
         *,
         ambiguous_retries: int = 2,
         rewrites: frozenset[Rewrite] = frozenset(),
+        tells: Callable[[ServerEvent], bool] = lambda _: True,
     ) -> None:
         self.request = request
         self.rewrites = rewrites
@@ -107,7 +113,8 @@ class Turn:
         self._items: dict[int, Raw] = {}
         self._held: list[Raw] = []
         self._has_pieces = False
-        self._early: list[ServerEvent] = []
+        self._tells = tells
+        self._unshown: list[ServerEvent] = []
         self.reading: Reading | None = None
 
     @property
@@ -145,7 +152,7 @@ class Turn:
         self._reused = reused
         self._items = {}
         self._has_pieces = False
-        self._early = []
+        self._unshown = []
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
         message = self._message(upload)
         self.attempts += 1
@@ -186,7 +193,7 @@ class Turn:
         if self.state is State.SENT:
             if not event.of_response:
                 # Of the connection or the account, and perhaps a straggler: it does not begin the answer.
-                self._early.append(event)
+                self._unshown.append(event)
                 return ()
             self._begin(event)
             if self.again is not None:
@@ -201,14 +208,17 @@ class Turn:
         return self._released(event)
 
     def _released(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
-        """Return *event* and what was kept before it, unless more is to come before any of it has to be shown."""
+        """Return *event* and what was kept before it, unless more is to come before any of it has to be shown.
+
+        Until then nothing is lost by a loss.
+        """
         if self.again is not None:
             return ()
-        if not self.request.stream and not event.terminal:
-            self._early.append(event)  # an answer in one piece: until its end, nothing is lost by a loss
+        if not (self.shown or event.terminal or (self.request.stream and self._tells(event))):
+            self._unshown.append(event)
             return ()
-        shown = (*self._early, event)
-        self._early = []
+        shown = (*self._unshown, event)
+        self._unshown = []
         self.shown = True
         if self.hoisted is None:
             return shown
@@ -362,8 +372,8 @@ class Turn:
         parent = self.upload.baseline.weight if isinstance(self.upload, Delta) else None
         if parent is None or reading is None or reading.read >= (expected := parent.expected(reading)):
             return False
-        self.collapse = Collapse(expected, reading.read)
-        if not self.request.stream:
+        self.collapse = Collapse(expected, reading.read, shown=self.shown)
+        if not self.shown:
             self._repeat(Mismatch.CHAIN_COLLAPSED, fresh=True)
         return True
 

@@ -28,6 +28,13 @@ class Answer(Protocol):
         """The answer's Content-Type."""
         ...
 
+    def tells(self, event: ServerEvent) -> bool:
+        """Whether `add` would return bytes for *event* while it has returned none for those before it.
+
+        A terminal event tells how the turn ended, which may be an error.
+        """
+        ...
+
     def add(self, event: ServerEvent) -> bytes:
         """Take an event; return the bytes to send now. Raises UpstreamError for an error before any bytes."""
         ...

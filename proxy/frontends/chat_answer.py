@@ -37,6 +37,11 @@ class StreamedCompletion:
         self._calls: dict[Any, int] = {}  # by output index: which of the calls it is
         self._items = 0  # told whole
 
+    def tells(self, event: ServerEvent) -> bool:
+        """Whether *event* ends the turn or, as the first that does, has words or a call to be shown."""
+        first = StreamedCompletion(usage=False, logprobs=False)
+        return event.terminal or bool(first.add(event))
+
     def add(self, event: ServerEvent) -> bytes:
         """Return the chunks that say *event*. Raises UpstreamError for a failure before the first chunk."""
         write = self._WRITERS.get(event.type)
@@ -181,6 +186,10 @@ class WholeCompletion:
     def __init__(self, *, logprobs: bool) -> None:
         self._logprobs = logprobs
         self._gathering = Gathering()
+
+    def tells(self, event: ServerEvent) -> bool:
+        """Whether *event* is the last one: what is told is told at the end."""
+        return event.terminal
 
     def add(self, event: ServerEvent) -> bytes:
         """Keep what the completion needs; there is nothing to send yet."""

@@ -71,6 +71,10 @@ class StreamedAnswer:
 
     content_type = sse.CONTENT_TYPE
 
+    def tells(self, _event: ServerEvent) -> bool:
+        """Say that every event is shown."""
+        return True
+
     def add(self, event: ServerEvent) -> bytes:
         """Return *event* as a server-sent event."""
         return sse.encode(event.type, event.raw)
@@ -95,6 +99,10 @@ class WholeAnswer:
 
     def __init__(self) -> None:
         self._gathering = Gathering()
+
+    def tells(self, event: ServerEvent) -> bool:
+        """Whether *event* is the last one: what is told is told at the end."""
+        return event.terminal
 
     def add(self, event: ServerEvent) -> bytes:
         """Keep what the answer needs; there is nothing to send yet."""

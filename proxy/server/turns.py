@@ -173,7 +173,8 @@ class AgentRequest:
     async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:
         """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
         request = self._services.rewriting.read(read.turn)
-        turn = self._turn = Turn(request, ambiguous_retries=self._services.config.ambiguous_retries)
+        retries = self._services.config.ambiguous_retries
+        turn = self._turn = Turn(request, ambiguous_retries=retries, tells=read.answer.tells)
         try:
             return await self._over_websocket(turn, read.answer, events)
         except PlainHTTP as exc:
@@ -351,8 +352,7 @@ class AgentRequest:
         ledger.agents.sent += self._reply.bytes_sent
         if self._turn is not None and (collapse := self._turn.collapse) is not None:
             ledger.collapses += 1
-            shown = self._turn.request.stream
-            log.warning("chain_collapsed", expected=collapse.expected, read=collapse.read, shown=shown)
+            log.warning("chain_collapsed", expected=collapse.expected, read=collapse.read, shown=collapse.shown)
         if self._turn is not None:
             ledger.replays.update(safe=self._turn.replays.unsent, ambiguous=self._turn.replays.ambiguous)
         if self._front_end is not None:

@@ -542,6 +542,33 @@ def test_an_answer_in_one_piece_is_not_shown_before_its_end() -> None:
     assert b"resp_9" in shown[0].raw
 
 
+def test_events_that_tell_the_agent_nothing_are_not_shown() -> None:
+    """They wait for the first that does: until then a loss is made good, and afterwards nothing waits."""
+    turn = Turn(SENT, tells=WORD.__eq__)
+    turn.start(FULL, reused=False)
+    thought = event("response.reasoning_text.delta", delta="hm")
+    assert turn.receive(created()) == turn.receive(thought) == ()
+    assert (turn.begun, turn.shown) == (True, False)
+    turn.connection_lost(ConnectionLost("gone"))
+    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+    turn.start(FULL, reused=False)
+    assert turn.receive(created("resp_9")) == turn.receive(thought) == ()
+    assert turn.receive(WORD) == (created("resp_9"), thought, WORD)
+    assert turn.shown
+    assert turn.receive(thought) == (thought,)
+    with pytest.raises(ConnectionLost):
+        turn.connection_lost(ConnectionLost("gone"))
+
+
+def test_how_a_turn_ended_is_shown_whatever_it_tells() -> None:
+    """There is nothing to wait for."""
+    turn = Turn(SENT, tells=WORD.__eq__)
+    turn.start(FULL, reused=False)
+    assert turn.receive(created()) == ()
+    assert turn.receive(completed(assistant("Hi"))) == (created(), completed(assistant("Hi")))
+    assert turn.shown
+
+
 def test_a_connection_lost_after_the_first_event_ends_the_turn() -> None:
     """The agent has seen part of the answer; a second one would not fit it."""
     turn = started()

@@ -204,6 +204,23 @@ def test_streamed_or_whole_an_answer_says_the_same(outputs: list[Raw], choices: 
         assert (heard.finish, heard.ended) == ("tool_calls" if "tool_calls" in message else "stop", True)
 
 
+@settings(max_examples=1000)
+@given(outputs=OUTPUTS, choices=st.binary(max_size=40))
+def test_what_tells_the_agent_something_is_known_before_it_is_told(outputs: list[Raw], choices: bytes) -> None:
+    """The first event that makes bytes is found to the event, without a trace of having asked."""
+    world = ChatWorld(chosen(choices))
+    answer = Answer(ModelConnection(world.upstream, (), 0.0), {}, [], outputs, [], None)
+    told = answer.connection._events_of("resp_0", answer, None)
+    completion, untouched = (StreamedCompletion(usage=True, logprobs=False) for _ in range(2))
+    begun = False
+    for event in [ServerEvent.parse(orjson.dumps(raw)) for raw in told]:
+        tells = completion.tells(event)
+        said = completion.add(event)
+        assert begun or tells is (bool(said) or event.terminal)
+        assert said == untouched.add(event)
+        begun = begun or tells
+
+
 # The oracle.
 
 ASKED = {"role": "user", "content": "a"}

@@ -384,7 +384,7 @@ class PoolMachine(RuleBasedStateMachine):
         headers = (("Authorization", agent.key), ("X-Request-Id", str(len(self.simulator.turns))))
         request = agent.front_end.decode(orjson.dumps(agent.body))
         assert isinstance(request, Readable)
-        turn = Turn(request.turn)
+        turn = Turn(request.turn, tells=request.answer.tells)
         exchange = Exchange(
             turn, self.pool, self.pool.partition(of_identity(headers)), WAITS, lambda: self.now, Traffic()
         )

@@ -18,12 +18,12 @@ import orjson
 from meaning import Dropped, Held, Raw, Token, agree, meaning
 from model_upstream import Answer, MemoryPool, ModelUpstream, Pick, settings_read
 
-from proxy.core.delta import Delta, TurnRequest
+from proxy.core.delta import Delta
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Rewrite, Turn
 from proxy.errors import ConnectionLost, UpstreamError
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import FrontEnd, Opaque
+from proxy.frontends.base import FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Traffic
 from proxy.restoring import Job, Restoring
 from proxy.upstream.connection import Connection
@@ -330,7 +330,7 @@ class World(ABC):
             return
         if not tellable:
             raise WrongContext(f"upstream can be told {read.turn.fields}, but not {body!r}")
-        turn = self._turn(read.turn)
+        turn = self._turn(read)
         partition = self.pool.partition(IDENTITIES[case.key])
         exchange = Exchange(
             turn, self.pool, partition, WAITS, self._clock, Traffic(), keeps_content=self._restoring.enabled
@@ -360,12 +360,13 @@ class World(ABC):
         if case.shown:
             self._check(case)
 
-    def _turn(self, request: TurnRequest) -> Turn:
-        """Return the turn that answers *request*; whether a chain may begin in another form changes with time."""
+    def _turn(self, read: Readable) -> Turn:
+        """Return the turn that answers what was *read*; whether a chain may begin in another form changes."""
         if not self.hoists:
-            return Turn(request)
+            return Turn(read.turn, tells=read.answer.tells)
         rewrites = {Rewrite.HOISTED} if self.pick(6) < 5 else set()
-        return Turn(request.hoistable(), rewrites=frozenset(rewrites | {Rewrite.QUIET}))
+        rewrites |= {Rewrite.QUIET}
+        return Turn(read.turn.hoistable(), rewrites=frozenset(rewrites), tells=read.answer.tells)
 
     def _over_http(self, case: Case, *, refused: bool = False) -> None:
         if refused:
