@@ -78,6 +78,7 @@ class Exchange:
         self._waits = waits
         self._clock = clock
         self._traffic = traffic
+        self._sent_at = 0.0
         self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
 
     async def run(self, deliver: Deliver) -> None:
@@ -126,6 +127,7 @@ class Exchange:
         connection.baseline = connection.keepsake = None
         connection.turns += 1
         await connection.send(message)
+        self._sent_at = self._clock()
         while turn.in_flight:
             await self._pass_on(lease, upload, deliver)
 
@@ -159,9 +161,11 @@ class Exchange:
                 await deliver(tuple(shown))
 
     async def _next(self, connection: Connection) -> ServerEvent:
+        waits = self._waits
         if self.turn.begun:
-            return await connection.receive(self._waits.event_timeout, "event_timeout")
-        return await connection.receive(self._waits.first_event_timeout, "first_event_timeout")
+            return await connection.receive(waits.event_timeout, "event_timeout")
+        waited = self._clock() - self._sent_at  # one wait, whatever comes before the response
+        return await connection.receive(waits.first_event_timeout, "first_event_timeout", waited=waited)
 
     def _doubt(self) -> Doubt | None:
         """Return what upstream may refuse here though it takes the agent's own request over HTTP."""

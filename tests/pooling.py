@@ -52,7 +52,7 @@ class Pooled:
     open_ahead: bool = False
     timing: Timing = TIMING
     waits: Waits = WAITS
-    clock: Clock = field(default_factory=Clock)
+    clock: Any = field(default_factory=Clock)
     traffic: Traffic = field(default_factory=Traffic)
     connections: Connections = field(default_factory=Connections)
 

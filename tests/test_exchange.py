@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 import pytest
 from conversation import user
 from pooling import WAITS, Conversation, Pooled, Shown, request
+from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ServerEvent
@@ -260,6 +262,35 @@ async def test_nonsense_before_the_first_event_is_a_loss(speaking: Speaking) -> 
             await exchange.run(shown)
         assert caught.value.reason is Mismatch.CONNECTION_LOST
         assert (exchange.turn.attempts, shown.events) == (2, [])
+
+
+async def test_much_without_a_response_is_a_loss(speaking: Speaking) -> None:
+    """What comes before a response is kept for the agent, but not without a bound."""
+    async with Pooled(await speaking(*[{"type": "keepalive"}] * 1001)) as pooled:
+        exchange, shown = pooled.exchange(request(user("a"))), Shown()
+        with pytest.raises(PlainHTTP) as caught:
+            await exchange.run(shown)
+        assert caught.value.reason is Mismatch.CONNECTION_LOST
+        assert (exchange.turn.attempts, shown.events) == (2, [])
+
+
+async def test_what_comes_before_a_response_is_no_answer(stack: AsyncExitStack) -> None:
+    """The wait for it is one, however often upstream says that it is still there."""
+
+    async def speak(socket: ServerConnection) -> None:
+        while True:
+            await socket.send('{"type":"keepalive"}')
+            await asyncio.sleep(0.02)
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0))
+    base_url = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+    waits = replace(WAITS, first_event_timeout=0.3)
+    async with Pooled(base_url, waits=waits, clock=asyncio.get_running_loop().time) as pooled:
+        exchange, shown = pooled.exchange(request(user("a"))), Shown()
+        with pytest.raises(UpstreamTimeout, match="first_event_timeout"):
+            async with asyncio.timeout(10):
+                await exchange.run(shown)
+        assert (exchange.turn.attempts, shown.events) == (1, [])
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,12 @@ class ServerEvent:
 
     @classmethod
     def parse(cls, message: bytes) -> "ServerEvent":
-        """Read one message. Raises GarbledEvent where it is not an object with a type.
+        """Read one message. Raises GarbledEvent where it is not an object with a type, or not UTF-8.
 
         The type stands first in everything services send, so the rest is read only where it is needed.
         """
+        if not message.isascii():
+            _check_utf8(message)  # here, as most events are passed on without being read
         if b"\n" in message or b"\r" in message:
             # Between tokens a line break is a space; inside a JSON string it cannot stand (RFC 8259, section 7).
             message = message.translate(_LINE_BREAKS)
@@ -106,6 +108,13 @@ class ServerEvent:
 
     def __repr__(self) -> str:
         return f"<{self.type}, {len(self.raw)} bytes>"
+
+
+def _check_utf8(message: bytes) -> None:
+    try:
+        message.decode()
+    except UnicodeDecodeError as exc:
+        raise GarbledEvent("not UTF-8") from exc
 
 
 def _written(value: Any) -> bytes:

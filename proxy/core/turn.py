@@ -20,6 +20,9 @@ from proxy.core.replay import Replays, Verdict
 from proxy.core.weight import Reading, Weight
 from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
+_MOST_EARLY, _MOST_EARLY_BYTES = 1000, 1024 * 1024
+"""Events that may come before a response begins. Where there are more of them, none is to be expected."""
+
 
 class State(Enum):
     """Where a turn stands."""
@@ -115,6 +118,7 @@ class Turn:
         self._has_pieces = False
         self._tells = tells
         self._unshown: list[ServerEvent] = []
+        self._early_bytes = 0
         self.reading: Reading | None = None
 
     @property
@@ -153,6 +157,7 @@ class Turn:
         self._items = {}
         self._has_pieces = False
         self._unshown = []
+        self._early_bytes = 0
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
         message = self._message(upload)
         self.attempts += 1
@@ -192,8 +197,7 @@ class Turn:
             return ()
         if self.state is State.SENT:
             if not event.of_response:
-                # Of the connection or the account, and perhaps a straggler: it does not begin the answer.
-                self._unshown.append(event)
+                self._keep_early(event)
                 return ()
             self._begin(event)
             if self.again is not None:
@@ -206,6 +210,13 @@ class Turn:
         if event.terminal:
             self._end(event)
         return self._released(event)
+
+    def _keep_early(self, event: ServerEvent) -> None:
+        """Keep an *event* of the connection or the account, perhaps a straggler: it does not begin the answer."""
+        self._unshown.append(event)
+        self._early_bytes += len(event.raw)
+        if len(self._unshown) > _MOST_EARLY or self._early_bytes > _MOST_EARLY_BYTES:
+            raise ConnectionLost("upstream sent much, but no response")
 
     def _released(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         """Return *event* and what was kept before it, unless more is to come before any of it has to be shown.

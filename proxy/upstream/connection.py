@@ -284,15 +284,17 @@ class Connection:
     def _note_sent(self) -> None:
         self._sent, self._sent_at = self.is_open, self._now()
 
-    async def receive(self, limit: float, name: str) -> ServerEvent:
-        """Wait at most *limit* seconds for the next event.
+    async def receive(self, limit: float, name: str, *, waited: float = 0.0) -> ServerEvent:
+        """Wait at most *limit* seconds, *waited* of which are over, for the next event.
+
+        One that has arrived is returned in any case.
 
         Raises UpstreamTimeout, with the *name* of the limit, on silence, and ConnectionLost where the
         connection closes or sends what is not an event.
         """
         inbox = self._socket.inbox
         try:
-            if not inbox and not await inbox.wait(limit):
+            if not inbox and not await inbox.wait(limit - waited):
                 raise self._lost()
             self._delivered = True
             return ServerEvent.parse(inbox.take())

@@ -62,6 +62,15 @@ def test_what_is_not_an_event_is_garbled(message: bytes) -> None:
         ServerEvent.parse(message)
 
 
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"\xc3", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", "\u00e9".encode("latin-1")]
+)
+def test_text_that_is_not_utf8_is_garbled(text: bytes) -> None:
+    """Also where the rest of the event is not read, as that of most is not."""
+    with pytest.raises(GarbledEvent):
+        ServerEvent.parse(b'{"type":"response.output_text.delta","delta":"' + text + b'"}')
+
+
 def test_a_broken_event_is_noticed_when_it_is_read() -> None:
     """The type is taken from the beginning; the rest only has to make sense to who needs it."""
     with pytest.raises(GarbledEvent):

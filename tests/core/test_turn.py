@@ -141,6 +141,20 @@ def test_events_of_the_connection_wait_for_the_response() -> None:
     assert turn.receive(WORD) == (WORD,)
 
 
+@pytest.mark.parametrize(("length", "number"), [(0, 1000), (100_000, 10)])
+def test_few_events_are_kept_without_a_response(length: int, number: int) -> None:
+    """As many as may have a sense; with more, the connection is at fault, and each attempt may have as many."""
+    turn = started()
+    early = event("codex.rate_limits", x="x" * length)
+    assert [turn.receive(early) for _ in range(number)] == [()] * number
+    with pytest.raises(ConnectionLost) as raised:
+        turn.receive(early)
+    turn.connection_lost(raised.value)
+    turn.start(Full(Mismatch.CONNECTION_LOST), reused=False)
+    assert [turn.receive(early) for _ in range(number)] == [()] * number
+    assert turn.receive(created()) == (*[early] * number, created())
+
+
 def test_events_of_a_failed_attempt_are_not_shown() -> None:
     """The second attempt owes nothing to the first."""
     turn = started(delta())

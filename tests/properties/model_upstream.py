@@ -127,7 +127,7 @@ class ModelConnection:
         self._unread = True
         self._events = self._respond(orjson.loads(message))
 
-    async def receive(self, _limit: float, _name: str) -> ServerEvent:
+    async def receive(self, _limit: float, _name: str, **_waited: float) -> ServerEvent:
         """Return the next event, or fail as decided."""
         await self._upstream.pause()
         event = self._events.pop(0)

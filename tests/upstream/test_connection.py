@@ -13,6 +13,7 @@ import pytest
 from conversation import Clock, user
 from pooling import KEY, TIMING, request
 from proxied import Message, Peer, RawUpstream
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key, apply_mask
 
 from proxy.core.delta import Baseline
@@ -518,6 +519,29 @@ async def test_a_loss_in_the_middle_of_a_message_was_never_sent(
     with pytest.raises(ConnectionLost) as caught:
         await connection.receive(5, "first_event_timeout")
     assert caught.value.sent
+
+
+HALF = b'{"type":"x","y":"\xc3'
+REST = b'\xa9"}'
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_text_is_checked_whole(connect: Connect, *, compressed: bool) -> None:
+    """Fragments may cut a character in two; half of one is no text, and ends the connection (RFC 6455, 8.1)."""
+
+    async def speak(socket: ServerConnection) -> None:
+        async for _ in socket:
+            await socket.send([HALF, REST], text=True)
+            await socket.send([HALF, b'"}'], text=True)
+
+    compression = "deflate" if compressed else None
+    async with serve(speak, "127.0.0.1", 0, compression=compression) as server:
+        connection = await connect("http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname()))
+        await connection.send(MESSAGE)
+        assert (await connection.receive(5, "event_timeout")).raw == HALF + REST
+        with pytest.raises(ConnectionLost, match="UTF-8"):
+            await connection.receive(5, "event_timeout")
+        assert (connection.compression is not None) is compressed
 
 
 async def test_a_message_to_a_connection_that_closed_was_never_sent(simulate: Simulate, connect: Connect) -> None:
