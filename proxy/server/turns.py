@@ -104,6 +104,7 @@ class AgentRequest:
         self._told = False  # the last event of the turn is with the agent
         self._turn: Turn | None = None
         self._events: EventReply | None = None
+        self._stalled: bodies.Stalled | None = None
 
     async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
         """Forward the request over HTTP; *reason* is why a turn goes this way."""
@@ -302,11 +303,21 @@ class AgentRequest:
         return self._reply.error(status, str(fault), "upstream_unavailable", headers=_CALMLY.get(fault.trouble))
 
     async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
-        async for chunk in bodies.rest(self._request, raw.beginning, timeout=self._services.config.body_timeout):
-            self._bytes_from_agent += len(chunk)
-            yield chunk
+        try:
+            async for chunk in bodies.rest(
+                self._request, raw.beginning, timeout=self._services.config.body_timeout
+            ):
+                self._bytes_from_agent += len(chunk)
+                yield chunk
+        except bodies.Stalled as exc:
+            self._stalled = exc
+            if not self._reply.begun:
+                raise
+            self._reply.abort()  # the library tells nobody who is reading the answer; this ends the request
 
     async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+        if self._stalled is not None:
+            raise self._stalled
         is_inflated = self._is_inflated and is_gzip(_encoding_of(response))
         body = inflated(chunks(response)) if is_inflated else chunks(response)
         if self._events is not None:
