@@ -55,11 +55,15 @@ class TurnRecord:
 
 @dataclass(slots=True)
 class Connections:
-    """WebSockets to upstream: open now, opened since the start, and lost (not closed by us)."""
+    """WebSockets to upstream: open now, opened since the start, and lost (not closed by us).
+
+    *compressions* are those that were opened, by what was negotiated.
+    """
 
     open: int = 0
     opened: int = 0
     lost: int = 0
+    compressions: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -99,6 +103,7 @@ class Ledger:
 
     def stats(self) -> dict[str, Any]:
         """Return the totals as ``/_packlight/stats`` shows them."""
+        connections = self.connections
         return {
             "turns": {
                 "total": self.uploads.total(),
@@ -114,7 +119,12 @@ class Ledger:
                 "from_upstream": self.upstream.received,
                 "to_agents": self.agents.sent,
             },
-            "connections": asdict(self.connections),
+            "connections": {
+                "open": connections.open,
+                "opened": connections.opened,
+                "lost": connections.lost,
+            },
+            "compression": dict(connections.compressions),
             "chains": {"collapsed": self.collapses},
             "hoists": {name: self.hoists[name] for name in ("turns", "proven", "disproven")},
             "replays": {"safe": self.replays["safe"], "ambiguous": self.replays["ambiguous"]},

@@ -40,6 +40,7 @@ def test_a_new_ledger_has_every_figure_at_zero() -> None:
         "full_reasons": {},
         "bytes": {"from_agents": 0, "to_upstream": 0, "from_upstream": 0, "to_agents": 0},
         "connections": {"open": 0, "opened": 0, "lost": 0},
+        "compression": {},
         "chains": {"collapsed": 0},
         "hoists": {"turns": 0, "proven": 0, "disproven": 0},
         "replays": {"safe": 0, "ambiguous": 0},

@@ -56,6 +56,7 @@ def summary(figures: Figures, terminal: Terminal) -> list[str]:
         f"running since {stats['since']}",
         "",
         *_totals(stats),
+        *_compression(stats.get("compression", {})),
         *_link(stats.get("link", {}), terminal),
         *_collapses(stats.get("chains", {}).get("collapsed", 0), terminal),
         *_hoists(stats.get("hoists", {})),
@@ -80,6 +81,13 @@ def _totals(stats: Figures) -> list[str]:
         f"downloads    {size(crossed['from_upstream'])} from upstream, {size(crossed['to_agents'])} to agents",
         f"connections  {connections['open']} open, {connections['opened']} opened, {connections['lost']} lost",
     ]
+
+
+def _compression(opened: dict[str, int]) -> list[str]:
+    if not opened:
+        return []
+    negotiated = ", ".join(f"{name} ({count})" for name, count in opened.items())
+    return [f"compression  {negotiated}"]
 
 
 def _link(link: Figures, terminal: Terminal) -> list[str]:

@@ -77,6 +77,13 @@ def _lines(ledger: Ledger) -> list[str]:
             event: connections[event] for event in ("opened", "lost")
         }),
         *_family(
+            "packlight_compression_total",
+            "counter",
+            "WebSockets opened, by the compression that was negotiated.",
+            "extension",
+            stats["compression"],
+        ),
+        *_family(
             "packlight_chains_collapsed_total",
             "counter",
             "Chains that upstream confirmed and had lost.",

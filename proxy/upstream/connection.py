@@ -217,8 +217,8 @@ class Connection:
     @property
     def compression(self) -> str | None:
         """What was negotiated, such as `permessage-deflate; server_max_window_bits=12`; None for nothing."""
-        response = self._socket.response
-        return response.headers.get("Sec-WebSocket-Extensions") if response is not None else None
+        deflate = self._socket.deflate
+        return deflate.terms if deflate is not None else None
 
     async def send(self, message: bytes) -> None:
         """Send *message*; return when its last byte was handed over.

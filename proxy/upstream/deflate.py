@@ -36,6 +36,17 @@ class Deflate(PerMessageDeflate):
         data = self.encoder.compress(message) + self.encoder.flush(zlib.Z_SYNC_FLUSH)
         return data.removesuffix(_FLUSHED)
 
+    @property
+    def terms(self) -> str:
+        """What was negotiated, in the words of the upgrade; our own window is always the whole one."""
+        said = ["permessage-deflate"]
+        said += ["server_no_context_takeover"] if self.remote_no_context_takeover else []
+        said += ["client_no_context_takeover"] if self.local_no_context_takeover else []
+        said += (
+            [f"server_max_window_bits={self.remote_max_window_bits}"] if self.remote_max_window_bits < 15 else []
+        )
+        return "; ".join(said)
+
     def encode(self, frame: Frame) -> Frame:
         """Mark the first frame of a message as compressed."""
         if frame.opcode not in _DATA:

@@ -522,6 +522,7 @@ class Pool:
         partition.pauses = None
         self._link.clear()
         self._connections.opened += 1
+        self._connections.compressions[connection.compression or "none"] += 1
         self._connections.open += 1
         return connection
 

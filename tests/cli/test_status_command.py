@@ -127,6 +127,16 @@ def test_settings_told_once_are_counted() -> None:
     assert "told once" not in "\n".join(summary(FIGURES, Terminal()))
 
 
+def test_what_compression_was_negotiated_is_shown() -> None:
+    """Each way, and how often; nothing before there was a connection."""
+    opened = {"permessage-deflate": 3, "none": 1}
+    text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"compression": opened}}, Terminal()))
+    assert "compression  permessage-deflate (3), none (1)" in text
+    for nothing in ({}, {"compression": {}}):
+        figures = FIGURES | {"stats": FIGURES["stats"] | nothing}
+        assert "compression" not in "\n".join(summary(figures, Terminal()))
+
+
 def test_what_stands_in_the_way_is_shown() -> None:
     """Since when, and what to do; nothing where the way is open."""
     link = {"state": "captive_portal", "since": "2026-11-21T04:50:00+00:00", "detail": "open a browser"}

@@ -48,6 +48,7 @@ STATS = {
     "full_reasons": {},
     "bytes": {"from_agents": int, "to_upstream": int, "from_upstream": int, "to_agents": int},
     "connections": {"open": int, "opened": int, "lost": int},
+    "compression": {},
     "chains": {"collapsed": int},
     "hoists": {"turns": int, "proven": int, "disproven": int},
     "replays": {"safe": int, "ambiguous": int},
@@ -101,6 +102,25 @@ async def test_stats_count_lost_connections(proxied: Any) -> None:
     await run.simulator.journal.until(lambda: not run.simulator.open_connections)
     await run.post(ask(message("b"), background=True))
     assert (await run.figures())["connections"] == {"open": 0, "opened": 1, "lost": 1}
+
+
+@pytest.mark.parametrize(
+    ("deflate", "shown"),
+    [
+        ("off", "none"),
+        ("15", "permessage-deflate"),
+        ("12", "permessage-deflate; server_max_window_bits=12"),
+        ("no_takeover", "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+    ],
+)
+async def test_stats_show_what_compression_was_negotiated(proxied: Any, deflate: str, shown: str) -> None:
+    """In upstream's own terms, for each WebSocket that was opened."""
+    run = await proxied(simulated={"deflate": deflate}, open_ahead=False)
+    await run.post(ask(message("a")))
+    await run.post(ask(message("b"), store=True))
+    assert (await run.figures())["compression"] == {shown: 2}
+    metrics = (await run.ask("GET", "/metrics")).body.decode()
+    assert f'packlight_compression_total{{extension="{shown}"}} 2' in metrics
 
 
 TURN = {
