@@ -380,7 +380,7 @@ class AgentRequest:
             started_at=self._started_at,
             front_end=front_end,
             session=turn.request.session if turn is not None else "",
-            model=self._model,
+            model=self._model and self._model[:_MODEL_SHOWN],
             upload="http" if upload is None else "delta" if isinstance(upload, Delta) else "full",
             reason=reason.value if reason is not None else None,
             detail=self._detail,
@@ -405,5 +405,8 @@ def _shown(name: str | None) -> str | None:
     """Return the *name* of a parameter for the figures; one that is no name at all may be anything."""
     return name if name is None or _NAME.fullmatch(name) else "a field with an odd name"
 
+
+_MODEL_SHOWN = 100
+"""Characters of a model's name in the figures, which keep many turns; an agent may have put anything there."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,64}")

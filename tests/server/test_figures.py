@@ -123,6 +123,15 @@ async def test_stats_show_what_compression_was_negotiated(proxied: Any, deflate:
     assert f'packlight_compression_total{{extension="{shown}"}} 2' in metrics
 
 
+@pytest.mark.parametrize("fields", [{}, {"background": True}])
+async def test_what_is_kept_of_a_models_name_is_bounded(proxied: Any, fields: dict[str, Any]) -> None:
+    """The figures keep many turns, and an agent may have put anything there."""
+    run = await proxied()
+    await run.post(ask(message("a"), model="m" * 100_000, **fields))
+    (turn,) = (await run.figures("turns"))["turns"]
+    assert turn["model"] == "m" * 100
+
+
 TURN = {
     "id": str,
     "started_at": str,
