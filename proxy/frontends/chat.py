@@ -13,6 +13,7 @@ from proxy.core.items import Item
 from proxy.frontends import chat_messages, chat_request, sse
 from proxy.frontends.base import Answer, Opaque, Readable
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
+from proxy.frontends.chat_completion import names_a_tool
 from proxy.frontends.chat_request import Untranslatable
 from proxy.frontends.faithful import envelope
 from proxy.frontends.known import Beginnings
@@ -66,7 +67,8 @@ def _items(body: bytes) -> list[dict[str, Any]]:
 
 def _answer(request: dict[str, Any], *, stream: bool) -> Answer:
     logprobs = request.get("logprobs") is True
+    named = names_a_tool(request.get("tool_choice"))
     if not stream:
-        return WholeCompletion(logprobs=logprobs)
+        return WholeCompletion(logprobs=logprobs, named=named)
     options = request.get("stream_options") or {}
-    return StreamedCompletion(usage=options.get("include_usage") is True, logprobs=logprobs)
+    return StreamedCompletion(usage=options.get("include_usage") is True, logprobs=logprobs, named=named)

@@ -24,17 +24,24 @@ _Place: TypeAlias = tuple[Any, Any]
 
 
 class StreamedCompletion:
-    """Chunks, as `data:` lines, ended by `[DONE]`. *usage* and *logprobs* are given where they were asked for."""
+    """Chunks, as `data:` lines, ended by `[DONE]`. *usage* and *logprobs* are given where they were asked for.
+
+    *named* says that the request named the tool to be called.
+    """
 
     content_type = sse.CONTENT_TYPE
 
-    def __init__(self, *, usage: bool, logprobs: bool) -> None:
+    def __init__(self, *, usage: bool, logprobs: bool, named: bool = False) -> None:
         self._usage = usage
+        self._named = named
         self._logprobs = logprobs
         self._head: dict[str, Any] = {}
         self._begun = False
         self._sent: dict[_Place, int] = {}  # characters
         self._calls: dict[Any, int] = {}  # by output index: which of the calls it is
+        self._called = 0
+        self._ids: dict[Any, Any] = {}  # of the calls, by output index
+        self._places: dict[str, Any] = {}  # output indexes, by the ids of items
         self._items = 0  # told whole
 
     def tells(self, event: ServerEvent) -> bool:
@@ -65,12 +72,34 @@ class StreamedCompletion:
 
     def _item_added(self, event: Raw) -> Iterator[bytes]:
         item, index = event.get("item"), event.get("output_index")
-        if not isinstance(item, dict) or item.get("type") not in completion.CALLS or index in self._calls:
+        if not isinstance(item, dict):
+            return
+        self._note_place(item, index)
+        if item.get("type") not in completion.CALLS or self._is_begun(item, index):
             return
         kind, text = completion.CALLS[item["type"]]
-        self._calls[index] = len(self._calls)
+        self._calls[index], self._ids[index] = self._called, item.get("call_id")
+        self._called += 1
+        self._sent.pop((index, None), None)
         begun = {"index": self._calls[index], "id": item.get("call_id"), "type": kind}
         yield from self._chunk({"tool_calls": [{**begun, kind: {"name": item.get("name"), text: ""}}]})
+
+    def _is_begun(self, call: Raw, index: Any) -> bool:
+        """Whether *call* was begun at *index*, and not another: some services count them all as one."""
+        if index not in self._calls:
+            return False
+        before, now = self._ids[index], call.get("call_id")
+        return before == now or before is None or now is None
+
+    def _note_place(self, item: Raw, index: Any) -> None:
+        known = item.get("id") or item.get("call_id")
+        if isinstance(known, str):
+            self._places[known] = index
+
+    def _place(self, item: Raw, index: int) -> Any:
+        """Return where *item*, which is *index* in the terminal event, stood in the stream."""
+        known = item.get("id") or item.get("call_id")
+        return self._places.get(known, index) if isinstance(known, str) else index
 
     def _text(self, event: Raw) -> Iterator[bytes]:
         yield from self._words(event, "content", event.get("delta"), event.get("logprobs"))
@@ -104,6 +133,7 @@ class StreamedCompletion:
         if not isinstance(item, dict):
             return
         self._items += 1
+        self._note_place(item, index)
         if item.get("type") in completion.CALLS:
             yield from self._item_added(event)
             _, text = completion.CALLS[item["type"]]
@@ -128,8 +158,9 @@ class StreamedCompletion:
         output = _output(response)
         if len(output) > self._items:  # an item, or the rest of it, may be told here alone
             for index, item in enumerate(output):
-                yield from self._item_done({"item": item, "output_index": index})
-        yield from self._chunk({}, finish_reason=completion.finish_reason(response, called=bool(self._calls)))
+                yield from self._item_done({"item": item, "output_index": self._place(item, index)})
+        reason = completion.finish_reason(response, called=bool(self._calls), named=self._named)
+        yield from self._chunk({}, finish_reason=reason)
         if self._usage:
             yield _record({**self._head, "choices": [], "usage": completion.usage(response.get("usage"))})
         yield b"data: [DONE]\n\n"
@@ -179,12 +210,16 @@ class StreamedCompletion:
 
 
 class WholeCompletion:
-    """One completion, for agents that do not stream. *logprobs* are given where they were asked for."""
+    """One completion, for agents that do not stream. *logprobs* are given where they were asked for.
+
+    *named* says that the request named the tool to be called.
+    """
 
     content_type = "application/json"
 
-    def __init__(self, *, logprobs: bool) -> None:
+    def __init__(self, *, logprobs: bool, named: bool = False) -> None:
         self._logprobs = logprobs
+        self._named = named
         self._gathering = Gathering()
 
     def tells(self, event: ServerEvent) -> bool:
@@ -207,7 +242,7 @@ class WholeCompletion:
             "index": 0,
             "message": message,
             "logprobs": self._tokens(output) if self._logprobs else None,
-            "finish_reason": completion.finish_reason(response, called="tool_calls" in message),
+            "finish_reason": completion.finish_reason(response, called="tool_calls" in message, named=self._named),
         }
         head = completion.head("chat.completion", response)
         return as_json({**head, "choices": [choice], "usage": completion.usage(response.get("usage"))})

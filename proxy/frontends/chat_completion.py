@@ -62,13 +62,21 @@ def _call(item: Raw) -> dict[str, Any]:
     return {"id": item.get("call_id"), "type": kind, kind: {"name": item.get("name"), text: item.get(text)}}
 
 
-def finish_reason(response: Raw, *, called: bool) -> str:
-    """Say why *response* ended; *called* if it has a tool call."""
+def names_a_tool(choice: Any) -> bool:
+    """Whether *choice*, a request's `tool_choice`, leaves the model no choice but one tool."""
+    return isinstance(choice, dict) and choice.get("type") in {"function", "custom"}
+
+
+def finish_reason(response: Raw, *, called: bool, named: bool = False) -> str:
+    """Say why *response* ended; *called* if it has a tool call, *named* if the request named which.
+
+    A call that was asked for by name is no reason of its own to stop, in the API's words.
+    """
     if response.get("status") == "incomplete":
         details = response.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
         return _FINISH_REASONS.get(str(reason), "length")
-    return "tool_calls" if called else "stop"
+    return "tool_calls" if called and not named else "stop"
 
 
 def usage(given: Any) -> dict[str, Any] | None:

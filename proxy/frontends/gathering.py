@@ -16,8 +16,10 @@ class Gathering:
         """Keep what the response needs."""
         if event.type == "response.output_item.done":
             done = event.json()
-            index = done.get("output_index")
-            self._items[index if isinstance(index, int) else len(self._items)] = done.get("item")
+            item, index = done.get("item"), done.get("output_index")
+            if not isinstance(index, int) or _are_two(self._items.get(index), item):
+                index = max(self._items, default=-1) + 1
+            self._items[index] = item
         self._last = event
 
     def response(self) -> dict[str, Any]:
@@ -32,3 +34,9 @@ class Gathering:
         if self._items and len(self._items) >= len(response.get("output") or ()):
             response["output"] = [self._items[index] for index in sorted(self._items)]
         return response
+
+
+def _are_two(one: Any, other: Any) -> bool:
+    """Whether these are two calls, by their ids: some services count all of them as one."""
+    ids = [each.get("call_id") if isinstance(each, dict) else None for each in (one, other)]
+    return None not in ids and ids[0] != ids[1]

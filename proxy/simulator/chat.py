@@ -11,6 +11,7 @@ from proxy.simulator.model import Body, Event, Item
 FINISH_REASONS = {"max_output_tokens": "length", "content_filter": "content_filter"}
 CALLS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
 """For each type of call: the key under which Chat has it, and what it calls the text that the model wrote."""
+CALLED = ("function", "custom")
 STATUSES = {"rate_limit_exceeded": 429, "invalid_prompt": 400}
 """What a response that failed is answered with, by its error's code; 500 for others."""
 
@@ -21,6 +22,8 @@ class ChatDialect:
     def __init__(self, request: Body) -> None:
         self._choices = range(request.get("n") or 1)
         self._logprobs = bool(request.get("logprobs"))
+        choice = request.get("tool_choice")
+        self._forced = isinstance(choice, dict) and choice.get("type") in CALLED
         options = request.get("stream_options") or {}
         self._usage = bool(options.get("include_usage"))
         self._head: Body = {}
@@ -60,7 +63,7 @@ class ChatDialect:
         message = _message(response["output"], parts)
         choice: Body = {
             "message": message,
-            "finish_reason": _finish_reason(response, called="tool_calls" in message),
+            "finish_reason": self._finish_reason(response, called="tool_calls" in message),
             "logprobs": None,
         }
         if self._logprobs:
@@ -105,10 +108,16 @@ class ChatDialect:
         return b"".join(records)
 
     def _ending(self, response: Body) -> bytes:
-        ending = self._chunk({}, finish_reason=_finish_reason(response, called=bool(self._calls)))
+        ending = self._chunk({}, finish_reason=self._finish_reason(response, called=bool(self._calls)))
         if self._usage:
             ending += _record({**self._head, "choices": [], "usage": _usage(response["usage"])})
         return ending + b"data: [DONE]\n\n"
+
+    def _finish_reason(self, response: Body, *, called: bool) -> str:
+        """Say why *response* ended: not for a call of a tool that the request named, where nothing was decided."""
+        if response["incomplete_details"]:
+            return FINISH_REASONS.get(response["incomplete_details"]["reason"], "length")
+        return "tool_calls" if called and not self._forced else "stop"
 
 
 def _record(data: Body) -> bytes:
@@ -129,12 +138,6 @@ def _head(response: Body, kind: str) -> Body:
 def _failure(response: Body) -> ApiError:
     code, message = response["error"]["code"], response["error"]["message"]
     return ApiError(STATUSES.get(code, 500), message, code=code)
-
-
-def _finish_reason(response: Body, *, called: bool) -> str:
-    if response["incomplete_details"]:
-        return FINISH_REASONS.get(response["incomplete_details"]["reason"], "length")
-    return "tool_calls" if called else "stop"
 
 
 def _message(output: list[Item], parts: list[Body]) -> Body:

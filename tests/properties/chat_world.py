@@ -182,15 +182,16 @@ class ChatWorld(World):
         assert heard.ended == ended, f"{heard} after {last}"
         assert heard.broken == (last in {"response.failed", "error"}), f"{heard} after {last}"
         if answer.is_told:
-            self._compare(heard, answer, ended=ended)
+            self._compare(case, heard, answer, ended=ended)
         return [heard.message] if heard.message["content"] or heard.calls or self.pick(4) == 3 else []
 
-    def _compare(self, heard: Heard, answer: Answer, *, ended: bool) -> None:
+    def _compare(self, case: Case, heard: Heard, answer: Answer, *, ended: bool) -> None:
         """Compare what the agent was shown with what the model said, or with its beginning."""
         said = shown(answer.outputs)
         if ended:
             finish = answer.ending and {"max_output_tokens": "length"}.get(answer.ending, answer.ending)
-            said.finish = finish or ("tool_calls" if said.calls else "stop")
+            named = case.settings.said.get("tool_choice") is not None  # all of these choices are of one tool
+            said.finish = finish or ("tool_calls" if said.calls and not named else "stop")
             assert heard.message == said.message, f"the model said {said}, the agent was shown {heard}"
             assert heard.finish == said.finish, f"the model ended with {said.finish}, the agent saw {heard.finish}"
             return

@@ -116,11 +116,11 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
         "message",
         lambda output: {**MESSAGE(output), "refusal": None},
     ),
-    "every answer just stops": (chat_completion, "finish_reason", lambda response, *, called: "stop"),
+    "every answer just stops": (chat_completion, "finish_reason", lambda response, *, called, named: "stop"),
     "an answer that is cut off called tools": (
         chat_completion,
         "finish_reason",
-        lambda response, *, called: FINISH({}, called=called),
+        lambda response, *, called, named: FINISH({}, called=called, named=named),
     ),
 }
 
