@@ -164,3 +164,27 @@ def test_arguments_of_a_call_that_was_not_begun_wait_for_its_end() -> None:
     """Without its name a piece of a call is of no use; nothing of it is lost."""
     piece = event("response.function_call_arguments.delta", output_index=3, delta='{"x"')
     assert deltas(piece, done(CALLED, 3), last=(CALLED,)) == [FIRST, begun(0), call(0, arguments='{"x": 1}'), {}]
+
+
+def test_only_words_and_calls_tell_an_agent_something() -> None:
+    """Neither that a response began nor what the model thinks; a whole completion is told at its end."""
+    thought = {"type": "reasoning", "id": "rs_1", "summary": []}
+    silent = [
+        event("response.created", response={"id": "resp_1"}),
+        event("response.output_item.added", output_index=0, item=thought),
+        event("response.reasoning_summary_text.delta", output_index=0, delta="hm"),
+        done(thought, 0),
+        event("response.output_item.added", output_index=1, item={**SAID, "content": []}),
+        event("response.output_text.delta", output_index=1, content_index=0, delta=""),
+    ]
+    telling = [
+        event("response.output_text.delta", output_index=1, content_index=0, delta="a"),
+        event("response.output_item.added", output_index=1, item=CALLED),
+        done(SAID, 1),
+    ]
+    ends = [event("response.failed", response={}), event("error"), event("response.completed", response={})]
+    streamed, whole = StreamedCompletion(usage=False, logprobs=False), WholeCompletion(logprobs=False)
+    assert [streamed.tells(each) for each in silent] == [False] * len(silent)
+    assert [streamed.tells(each) for each in telling + ends] == [True] * len(telling + ends)
+    assert [whole.tells(each) for each in silent + telling] == [False] * len(silent + telling)
+    assert [whole.tells(each) for each in ends] == [True] * len(ends)

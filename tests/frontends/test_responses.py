@@ -233,3 +233,10 @@ def test_the_front_end_has_a_name() -> None:
 def test_a_refusal_is_in_upstreams_own_words(answer: StreamedAnswer | WholeAnswer) -> None:
     """The agent speaks the same API."""
     assert answer.refusal(UpstreamError(400, b'{"error":{}}', {})) == b'{"error":{}}'
+
+
+def test_what_tells_an_agent_something() -> None:
+    """Every event, to one that streams; else only the last."""
+    created, last = (ServerEvent.parse(b'{"type":"response.%b"}' % kind) for kind in (b"created", b"completed"))
+    assert [StreamedAnswer().tells(each) for each in (created, last)] == [True, True]
+    assert [WholeAnswer().tells(each) for each in (created, last)] == [False, True]
