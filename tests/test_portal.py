@@ -230,6 +230,7 @@ async def test_an_unknown_authority_where_upstream_was_before_is_a_portal(
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.num_tickets = 0  # one server plays all of them, and nobody in between could read upstream's tickets
     trustme.CA().issue_cert("127.0.0.1").configure_cert(served)
     simulator = await stack.enter_async_context(Simulator(SimulatorSettings(), script=echo_script, ssl=served))
     run = await proxied(upstream=simulator.base_url, clock=clock, tls=trusting)

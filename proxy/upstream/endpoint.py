@@ -10,6 +10,7 @@ from yarl import URL
 
 from proxy.errors import BadConfiguration
 from proxy.upstream.outbound import outbound_proxy
+from proxy.upstream.tickets import remember_tickets
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,15 @@ class Endpoint:
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """The context for both transports, so that both trust the same authorities.
+        """The context for both transports, so that both trust the same authorities and resume each other's TLS.
 
         Raises BadConfiguration where ca_bundle cannot be read.
         """
-        if self.tls is not None:
-            return self.tls
+        context = self.tls or self._trusting()
+        remember_tickets(context)
+        return context
+
+    def _trusting(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
         if self.ca_bundle:
             try:
