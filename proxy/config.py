@@ -113,6 +113,12 @@ class Config:
         "How much of an upload may queue ahead of the link, in seconds of its rate; answers to upstream's pings "
         "wait behind it.",
     )
+    congestion: str = setting(
+        "system",
+        "TCP congestion control of our end. system: its own. auto: bbr where the system grants it, for "
+        "uploads several times faster over links that lose packets. Or the name of one (Linux: "
+        "net.ipv4.tcp_allowed_congestion_control).",
+    )
     ambiguous_retries: int = setting(
         2,
         "How often a turn is sent again that upstream may have got and not answered: first over a new WebSocket, "

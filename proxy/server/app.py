@@ -22,6 +22,7 @@ from proxy.server.figures import Figures
 from proxy.server.guard import Guard
 from proxy.server.reply import Reply, prepare
 from proxy.server.turns import AgentRequest, Services
+from proxy.upstream.congestion import AUTO, is_granted
 from proxy.upstream.connection import Timing
 from proxy.upstream.encoding import KNOWN, Encoding
 from proxy.upstream.endpoint import Endpoint
@@ -76,6 +77,8 @@ class Server:
         config, ledger = self._config, self.ledger
         endpoint = self._endpoint
         _ = endpoint.outbound_proxy, endpoint.ssl_context  # what is wrong with them is said at the start
+        if config.congestion != AUTO and not is_granted(config.congestion):
+            log.warning("congestion_not_granted", congestion=config.congestion)
         http = await self._stack.enter_async_context(
             Http(
                 endpoint,
@@ -83,6 +86,7 @@ class Server:
                 traffic=ledger.upstream,
                 link=self.link,
                 encodings=_encodings(config, endpoint),
+                congestion=config.congestion,
             )
         )
         pool = await self._stack.enter_async_context(
@@ -107,6 +111,7 @@ class Server:
                     stuck_timeout=config.stuck_timeout,
                     max_event_bytes=config.max_event_bytes,
                     max_unread_bytes=config.max_unread_bytes,
+                    congestion=config.congestion,
                 ),
                 traffic=ledger.upstream,
                 connections=ledger.connections,

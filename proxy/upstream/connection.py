@@ -31,6 +31,7 @@ from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.warmup import Keepsake
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
@@ -58,7 +59,7 @@ _BLIND_PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long a connection waits, in seconds, and how large an event may be, in bytes."""
+    """How long a connection waits, in seconds, how large an event may be, in bytes, and how TCP takes losses."""
 
     link_timeout: float
     open_timeout: float
@@ -70,6 +71,7 @@ class Timing:
     stuck_timeout: float
     max_event_bytes: int
     max_unread_bytes: int
+    congestion: str = SYSTEM
 
 
 class _Socket(ClientConnection):
@@ -79,10 +81,13 @@ class _Socket(ClientConnection):
     *max_unread* bytes of whole messages wait to be taken, the connection is closed.
     """
 
-    def __init__(self, *args: Any, meter: Meter, gone: Callable[[], None], max_unread: int, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, meter: Meter, gone: Callable[[], None], max_unread: int, congestion: str, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._meter = meter
         self._gone = gone
+        self._congestion = congestion
         self.inbox = Inbox(max_unread)
         self._made_at = self.heard_at = self.loop.time()
         self.lag = lag()
@@ -104,7 +109,9 @@ class _Socket(ClientConnection):
         metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
         self._made_at = self.loop.time()
-        outlast(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        outlast(sock)
+        control(sock, self._congestion)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at, self.lag = self.loop.time(), lag()
@@ -196,7 +203,13 @@ class Connection:
                 max_queue=None,  # see max_unread
                 create_connection=cast(
                     "type[ClientConnection]",
-                    partial(_Socket, meter=meter, gone=gone, max_unread=timing.max_unread_bytes),
+                    partial(
+                        _Socket,
+                        meter=meter,
+                        gone=gone,
+                        max_unread=timing.max_unread_bytes,
+                        congestion=timing.congestion,
+                    ),
                 ),
                 **tls,
             )

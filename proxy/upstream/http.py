@@ -14,6 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.ledger import Traffic
+from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.encoding import Encoding, RequestEncoding
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
@@ -41,11 +42,13 @@ _turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
 class _MeteredHandler(ResponseHandler):
     """The library's side of one connection, counting bytes for the request that is using it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, total: Traffic) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, total: Traffic, congestion: str) -> None:
         super().__init__(loop=loop)
         self._meter = Meter(total)
+        self._congestion = congestion
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        control(transport.get_extra_info("socket"), self._congestion)
         metered = _ClaimingTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
 
@@ -64,7 +67,7 @@ class _ClaimingTransport(MeteredTransport):
         super().write(data)
 
 
-def _connector(endpoint: Endpoint, total: Traffic, *, once: bool = False) -> aiohttp.TCPConnector:
+def _connector(endpoint: Endpoint, total: Traffic, congestion: str, *, once: bool = False) -> aiohttp.TCPConnector:
     connector = aiohttp.TCPConnector(
         limit=0,
         force_close=once,
@@ -73,7 +76,7 @@ def _connector(endpoint: Endpoint, total: Traffic, *, once: bool = False) -> aio
     )
     # The library has no public way to hand in a protocol; tests/upstream/test_http.py guards this one.
     cast("Any", connector)._factory = partial(  # noqa: SLF001
-        _MeteredHandler, loop=asyncio.get_running_loop(), total=total
+        _MeteredHandler, loop=asyncio.get_running_loop(), total=total, congestion=congestion
     )
     return connector
 
@@ -92,7 +95,9 @@ class Http:
         traffic: Traffic,
         link: Link | None = None,
         encodings: Mapping[str, Encoding] | None = None,
+        congestion: str = SYSTEM,
     ) -> None:
+        self._congestion = congestion
         self._encodings = {path: RequestEncoding(name) for path, name in (encodings or {}).items()}
         self._link = link or Link()
         self._endpoint = endpoint
@@ -111,7 +116,7 @@ class Http:
 
     def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_connector(self._endpoint, self._traffic, once=once),
+            connector=_connector(self._endpoint, self._traffic, self._congestion, once=once),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
