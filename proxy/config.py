@@ -114,9 +114,9 @@ class Config:
         "wait behind it.",
     )
     congestion: str = setting(
-        "system",
-        "TCP congestion control of our end. system: its own. auto: bbr where the system grants it, for "
-        "uploads several times faster over links that lose packets. Or the name of one (Linux: "
+        "auto",
+        "TCP congestion control of our end. auto: bbr where the system grants it, with which uploads are several "
+        "times faster over links that lose packets. system: its own. Or the name of one (Linux: "
         "net.ipv4.tcp_allowed_congestion_control).",
     )
     ambiguous_retries: int = setting(

@@ -95,7 +95,8 @@ def _surroundings(place: Path) -> dict[str, Any]:
     """Return what runs this tree's code, with nobody's settings or outbound proxies, and trust in upstream."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     trusted = {"SSL_CERT_FILE": str(place / "authority.pem"), "XDG_CONFIG_HOME": str(place)}
-    return {"cwd": ROOT, "env": kept | trusted | {"PYTHONPATH": str(ROOT)}}
+    plain = {"PACKLIGHT_CONGESTION": "system"}  # the one that the plan has at both ends
+    return {"cwd": ROOT, "env": kept | trusted | plain | {"PYTHONPATH": str(ROOT)}}
 
 
 def _figures() -> dict[str, Any]:
