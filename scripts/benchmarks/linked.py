@@ -5,10 +5,11 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -25,6 +26,12 @@ FAR_PORT, PROXY_PORT = 8443, 8484
 WORDS = 600
 """Characters that the model says in a turn, besides its reasoning and its calls."""
 
+PACKLIGHT: Mapping[str, Mapping[str, str]] = {
+    "packlight": {"PACKLIGHT_CONGESTION": "system"},
+    "hoist": {"PACKLIGHT_CONGESTION": "system", "PACKLIGHT_HOIST": "on", "PACKLIGHT_OBFUSCATION": "off"},
+}
+"""The settings of packlight, by way; congestion control is that of the plan at both ends."""
+
 OPTIONS = {"new": ("--new-connections",), "zstd": ("--zstd",)}
 """What the agent is told, by way."""
 
@@ -36,8 +43,8 @@ def live(plan: Plan) -> Lived:
         _certify(place)
         link = stack.enter_context(PacketLink(PROFILES[plan.link], seed=plan.seed, congestion=plan.congestion))
         _upstream(link, plan, place, stack)
-        through = plan.way == "packlight"
-        base = _packlight(link, place, stack) if through else f"https://{FAR}:{FAR_PORT}/v1"
+        through = plan.way in PACKLIGHT
+        base = _packlight(link, PACKLIGHT[plan.way], place, stack) if through else f"https://{FAR}:{FAR_PORT}/v1"
         lived = _agent(link, plan, place, base)
         figures = link.near.run(_figures) if through else {}
         return Lived(plan, **lived, up=asdict(link.up.counts), down=asdict(link.down.counts), packlight=figures)
@@ -55,17 +62,20 @@ def _upstream(link: PacketLink, plan: Plan, place: Path, stack: ExitStack) -> No
     _ready(link.far, command, place, stack)
 
 
-def _packlight(link: PacketLink, place: Path, stack: ExitStack) -> str:
+def _packlight(link: PacketLink, settings: Mapping[str, str], place: Path, stack: ExitStack) -> str:
     upstream = f"https://{FAR}:{FAR_PORT}/v1"
     command = (sys.executable, "-m", "proxy", "serve", "--port", str(PROXY_PORT), "--upstream", upstream)
-    _ready(link.near, command, place, stack)
+    _ready(link.near, command, place, stack, settings)
     return f"http://127.0.0.1:{PROXY_PORT}/v1"
 
 
-def _ready(side: Side, command: Sequence[str], place: Path, stack: ExitStack) -> None:
+def _ready(
+    side: Side, command: Sequence[str], place: Path, stack: ExitStack, settings: Mapping[str, str] | None = None
+) -> None:
     """Start *command*, wait for its first line, and end it with *stack*."""
     with (place / f"{len(list(place.iterdir()))}.log").open("w") as log:
-        process = side.start(command, stdout=subprocess.PIPE, stderr=log, **_surroundings(place))
+        surroundings = _surroundings(place, settings or {})
+        process = side.start(command, stdout=subprocess.PIPE, stderr=log, **surroundings)
     stack.callback(_end, process)
     assert process.stdout is not None  # noqa: S101  a pipe was asked for
     if not process.stdout.readline():
@@ -91,12 +101,11 @@ def _session(plan: Plan) -> tuple[str, ...]:
     return ("--turns", str(plan.turns), "--settings", str(plan.settings), "--seed", str(plan.seed))
 
 
-def _surroundings(place: Path) -> dict[str, Any]:
+def _surroundings(place: Path, settings: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """Return what runs this tree's code, with nobody's settings or outbound proxies, and trust in upstream."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     trusted = {"SSL_CERT_FILE": str(place / "authority.pem"), "XDG_CONFIG_HOME": str(place)}
-    plain = {"PACKLIGHT_CONGESTION": "system"}  # the one that the plan has at both ends
-    return {"cwd": ROOT, "env": kept | trusted | plain | {"PYTHONPATH": str(ROOT)}}
+    return {"cwd": ROOT, "env": kept | trusted | dict(settings) | {"PYTHONPATH": str(ROOT)}}
 
 
 def _figures() -> dict[str, Any]:
