@@ -6,10 +6,10 @@ begun, since it would only begin it anew; any other request interrupts it.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -19,11 +19,11 @@ from proxy.core.hoist import Form
 from proxy.core.items import Dropped
 from proxy.core.turn import State, Turn
 from proxy.core.warmup import Keepsake, WarmUp
-from proxy.errors import UpstreamError, UpstreamUnavailable
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Ledger, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.connection import Connection
-from proxy.upstream.pool import NoLease, Partition, Pool
+from proxy.upstream.pool import LATELY_SECONDS, NoLease, Partition, Pool, untold
 
 log = structlog.get_logger("restoring")
 
@@ -57,15 +57,50 @@ class Outcome(Enum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A conversation to be uploaded. *connection* is the one on which that is being done, until all has left."""
+    """A conversation to be uploaded, that went on at *last_used*.
+
+    *connection* is the one on which that is being done, until all has left; so many turns of it wait for that.
+    """
 
     keepsake: Keepsake
     partition: Partition
+    last_used: float
     connection: Connection | None = None
     task: "asyncio.Task[None] | None" = None
+    uploading: "asyncio.Task[Outcome] | None" = None
     uploads_left: int = _MOST_UPLOADS
     begun: bool = False
-    interrupted: bool = False
+    waiting: int = 0
+
+
+_LOST = 1006
+"""The close code of a connection that was lost without a word (RFC 6455, section 7.1.5)."""
+
+
+def _goes_on(found: Delta | Full) -> bool:
+    """Whether a request told the whole history of a baseline, even if it cannot continue it."""
+    return isinstance(found, Delta) or found.reason is not Mismatch.HISTORY_CHANGED
+
+
+def _end(job: Job, *, only_this_upload: bool = False) -> "list[asyncio.Task[Any]]":
+    """End what is done for *job*; return the tasks that are about to end."""
+    tasks = [job.uploading] if only_this_upload else [job.task, job.uploading]
+    ending: list[asyncio.Task[Any]] = [each for each in tasks if each is not None]
+    for each in ending:
+        each.cancel()
+    return ending
+
+
+async def _wait_for(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.waiting += 1
+    try:
+        tasks = [job.task for job in jobs if job.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+    finally:
+        for job in jobs:
+            job.waiting -= 1
 
 
 def _form(keepsake: Keepsake) -> Form:
@@ -78,7 +113,8 @@ class Restoring:
 
     With the *mode* "auto" upstream first has to prove, once per partition and model, that it keeps what it is told
     so: by the tokens that it reads of a text that only a warm-up told. *dropped* is what agents may leave out of
-    their histories. After a refusal upstream is left alone for *retry_seconds*; for good if it answered.
+    their histories. After a refusal upstream is left alone for *retry_seconds*; for good if it answered. *is_busy*
+    tells whether a request is under way, over whatever transport.
     """
 
     def __init__(
@@ -91,8 +127,10 @@ class Restoring:
         max_message_bytes: int,
         retry_seconds: float,
         clock: Callable[[], float],
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self.enabled = mode != "off"
+        self._is_busy = is_busy
         self._trusted = mode == "on"
         self._pool = pool
         self._ledger = ledger
@@ -108,72 +146,97 @@ class Restoring:
 
     async def close(self) -> None:
         """Give up what is under way."""
+        self._pool.when_lost = untold
         await self._background.close(0)
 
     async def make_way(self, request: TurnRequest | None = None, partition: Partition | None = None) -> None:
         """Leave the link to an agent's *request*; let it wait where its own history is being uploaded."""
-        own: list[asyncio.Task[None]] = []
+        ending: list[asyncio.Task[Any]] = []
+        awaited: list[Job] = []
         for job in list(self._jobs):
-            is_own = (
-                request is not None
-                and job.partition is partition
-                and isinstance(diff(request, job.keepsake.baseline, self._dropped), Delta)
-            )
-            if is_own:
+            found = diff(request, job.keepsake.baseline, self._dropped) if request is not None else None
+            if found is not None and job.partition is partition and _goes_on(found):
                 job.uploads_left = 0
-                assert job.task is not None  # noqa: S101  (it is set where the job is made)
-                own.append(job.task)
-                if not job.begun:
-                    job.task.cancel()
-            elif job.connection is not None:
-                job.interrupted = True
-                job.connection.abort()
-        if own:
-            await asyncio.wait(own)
+                if job.begun and isinstance(found, Delta):
+                    awaited.append(job)
+                else:
+                    ending += _end(job)
+            elif not job.waiting and self._is_in_the_way(job, request, partition):
+                ending += _end(job, only_this_upload=True)
+        if ending:
+            await asyncio.wait(ending)
+        await _wait_for(awaited)
 
-    def _lost(self, partition: Partition, connection: Connection) -> None:
+    def _is_in_the_way(self, job: Job, request: TurnRequest | None, partition: Partition | None) -> bool:
+        """Whether an upload takes the link from *request*, or the place of its connection."""
+        if job.connection is not None:
+            return True
+        if request is None or job.uploading is None or job.partition is not partition:
+            return False
+        return not self._pool.has_place(request, partition)
+
+    def _lost(self, partition: Partition, connection: Connection, last_used: float) -> None:
         keepsake = connection.keepsake
-        now = self._clock()
-        if (
-            keepsake is None
-            or keepsake.uploads >= _MOST_UPLOADS
-            or now < max(partition.warm_up_off_until, partition.chaining_off_until)
-            or partition.verdicts.get(_form(keepsake)) is False
-        ):
+        if keepsake is None or keepsake.uploads >= _MOST_UPLOADS:
             return
-        job = Job(keepsake, partition, uploads_left=_MOST_UPLOADS - keepsake.uploads)
+        job = Job(keepsake, partition, last_used, uploads_left=_MOST_UPLOADS - keepsake.uploads)
+        if not self._may_help(job):
+            return
         self._jobs.append(job)
         job.task = self._background.start(self._work_off(job), "upload a conversation again")
         job.task.add_done_callback(lambda _task: self._jobs.remove(job))
 
+    def _may_help(self, job: Job) -> bool:
+        """Whether the conversation went on lately, and upstream is worth asking."""
+        now, partition = self._clock(), job.partition
+        return (
+            job.uploads_left > 0
+            and now - job.last_used < LATELY_SECONDS
+            and now >= max(partition.warm_up_off_until, partition.chaining_off_until)
+            and partition.verdicts.get(_form(job.keepsake)) is not False
+        )
+
     async def _work_off(self, job: Job) -> None:
         async with self._one_at_a_time:
-            while job.uploads_left and await self._pool.opened_ahead(job.partition):
-                if self._pool.is_at_work:
+            while self._may_help(job) and await self._pool.opened_ahead(job.partition):
+                if self._pool.is_at_work or self._is_busy():
                     await asyncio.sleep(_LOOK_SECONDS)
                     continue
-                if self._went_on(job):
+                if self._went_on(job) or not job.keepsake.is_plain:
                     return
                 job.uploads_left -= 1
-                job.interrupted = False
-                outcome = await self.upload(job)
-                job.begun = False
+                outcome = await self._upload(job)
                 self._ledger.warm_ups[outcome.value] += 1
                 log.info("warm_up", outcome=outcome.value, session=job.keepsake.request.session)
                 if outcome is not Outcome.INTERRUPTED:
                     return
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _upload(self, job: Job) -> Outcome:
+        """Upload once, unless that is interrupted."""
+        job.uploading = uploading = self._background.start(self.upload(job), "upload")
+        try:
+            await asyncio.wait([uploading])
+        finally:
+            uploading.cancel()
+            job.uploading, job.begun = None, False
+        return Outcome.INTERRUPTED if uploading.cancelled() else uploading.result()
 
     def _went_on(self, job: Job) -> bool:
         """Whether the conversation was continued on another connection."""
-        kept = [each.keepsake for each in self._pool.connections(job.partition) if each.keepsake is not None]
-        return any(isinstance(diff(each.request, job.keepsake.baseline, self._dropped), Delta) for each in kept)
+        kept = [each.keepsake for each in self._pool.connections(job.partition)]
+        kept += [each.keepsake for each in self._jobs if each.partition is job.partition]
+        baseline = job.keepsake.baseline
+        return any(_goes_on(diff(each.request, baseline, self._dropped)) for each in kept if each is not None)
 
     async def upload(self, job: Job) -> Outcome:
         """Upload once; return what became of it."""
-        warm_up = WarmUp(job.keepsake)
-        request, partition = job.keepsake.request, job.partition
+        warm_up = WarmUp(self._weighed(job.keepsake))
+        partition = job.partition
         try:
-            async with self._pool.lease(request, partition, fresh=Mismatch.CONNECTION_LOST) as lease:
+            async with self._pool.lease(
+                job.keepsake.request, partition, fresh=Mismatch.CONNECTION_LOST, last_used=job.last_used
+            ) as lease:
                 connection = job.connection = lease.connection
                 try:
                     if not await self._is_honoured(connection, job):
@@ -184,17 +247,31 @@ class Restoring:
                     job.connection = None
                     connection.meter.turn = Traffic()
         except UpstreamError:
-            partition.warm_up_off_until = self._clock() + self._retry_seconds
+            self._pause(partition)
             return Outcome.REFUSED
-        except (NoLease, UpstreamUnavailable, GarbledEvent):
-            return Outcome.INTERRUPTED if job.interrupted else Outcome.FAILED
+        except (NoLease, UpstreamUnavailable, GarbledEvent) as exc:
+            if isinstance(exc, UpstreamTimeout) or getattr(exc, "code", _LOST) != _LOST:
+                self._pause(partition)  # it was silent, or closed the connection in so many words
+            return Outcome.FAILED
         if warm_up.restored is not None:
             return Outcome.DONE
         if warm_up.says_something or warm_up.state is State.COMPLETED:
             # It answered, at the user's cost, or read less than it was told: it does not know `generate`.
             partition.judge(_form(job.keepsake), equal=False)
             return Outcome.REFUSED
+        if warm_up.again is not None:
+            self._pause(partition)
+            return Outcome.REFUSED
         return Outcome.FAILED
+
+    def _weighed(self, keepsake: Keepsake) -> Keepsake:
+        """Return *keepsake* without its weight where the agent may have left out what upstream read till then."""
+        if self._dropped != "any":
+            return keepsake
+        return replace(keepsake, baseline=replace(keepsake.baseline, weight=None))
+
+    def _pause(self, partition: Partition) -> None:
+        partition.warm_up_off_until = self._clock() + self._retry_seconds
 
     async def _is_honoured(self, connection: Connection, job: Job) -> bool:
         """Have upstream prove that it keeps what it is told in a warm-up, unless it did, or need not."""
@@ -204,17 +281,21 @@ class Restoring:
         alone = Turn(request.probe(_ASKED))
         await self._run(alone, Full(Mismatch.FIRST_TURN), connection)
         if alone.reading is None:
-            partition.warm_up_off_until = self._clock() + self._retry_seconds
+            self._pause(partition)
             return False
         long = request.probe({"type": "message", "role": "developer", "content": _LONG})
         warm_up = WarmUp(Keepsake(long, (), Baseline.after(long, "", ()), None, quiet=False))
         await self._run(warm_up, Full(Mismatch.FIRST_TURN), connection)
+        last: Turn = warm_up
         read = 0
         if warm_up.restored is not None:
-            after = Turn(alone.request)
-            await self._run(after, Delta(warm_up.restored, alone.request.items[:]), connection)
-            if after.reading is not None:
-                read = after.reading.read - alone.reading.read
+            last = Turn(alone.request)
+            await self._run(last, Delta(warm_up.restored, alone.request.items[:]), connection)
+            if last.reading is not None:
+                read = last.reading.read - alone.reading.read
+        if last.state is State.FAILED and not last.says_something:
+            self._pause(partition)  # a fault that may pass is no verdict
+            return False
         partition.judge(form, equal=read > _LEAST_READ)
         return partition.verdicts[form]
 
@@ -222,8 +303,15 @@ class Restoring:
         message = turn.start(upload, reused=connection.turns > 0)
         connection.turns += 1
         await connection.send(message)
+        await self._hear(turn, connection, _PROBE_PATIENCE)
+
+    async def _hear(self, turn: Turn, connection: Connection, patience: float) -> None:
+        """Take what comes for *turn*, for *patience* seconds in all; of a warm-up, until it says something."""
+        until = self._clock() + patience
         while turn.in_flight and not (isinstance(turn, WarmUp) and turn.says_something):
-            turn.receive(await connection.receive(_PROBE_PATIENCE, "warm_up"))
+            turn.receive(await connection.receive(max(0.0, until - self._clock()), "warm_up"))
+            if self._clock() > until and turn.in_flight:
+                raise UpstreamTimeout(f"upstream took more than {patience:g} s (warm_up)")
 
     async def _on(self, connection: Connection, job: Job, warm_up: WarmUp) -> None:
         message = warm_up.start(Full(Mismatch.CONNECTION_LOST), reused=connection.turns > 0)
@@ -233,9 +321,7 @@ class Restoring:
         connection.turns += 1
         await connection.send(message)
         job.connection = None  # the link is free again
-        patience = max(_LEAST_PATIENCE, self._clock() - began)
-        while warm_up.in_flight and not warm_up.says_something:
-            warm_up.receive(await connection.receive(patience, "warm_up"))
+        await self._hear(warm_up, connection, max(_LEAST_PATIENCE, self._clock() - began))
         restored = warm_up.restored
         if restored is not None:
             connection.baseline = restored

@@ -4,12 +4,13 @@ Fingerprints are no content: whoever wants this keeps a *keepsake* of the last t
 conversation that outlives a turn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proxy.core.delta import Baseline, Delta, Full, TurnRequest
 from proxy.core.events import ServerEvent, response_create
 from proxy.core.hoist import Hoisted
-from proxy.core.items import Raw
+from proxy.core.items import Item, Raw
 from proxy.core.turn import State, Turn
 from proxy.core.weight import PLAIN
 
@@ -28,6 +29,14 @@ class Keepsake:
     quiet: bool
     uploads: int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the history has nothing that upstream holds otherwise than it can be told.
+
+        Tools that it runs itself read what no item tells, and a reference stands for what may be gone.
+        """
+        return all(item.type in _TOLD or item.type.endswith("_output") for item in self.request.items)
+
     @classmethod
     def of(cls, turn: Turn) -> "Keepsake | None":
         """Return that of a completed *turn*; None where upstream keeps it anyway, or might read it in another way.
@@ -45,6 +54,9 @@ class Keepsake:
             outputs = tuple(each for each, raw in zip(baseline.outputs, told, strict=True) if _is_whole(raw))
             baseline = replace(baseline, outputs=outputs)
         return cls(request, kept, baseline, turn.hoisted, turn.is_quiet)
+
+
+_TOLD = PLAIN | {"compaction"}
 
 
 def _is_whole(raw: Raw) -> bool:
@@ -69,6 +81,10 @@ class WarmUp(Turn):
         return ()
 
     @property
+    def _sent(self) -> Sequence[Item]:
+        return (*self.request.items, *(Item.of(raw) for raw in self._keepsake.outputs))
+
+    @property
     def restored(self) -> Baseline | None:
         """What upstream holds now; None unless it says that it completed, and read no less than it has to hold."""
         kept = self._keepsake.baseline
@@ -77,4 +93,5 @@ class WarmUp(Turn):
         reading = self.reading
         if kept.weight is not None and reading is not None and reading.read < kept.weight.expected(reading):
             return None
-        return replace(kept, response_id=self.baseline.response_id)
+        weight = kept.weight if kept.weight is not None else self.baseline.weight
+        return replace(kept, response_id=self.baseline.response_id, weight=weight)

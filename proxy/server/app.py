@@ -1,11 +1,12 @@
 """The server: it listens on this machine, lets requests in, and answers or forwards them."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import structlog
 from aiohttp import web
@@ -129,6 +130,7 @@ class Server:
             clock=self._clock,
         )
         self._stack.push_async_callback(rewriting.close)
+        in_flight: set[asyncio.Task[Any]] = set()
         restoring = Restoring(
             pool,
             ledger,
@@ -137,9 +139,12 @@ class Server:
             max_message_bytes=config.max_message_bytes,
             retry_seconds=config.websocket_retry_seconds,
             clock=self._clock,
+            is_busy=lambda: bool(in_flight),
         )
         self._stack.push_async_callback(restoring.close)
-        services = Services(config, pool, rewriting, restoring, http, ledger, self._clock, _now)
+        services = Services(
+            config, pool, rewriting, restoring, http, ledger, self._clock, _now, in_flight=in_flight
+        )
         application = _application(config, services, self.link)
         runner = web.AppRunner(
             application,

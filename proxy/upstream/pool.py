@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeAlias
 
 from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
@@ -46,7 +46,7 @@ _GRACE = 1.0
 _AHEAD_SECONDS = 60.0
 """How long before a connection is retired another is opened."""
 
-_LATELY_SECONDS = 300.0
+LATELY_SECONDS = 300.0
 """Since when a connection must have carried a turn for another to be opened ahead in its place."""
 
 _BETWEEN_RESCUES = 5.0
@@ -220,11 +220,18 @@ class NoLease(Exception):
         self.reason = reason
 
 
+WhenLost: TypeAlias = Callable[[Partition, Connection, float], None]
+
+
+def untold(_partition: Partition, _connection: Connection, _last_used: float) -> None:
+    """Let a connection go."""
+
+
 class Pool:
     """Every connection to *endpoint*. An async context manager; leaving it closes them all.
 
-    `when_lost` is told of each connection that goes away, otherwise than with a turn, from a conversation that
-    went on lately.
+    `when_lost` is told of each connection that is lost or grows too old, otherwise than with a turn, and when its
+    conversation went on last, if that was lately.
     """
 
     def __init__(
@@ -251,7 +258,7 @@ class Pool:
         self._next_key = 0
         self._background = Background()
         self._dialer = Dialer(endpoint)
-        self.when_lost: Callable[[Partition, Connection], None] = lambda _partition, _connection: None
+        self.when_lost: WhenLost = untold
 
     async def __aenter__(self) -> Self:
         self._sweeper = self._background.start(self._sweep_forever(), "pool sweeper")
@@ -302,16 +309,35 @@ class Pool:
         """Return those that are open."""
         return [slot.connection for slot in partition.slots.values() if slot.connection is not None]
 
+    def has_place(self, request: TurnRequest, partition: Partition) -> bool:
+        """Whether *request* finds a connection, or room for one, at no other conversation's cost."""
+        if self.has_room(partition) or self._spare(partition) is not None:
+            return True
+        candidates = self._candidates(partition)
+        return isinstance(choose(request, candidates, room=0, dropped=self._limits.dropped_output), Use)
+
     async def opened_ahead(self, partition: Partition) -> bool:
-        """Wait for a connection that is being opened ahead; return whether there is one, or room for another."""
+        """Wait for a connection that is being opened ahead; return whether there is one, or room for another.
+
+        After an attempt that failed there is none: whether a WebSocket can be had is for a turn to find out, since
+        turns go over plain HTTP after several that failed.
+        """
         opening = [slot.opening for slot in partition.slots.values() if slot.is_spare and slot.opening is not None]
         if opening:
             await asyncio.wait(opening)
-        return self._spare(partition) is not None or self.has_room(partition)
+        is_known = any(each is partition for each in self._partitions.values())
+        can_open = is_known and partition.pauses is None and self._clock() >= partition.websocket_refused_until
+        return can_open and (self._spare(partition) is not None or self.has_room(partition))
 
     @asynccontextmanager
     async def lease(
-        self, request: TurnRequest, partition: Partition, *, fresh: Mismatch | None = None, fits: bool = True
+        self,
+        request: TurnRequest,
+        partition: Partition,
+        *,
+        fresh: Mismatch | None = None,
+        fits: bool = True,
+        last_used: float | None = None,
     ) -> AsyncIterator[Lease]:
         """Lend the connection on which *request* sends least; with *fresh*, a reason, a new one.
 
@@ -319,7 +345,8 @@ class Pool:
         alive, and is raced by a new one; so is one on which the turn, once lent, does not get through: it is then
         given up, which the turn sees as a ConnectionLost, and a *fresh* lease finds the new one open.
 
-        *fits* says whether the whole history fits a WebSocket message; if not, only a delta will do.
+        *fits* says whether the whole history fits a WebSocket message; if not, only a delta will do. *last_used*
+        is when the conversation went on last, where that is not now.
 
         Leaving the block with a baseline on the connection gives it back; leaving it without one, or by an
         exception, closes it: what upstream may still send on it is nobody's.
@@ -352,7 +379,7 @@ class Pool:
                 guard.cancel()
             if slot.opening is not None:
                 slot.opening.cancel()
-            self._give_back(partition, key, slot)
+            self._give_back(partition, key, slot, last_used)
 
     async def _race(self, partition: Partition, connection: Connection) -> tuple[int, _Slot] | None:
         """Have an idle connection prove that it is alive; None if it did, or the new one that was there first.
@@ -554,7 +581,7 @@ class Pool:
             self._limits.open_ahead
             and slot.connection is not None
             and slot.connection.baseline is not None
-            and now - slot.last_used < _LATELY_SECONDS
+            and now - slot.last_used < LATELY_SECONDS
             and now >= partition.websocket_refused_until
             and len(partition.slots) < self._limits.max_connections
             and not any(each.is_spare for each in partition.slots.values())
@@ -562,8 +589,8 @@ class Pool:
             self._open_ahead(partition, wanted=False)
 
     def _tell_of(self, partition: Partition, slot: _Slot) -> None:
-        if slot.connection is not None and self._clock() - slot.last_used < _LATELY_SECONDS:
-            self.when_lost(partition, slot.connection)
+        if slot.connection is not None and self._clock() - slot.last_used < LATELY_SECONDS:
+            self.when_lost(partition, slot.connection, slot.last_used)
 
     def _count_gone(self, slot: _Slot) -> None:
         if slot.closing is None:
@@ -571,10 +598,11 @@ class Pool:
             self._connections.open -= 1
             self._connections.lost += 1
 
-    def _give_back(self, partition: Partition, key: int, slot: _Slot) -> None:
+    def _give_back(self, partition: Partition, key: int, slot: _Slot, last_used: float | None) -> None:
         connection = slot.connection
         if connection is not None and connection.is_open and connection.baseline is not None:
-            slot.free, slot.claimed, slot.last_used = True, None, self._clock()
+            slot.free, slot.claimed = True, None
+            slot.last_used = self._clock() if last_used is None else last_used
             return
         partition.slots.pop(key, None)
         if connection is None:
@@ -613,10 +641,10 @@ class Pool:
                 self._remember(partition, slot.connection.baseline, Mismatch.CONNECTION_LOST)
                 self._count_gone(slot)
                 self._tell_of(partition, slot)
-            elif (
-                now - slot.connection.opened_at >= self._limits.max_age_seconds
-                or now - slot.last_used >= self._limits.idle_seconds
-            ):
+            elif now - slot.last_used >= self._limits.idle_seconds:
+                del partition.slots[key]
+                self._retire(slot, Mismatch.RETIRED, partition)
+            elif now - slot.connection.opened_at >= self._limits.max_age_seconds:
                 del partition.slots[key]
                 self._retire(slot, Mismatch.RETIRED, partition)
                 self._tell_of(partition, slot)

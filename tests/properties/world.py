@@ -278,9 +278,9 @@ class World(ABC):
             del self._running[index]
             case.agent.busy = False
 
-    def _note_lost(self, partition: Partition, connection: Connection) -> None:
+    def _note_lost(self, partition: Partition, connection: Connection, last_used: float) -> None:
         if connection.keepsake is not None:
-            self._lost.append(Job(connection.keepsake, partition))
+            self._lost.append(Job(connection.keepsake, partition, last_used))
 
     def _restore(self) -> bool:
         """Begin to upload a conversation again that was lost."""
