@@ -231,7 +231,7 @@ class Restoring:
 
     async def upload(self, job: Job) -> Outcome:
         """Upload once; return what became of it."""
-        warm_up = WarmUp(self._weighed(job.keepsake))
+        warm_up = WarmUp(job.keepsake, is_counted=self._may_weigh_less)
         partition = job.partition
         try:
             async with self._pool.lease(
@@ -255,20 +255,20 @@ class Restoring:
             return Outcome.FAILED
         if warm_up.restored is not None:
             return Outcome.DONE
-        if warm_up.says_something or warm_up.state is State.COMPLETED:
+        is_light = warm_up.state is State.COMPLETED
+        if warm_up.says_something or (is_light and not self._may_weigh_less):
             # It answered, at the user's cost, or read less than it was told: it does not know `generate`.
             partition.judge(_form(job.keepsake), equal=False)
             return Outcome.REFUSED
-        if warm_up.again is not None:
+        if is_light or warm_up.again is not None:
             self._pause(partition)
             return Outcome.REFUSED
         return Outcome.FAILED
 
-    def _weighed(self, keepsake: Keepsake) -> Keepsake:
-        """Return *keepsake* without its weight where the agent may have left out what upstream read till then."""
-        if self._dropped != "any":
-            return keepsake
-        return replace(keepsake, baseline=replace(keepsake.baseline, weight=None))
+    @property
+    def _may_weigh_less(self) -> bool:
+        """Whether agents leave out messages that the lost chain had: an honest upstream then reads less."""
+        return self._dropped == "any"
 
     def _pause(self, partition: Partition) -> None:
         partition.warm_up_off_until = self._clock() + self._retry_seconds

@@ -20,6 +20,9 @@ Agents = Callable[..., Awaitable[Agent]]
 LONG = random.Random(0).randbytes(60_000).hex()
 """120 KB that compress to half."""
 
+WORK = ("open a connection ahead", "upload")
+"""The names of the tasks that bring a conversation back."""
+
 
 def tells(call: ModelCall) -> Output:
     """Answer with how many items the model was given."""
@@ -44,6 +47,15 @@ async def warmed_up(run: Proxied, **expected: int) -> None:
     async with asyncio.timeout(10):
         while run.server.ledger.warm_ups != expected:  # noqa: ASYNC110  nobody tells when it changes
             await asyncio.sleep(0.01)
+
+
+async def settled(run: Proxied, *, lost: int) -> None:
+    """Wait until so many connections were lost, and nothing is done about it any more."""
+    async with asyncio.timeout(10):
+        while run.server.ledger.connections.lost < lost:  # noqa: ASYNC110  nobody tells when it changes
+            await asyncio.sleep(0.01)
+        while work := [each for each in asyncio.all_tasks() if each.get_name().startswith(WORK)]:
+            await asyncio.wait(work)
 
 
 @pytest.fixture
@@ -279,3 +291,148 @@ async def test_a_link_that_loses_everything_is_not_filled_with_uploads(proxied: 
     await agent.turn("two")
     assert sent(simulator) == ["ws", "warm-up", "warm-up", "warm-up", "ws"]
     assert contexts(simulator) == agent.answered
+
+
+async def test_an_upload_that_a_turn_waits_for_is_its_own(slow: Callable[..., Any], agents: Agents) -> None:
+    """Another request does not interrupt it: the turn would have to begin anew."""
+    run, simulator, link = await slow(keepalive_after=0.1)
+    agent, other = await agents(run.server.url), await agents(run.server.url)
+    await agent.turn(LONG)
+    await uploading(link, simulator)
+    before = link.up.passed
+    async with agent.posting("two") as response:  # which returns with the first sign of life
+        await other.turn("hello")
+        assert (await response.read()).endswith(b"\n\n")
+    assert sorted(sent(simulator)) == ["delta", "warm-up", "ws", "ws"]
+    assert link.up.passed - before < 80_000
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_an_upload_takes_nobodys_place(slow: Callable[..., Any], agents: Agents, connections: int) -> None:
+    """A turn that finds the last connection taken by one gets it, and does not go over HTTP."""
+    run, simulator, link = await slow(max_connections=connections, open_ahead=False)
+    agent = await agents(run.server.url)
+    await agent.turn(LONG)
+    await uploading(link, simulator)
+    for _ in range(connections):
+        other = await agents(run.server.url)
+        await other.turn("hello")
+    assert "http" not in sent(simulator)
+
+
+async def test_an_upload_that_upstream_reads_makes_room_too(proxied: Start, agents: Agents) -> None:
+    """All of it has left, and the place is what a turn needs."""
+    run = await proxied(tells, warm_up="on", max_connections=1)
+    agent, other, simulator = await agents(run.server.url), await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", "silence", match=lambda body: "generate" in body))
+    simulator.abort_connections()
+    await simulator.until(lambda: len(simulator.turns) == 2)
+    async with asyncio.timeout(2):
+        await other.turn("hello")
+    assert sent(simulator)[2:] == ["ws"]
+
+
+async def test_a_request_over_http_has_the_link_to_itself(slow: Callable[..., Any], agents: Agents) -> None:
+    """An upload that it interrupted begins again when it is done, not beside it."""
+    run, simulator, link = await slow()
+    agent = await agents(run.server.url)
+    await agent.turn(LONG)
+    await uploading(link, simulator)
+    await run.post({"input": LONG}, target="/v1/embeddings")
+    assert len(simulator.connections) == 2
+    link.up.bandwidth = None
+    await warmed_up(run, interrupted=1, done=1)
+
+
+async def test_what_one_upload_taught_holds_for_those_that_wait(proxied: Start, agents: Agents) -> None:
+    """An upstream that refuses is asked once, however many conversations were lost."""
+    run = await proxied(tells, warm_up="on")
+    simulator = run.simulator
+    for text in ("one", "two", "three"):
+        await (await agents(run.server.url)).turn(text)
+    simulator.inject(
+        Fault("before_created", "error", status=400, code=None, match=lambda body: "generate" in body, times=None)
+    )
+    simulator.abort_connections()
+    await warmed_up(run, refused=1)
+    await (await agents(run.server.url)).turn("four")
+    assert sent(simulator).count("warm-up") == 1
+
+
+@pytest.mark.parametrize("what", ["close", "silence"])
+async def test_an_upstream_that_hangs_up_on_warm_ups_is_left_alone(
+    proxied: Start, agents: Agents, what: Any
+) -> None:
+    """Or says nothing at all: the next turns need not wait for that again."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", what, match=lambda body: "generate" in body, times=None))
+    simulator.abort_connections()
+    await warmed_up(run, failed=1)
+    await agent.turn("two")
+    simulator.abort_connections()
+    await settled(run, lost=3 if what == "close" else 2)
+    await agent.turn("three")
+    assert sent(simulator) == ["ws", "warm-up", "ws", "ws"]
+
+
+async def test_a_conversation_that_ended_is_not_uploaded(proxied: Start, agents: Agents) -> None:
+    """Its connection is closed for that."""
+    clock = Clock()
+    run = await proxied(tells, clock=clock, warm_up="on", idle_seconds=60)
+    agent, other = await agents(run.server.url), await agents(run.server.url)
+    await agent.turn("one")
+    clock.advance(61)
+    await other.turn("two")
+    await settled(run, lost=0)
+    clock.advance(1)
+    await other.turn("three")
+    run.simulator.abort_connections()
+    await warmed_up(run, done=1)
+    assert sent(run.simulator) == ["ws", "ws", "delta", "warm-up"]
+
+
+async def test_uploads_do_not_keep_a_conversation_young(proxied: Start, agents: Agents) -> None:
+    """Five minutes after its last turn it is left alone, whatever was uploaded meanwhile."""
+    clock = Clock()
+    run = await proxied(tells, clock=clock, warm_up="on")
+    agent = await agents(run.server.url)
+    await agent.turn("one")
+    clock.advance(200)
+    run.simulator.abort_connections()
+    await warmed_up(run, done=1)
+    clock.advance(200)
+    run.simulator.abort_connections()
+    await settled(run, lost=2)
+    await agent.turn("two")
+    assert sent(run.simulator) == ["ws", "warm-up", "ws"]
+
+
+async def test_a_history_with_searches_is_left_alone(proxied: Start, agents: Agents) -> None:
+    """Upstream holds what they found, which the history does not tell."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    await agent.turn("one", search, "two")
+    simulator.abort_connections()
+    await settled(run, lost=1)
+    await agent.turn("three")
+    assert "warm-up" not in sent(simulator)
+
+
+async def test_an_upload_does_not_count_against_websockets(proxied: Start, agents: Agents) -> None:
+    """One connection that could not be opened ahead is no reason for a turn to go over HTTP."""
+    run = await proxied(tells, warm_up="on")
+    agent, other, simulator = await agents(run.server.url), await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    await other.turn("one and another")
+    before = len(simulator.requests)
+    simulator.inject(Fault("handshake", "abort", times=None))
+    simulator.abort_connections()
+    await settled(run, lost=2)
+    assert len(simulator.requests) > before
+    simulator.faults.clear()
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "ws", "ws"]

@@ -4,13 +4,12 @@ Fingerprints are no content: whoever wants this keeps a *keepsake* of the last t
 conversation that outlives a turn.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proxy.core.delta import Baseline, Delta, Full, TurnRequest
 from proxy.core.events import ServerEvent, response_create
 from proxy.core.hoist import Hoisted
-from proxy.core.items import Item, Raw
+from proxy.core.items import Raw
 from proxy.core.turn import State, Turn
 from proxy.core.weight import PLAIN
 
@@ -64,11 +63,15 @@ def _is_whole(raw: Raw) -> bool:
 
 
 class WarmUp(Turn):
-    """The turn that uploads a *keepsake* again, with `generate: false`; nobody is shown its events."""
+    """The turn that uploads a *keepsake* again, with `generate: false`; nobody is shown its events.
 
-    def __init__(self, keepsake: Keepsake) -> None:
+    Where *is_counted*, upstream has to say what it read.
+    """
+
+    def __init__(self, keepsake: Keepsake, *, is_counted: bool = False) -> None:
         super().__init__(replace(keepsake.request, stream=True))
         self._keepsake = keepsake
+        self._is_counted = is_counted
 
     def _message(self, _upload: Delta | Full) -> bytes:
         kept = self._keepsake
@@ -81,10 +84,6 @@ class WarmUp(Turn):
         return ()
 
     @property
-    def _sent(self) -> Sequence[Item]:
-        return (*self.request.items, *(Item.of(raw) for raw in self._keepsake.outputs))
-
-    @property
     def restored(self) -> Baseline | None:
         """What upstream holds now; None unless it says that it completed, and read no less than it has to hold."""
         kept = self._keepsake.baseline
@@ -93,5 +92,6 @@ class WarmUp(Turn):
         reading = self.reading
         if kept.weight is not None and reading is not None and reading.read < kept.weight.expected(reading):
             return None
-        weight = kept.weight if kept.weight is not None else self.baseline.weight
-        return replace(kept, response_id=self.baseline.response_id, weight=weight)
+        if self._is_counted and reading is None:
+            return None
+        return replace(kept, response_id=self.baseline.response_id)

@@ -180,3 +180,32 @@ def test_only_a_completed_upload_is_continued() -> None:
     assert warm_up.restored is None
     tell(warm_up, "resp_2", read=30, ending="incomplete")
     assert warm_up.restored is None
+
+
+@pytest.mark.parametrize(("read", "believed"), [(None, False), (3, False), (2000, True)])
+def test_where_agents_leave_messages_out_upstream_has_to_say_what_it_read(
+    read: int | None, *, believed: bool
+) -> None:
+    """The next turn would be weighed against what the lost chain had, and an honest upstream accused."""
+    warm_up = WarmUp(kept(SAID, read=2000), is_counted=True)
+    uploaded(warm_up)
+    tell(warm_up, "resp_2", read=read)
+    assert (warm_up.restored is not None) is believed
+
+
+@pytest.mark.parametrize(
+    ("item", "is_plain"),
+    [
+        (SAID, True),
+        (OPEN, True),
+        ({"type": "function_call_output", "call_id": "c", "output": "x"}, True),
+        ({"type": "compaction", "encrypted_content": "x"}, True),
+        (SEARCH, False),
+        ({"type": "item_reference", "id": "msg_1"}, False),
+        ({"type": "novelty"}, False),
+    ],
+    ids=lambda value: value if isinstance(value, bool) else value["type"],
+)
+def test_some_histories_do_not_tell_all_that_upstream_holds(item: Raw, *, is_plain: bool) -> None:
+    """Such as what a search of its own found."""
+    assert kept(SAID, asked=request(user("a"), item, user("b"))).is_plain is is_plain

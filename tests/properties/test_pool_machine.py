@@ -1,10 +1,12 @@
 """The pool under any sequence of what agents, upstream and time can do, on real sockets."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, Self
 
 import chat_agents
 import chat_meaning
@@ -24,7 +26,8 @@ from proxy.exchange import Exchange, PlainHTTP, Waits
 from proxy.frontends.base import FrontEnd, Readable
 from proxy.frontends.chat import Chat
 from proxy.frontends.responses import Responses
-from proxy.ledger import Connections, Traffic
+from proxy.ledger import Connections, Ledger, Traffic
+from proxy.restoring import Restoring
 from proxy.simulator import (
     CustomToolCall,
     Fault,
@@ -40,7 +43,7 @@ from proxy.simulator import (
 )
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import of_identity
-from proxy.upstream.pool import Limits, Pool
+from proxy.upstream.pool import Limits, Pool, _Slot
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -76,6 +79,7 @@ KEYS = ("Bearer one", "Bearer two")
 MAX_AGE, IDLE, AGE_LIMIT, RETRY = 100.0, 60.0, 120.0, 20.0
 WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=100_000, chaining_retry_seconds=RETRY)
 
+Mode = Literal["off", "auto", "on"]
 Places = st.integers(0, 7)
 Styles = st.integers(0, 40)
 Said = st.sampled_from(OUTPUTS)
@@ -219,14 +223,15 @@ class PoolMachine(RuleBasedStateMachine):
         terminal_ciphertext=st.sampled_from(("same", "different")),
         error_shape=st.sampled_from(("nested", "flat", "response_failed", "codeless")),
         extra_events=st.sampled_from(((), ("rate_limits_before_created", "unknown_mid_stream"))),
+        warm_up=st.sampled_from(("off", "on", "auto")),
     )
-    def start(self, *, max_connections: int, dropped: Dropped, **simulated: Any) -> None:
+    def start(self, *, max_connections: int, dropped: Dropped, warm_up: Mode, **simulated: Any) -> None:
         """Begin with an empty pool."""
         self.dropped: Dropped = dropped
         self.limits = Limits(max_connections, MAX_AGE, IDLE, RETRY, dropped, open_ahead=False)
-        self.runner.run(self._start(SimulatorSettings(age_limit_seconds=AGE_LIMIT, **simulated)))
+        self.runner.run(self._start(SimulatorSettings(age_limit_seconds=AGE_LIMIT, **simulated), warm_up))
 
-    async def _start(self, simulated: SimulatorSettings) -> None:
+    async def _start(self, simulated: SimulatorSettings, warm_up: Mode) -> None:
         simulator = Simulator(simulated, script=self._script, clock=lambda: self.now)
         self.simulator = await self.stack.enter_async_context(simulator)
         self.connections = Connections()
@@ -239,6 +244,16 @@ class PoolMachine(RuleBasedStateMachine):
             clock=lambda: self.now,
         )
         self.pool = await self.stack.enter_async_context(pool)
+        self.restoring = Restoring(
+            self.pool,
+            Ledger(since=datetime.now(UTC)),
+            mode=warm_up,
+            dropped=self.dropped,
+            max_message_bytes=WAITS.max_message_bytes,
+            retry_seconds=RETRY,
+            clock=lambda: self.now,
+        )
+        self.stack.push_async_callback(self.restoring.close)
 
     def teardown(self) -> None:
         """Close everything."""
@@ -337,10 +352,24 @@ class PoolMachine(RuleBasedStateMachine):
         self.runner.run(self._lose(politely=politely))
 
     async def _lose(self, *, politely: bool) -> None:
+        lost = [slot.connection for slot in self._slots if slot.connection is not None]
         if politely:
             await self.simulator.close_connections()
         else:
             self.simulator.abort_connections()
+        async with asyncio.timeout(20):
+            while any(slot.connection in lost for slot in self._slots):  # noqa: ASYNC110  nobody tells when one has gone
+                await asyncio.sleep(0.001)
+
+    @rule()
+    def wait_for_uploads(self) -> None:
+        """Nobody speaks until everything is uploaded again that will be."""
+        self.runner.run(self._uploaded())
+
+    async def _uploaded(self) -> None:
+        async with asyncio.timeout(20):
+            while tasks := [job.task for job in self.restoring._jobs if job.task is not None]:
+                await asyncio.wait(tasks)
 
     @rule(seconds=st.sampled_from((RETRY, IDLE, MAX_AGE, AGE_LIMIT - IDLE + 1)))
     def wait(self, seconds: float) -> None:
@@ -355,16 +384,22 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         partitions = list(self.pool._partitions.values())
-        slots = [slot for partition in partitions for slot in partition.slots.values()]
-        assert all(slot.free for slot in slots)
+        lent = [slot for slot in self._slots if not slot.free]
+        assert len(lent) <= sum(job.uploading is not None for job in self.restoring._jobs) <= 1
         assert all(len(partition.slots) <= self.limits.max_connections for partition in partitions)
-        assert self.connections.open == len(slots)
+        is_open = [slot for slot in self._slots if slot.connection is not None and slot.closing is None]
+        assert self.connections.open == len(is_open)
+        assert len(self._slots) - len(is_open) <= len(lent)
         assert self.connections.opened >= self.connections.open + self.connections.lost
 
     @invariant()
     def a_connection_answers_one_turn_at_a_time(self) -> None:
         """Upstream never had two turns of one connection."""
         assert not self.overlaps
+
+    @property
+    def _slots(self) -> list[_Slot]:
+        return [slot for each in self.pool._partitions.values() for slot in each.slots.values()]
 
     # A request and its answer
 
@@ -385,8 +420,15 @@ class PoolMachine(RuleBasedStateMachine):
         request = agent.front_end.decode(orjson.dumps(agent.body))
         assert isinstance(request, Readable)
         turn = Turn(request.turn, tells=request.answer.tells)
+        partition = self.pool.partition(of_identity(headers))
         exchange = Exchange(
-            turn, self.pool, self.pool.partition(of_identity(headers)), WAITS, lambda: self.now, Traffic()
+            turn,
+            self.pool,
+            partition,
+            WAITS,
+            lambda: self.now,
+            Traffic(),
+            keeps_content=self.restoring.enabled,
         )
         shown: list[ServerEvent] = []
         given: list[bytes] = []
@@ -398,6 +440,7 @@ class PoolMachine(RuleBasedStateMachine):
                 raise ConnectionResetError
 
         try:
+            await self.restoring.make_way(request.turn, partition)
             await exchange.run(deliver)
         except (PlainHTTP, UpstreamError, ConnectionLost, ConnectionResetError):
             assert turn.state is not State.COMPLETED or not patient
@@ -412,7 +455,7 @@ class PoolMachine(RuleBasedStateMachine):
             return  # a refusal, worded as a response that failed
         assert len(names) == 1
         (turn,) = (turn for turn in self.simulator.turns if turn.response_id in names)
-        emitted = {id(raw) for each in self.simulator.turns for raw in each.output}
+        emitted = self._emitted()
         held = agent.held([(raw, id(raw) in emitted) for raw in turn.context])
         told = agent.told
         assert agree(held, told, self.dropped), f"upstream read {held}, the agent said {told}"
@@ -420,6 +463,16 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.simulator.connections[turn.connection_id].identity == turn.identity
         if complete:
             agent.hear(events, body, turn.output)
+
+    def _emitted(self) -> set[int]:
+        """Return the items that the model emitted; at the end of a warm-up they are told once more."""
+        emitted = {id(raw) for each in self.simulator.turns for raw in each.output}
+        names = {raw.get("id") for each in self.simulator.turns for raw in each.output}
+        for each in self.simulator.turns:
+            if not each.generate:
+                told = itertools.takewhile(lambda raw: raw.get("id") in names, reversed(each.context))
+                emitted |= set(map(id, told))
+        return emitted
 
 
 def edited(raw: Raw) -> Raw:
