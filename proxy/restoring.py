@@ -6,7 +6,7 @@ begun, since it would only begin it anew; any other request interrupts it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Literal
@@ -59,7 +59,8 @@ class Outcome(Enum):
 class Job:
     """A conversation to be uploaded, that went on at *last_used*.
 
-    *connection* is the one on which that is being done, until all has left; so many turns of it wait for that.
+    *connection* is the one on which that is being done, until all has left; *waiting* is how many turns of it
+    wait for that.
     """
 
     keepsake: Keepsake
@@ -89,18 +90,6 @@ def _end(job: Job, *, only_this_upload: bool = False) -> "list[asyncio.Task[Any]
     for each in ending:
         each.cancel()
     return ending
-
-
-async def _wait_for(jobs: Sequence[Job]) -> None:
-    for job in jobs:
-        job.waiting += 1
-    try:
-        tasks = [job.task for job in jobs if job.task is not None]
-        if tasks:
-            await asyncio.wait(tasks)
-    finally:
-        for job in jobs:
-            job.waiting -= 1
 
 
 def _form(keepsake: Keepsake) -> Form:
@@ -159,13 +148,18 @@ class Restoring:
                 job.uploads_left = 0
                 if job.begun and isinstance(found, Delta):
                     awaited.append(job)
+                    job.waiting += 1
                 else:
                     ending += _end(job)
             elif not job.waiting and self._is_in_the_way(job, request, partition):
                 ending += _end(job, only_this_upload=True)
-        if ending:
-            await asyncio.wait(ending)
-        await _wait_for(awaited)
+        tasks = ending + [job.task for job in awaited if job.task is not None]
+        try:
+            if tasks:
+                await asyncio.wait(tasks)
+        finally:
+            for job in awaited:
+                job.waiting -= 1
 
     def _is_in_the_way(self, job: Job, request: TurnRequest | None, partition: Partition | None) -> bool:
         """Whether an upload takes the link from *request*, or the place of its connection."""
