@@ -436,3 +436,30 @@ async def test_an_upload_does_not_count_against_websockets(proxied: Start, agent
     simulator.faults.clear()
     await agent.turn("two")
     assert sent(simulator) == ["ws", "ws", "ws"]
+
+
+async def test_an_upload_does_not_keep_the_proxy_from_stopping(slow: Callable[..., Any], agents: Agents) -> None:
+    """It is given up, with its connection."""
+    run, simulator, link = await slow()
+    await (await agents(run.server.url)).turn(LONG)
+    await uploading(link, simulator)
+    async with asyncio.timeout(3):
+        await run.server.drain()
+    assert run.server.ledger.connections.open == 0
+    assert not [each for each in asyncio.all_tasks() if each.get_name().startswith(WORK)]
+
+
+async def test_an_agent_that_hangs_up_while_it_waits_leaves_an_upload_that_gives_way(
+    slow: Callable[..., Any], agents: Agents
+) -> None:
+    """Nobody waits for it any more."""
+    run, simulator, link = await slow(keepalive_after=0.1)
+    agent, other = await agents(run.server.url), await agents(run.server.url)
+    await agent.turn(LONG)
+    await uploading(link, simulator)
+    async with agent.streaming("two"):
+        pass
+    await run.recorded(2)
+    await other.turn("hello")
+    assert sent(simulator) == ["ws", "ws"]
+    await warmed_up(run, interrupted=1)
