@@ -463,3 +463,20 @@ async def test_an_agent_that_hangs_up_while_it_waits_leaves_an_upload_that_gives
     await other.turn("hello")
     assert sent(simulator) == ["ws", "ws"]
     await warmed_up(run, interrupted=1)
+
+
+async def test_a_proof_that_upstream_failed_over_is_tried_again(proxied: Start, agents: Agents) -> None:
+    """A fault that may pass is no verdict for good."""
+    clock = Clock()
+    run = await proxied(tells, clock=clock, warm_up="auto", websocket_retry_seconds=100)
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    simulator.inject(
+        Fault("after_created", "error", then_failed=True, match=lambda body: body.get("generate") is False)
+    )
+    simulator.abort_connections()
+    await warmed_up(run, refused=1)
+    clock.advance(101)
+    await agent.turn("two")
+    simulator.abort_connections()
+    await warmed_up(run, refused=1, done=1)
