@@ -148,6 +148,7 @@ class World(ABC):
         self.pool = MemoryPool(self.upstream, limits, self._clock)
         self._lost: deque[Job] = deque(maxlen=3)
         self._speakers: dict[str, Agent] = {}
+        self._is_uploading = False
         self._next: Agent | None = None
         self._restoring = Restoring(
             self.pool,
@@ -284,7 +285,7 @@ class World(ABC):
 
     def _restore(self) -> bool:
         """Begin to upload a conversation again that was lost."""
-        if not self._lost or self.upstream.uploaded_again or self.pick(6) == 5:
+        if not self._lost or self._is_uploading or self.pick(6) == 5:
             return False
         job = self._lost.pop()
         if not self.pool.has_room(job.partition):
@@ -296,10 +297,11 @@ class World(ABC):
 
     async def _upload(self, job: Job) -> None:
         self.upstream.uploaded_again = len(job.keepsake.outputs)
+        self._is_uploading = True
         try:
             outcome = await self._restoring.upload(job)
         finally:
-            self.upstream.uploaded_again = 0
+            self._is_uploading = False
         self.outcomes[f"warm-up {outcome.value}"] += 1
         self._next = self._speakers.get(job.keepsake.baseline.response_id)
 
