@@ -44,6 +44,7 @@ def test_a_new_ledger_has_every_figure_at_zero() -> None:
         "chains": {"collapsed": 0},
         "hoists": {"turns": 0, "proven": 0, "disproven": 0},
         "replays": {"safe": 0, "ambiguous": 0},
+        "warm_ups": {"done": 0, "interrupted": 0, "refused": 0, "failed": 0},
         "since": "2026-11-01T12:30:00+00:00",
     }
 
