@@ -11,6 +11,7 @@ import orjson
 from proxy.core.delta import Delta, TurnRequest
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Raw
+from proxy.core.message import Message
 from proxy.errors import UpstreamError
 
 TERMINAL = frozenset(
@@ -131,11 +132,11 @@ def response_create(
     *,
     quiet: bool = False,
     warm_up: Sequence[Raw] | None = None,
-) -> bytes:
+) -> Message:
     """Write the message that starts a turn: *upload* if it continues a chain, else the whole history.
 
-    Settings come first and in a fixed order, with the agent's own values, so that compression finds the
-    previous turn's in its window; those that are *hoisted* are told as the first items of a history instead.
+    Settings come first and in a fixed order, with the agent's own values, so that two turns of a chain begin
+    alike; those that are *hoisted* are told as the first items of a history instead.
     A *quiet* turn asks for events without padding. A *warm_up* has upstream hold the history and these items,
     and answer nothing.
     """
@@ -154,7 +155,7 @@ def response_create(
     if warm_up is not None:
         message["generate"] = False
         message["input"] = [*_items(message.get("input")), *warm_up]
-    return orjson.dumps(message)
+    return Message.of(message)
 
 
 def _items(whole: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ERRORS, Fault, ServerEvent, response_create
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Item, Output, Raw
+from proxy.core.message import Message
 from proxy.core.replay import Replays, Verdict
 from proxy.core.weight import Reading, Weight
 from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
@@ -146,7 +147,7 @@ class Turn:
         """Whether upstream has begun to answer."""
         return self.state not in _NOT_BEGUN
 
-    def start(self, upload: Delta | Full, *, reused: bool) -> bytes:
+    def start(self, upload: Delta | Full, *, reused: bool) -> Message:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before."""
         self.upload = upload
         self._retried_here = self.again is not None and not self.again.fresh
@@ -164,7 +165,7 @@ class Turn:
         self.state = State.SENT
         return message
 
-    def _message(self, upload: Delta | Full) -> bytes:
+    def _message(self, upload: Delta | Full) -> Message:
         delta = upload if isinstance(upload, Delta) else None
         return response_create(self.request, delta, self.hoisted, quiet=self.is_quiet)
 

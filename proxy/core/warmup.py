@@ -10,6 +10,7 @@ from proxy.core.delta import Baseline, Delta, Full, TurnRequest
 from proxy.core.events import ServerEvent, response_create
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Raw
+from proxy.core.message import Message
 from proxy.core.turn import State, Turn
 from proxy.core.weight import PLAIN
 
@@ -73,7 +74,7 @@ class WarmUp(Turn):
         self._keepsake = keepsake
         self._is_counted = is_counted
 
-    def _message(self, _upload: Delta | Full) -> bytes:
+    def _message(self, _upload: Delta | Full) -> Message:
         kept = self._keepsake
         self.hoisted = kept.hoisted
         return response_create(kept.request, None, kept.hoisted, quiet=kept.quiet, warm_up=kept.outputs)

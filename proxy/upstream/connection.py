@@ -29,6 +29,7 @@ from websockets.protocol import Event, State
 
 from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.core.message import Message
 from proxy.core.warmup import Keepsake
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.congestion import SYSTEM, control
@@ -233,7 +234,7 @@ class Connection:
         deflate = self._socket.deflate
         return deflate.terms if deflate is not None else None
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: Message) -> None:
         """Send *message*; return when its last byte was handed over.
 
         It leaves in fragments that are paced, so that on a slow link pongs get through meanwhile. Until the last
@@ -261,9 +262,9 @@ class Connection:
             self.abort()
             raise
 
-    async def _upload(self, message: bytes, queue: SendQueue) -> None:
+    async def _upload(self, message: Message, queue: SendQueue) -> None:
         deflate = self._socket.deflate
-        data = message if deflate is None else await deflate.compress(message)
+        data = bytes(message) if deflate is None else await deflate.compress(message)
         if len(data) > FIRST_FLIGHT:
             await self._socket.send(self._fragments(data, queue), text=True)
         else:

@@ -7,11 +7,15 @@ afterwards (RFC 7692, section 7.2.1) costs a frame's header per cut and nothing 
 import asyncio
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.typing import ExtensionParameter
+
+from proxy.core.message import Message
+from proxy.upstream.layout import Layout
 
 _LARGE = 256 * 1024
 """A message from this size on is compressed on a thread: zlib needs about 30 ms for each MB of JSON."""
@@ -24,16 +28,23 @@ _FLUSHED = b"\x00\x00\xff\xff"
 class Deflate(PerMessageDeflate):
     """The extension as negotiated; every data frame that is sent holds a piece of what `compress` returned."""
 
-    async def compress(self, message: bytes) -> bytes:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._layout = Layout(1 << self.local_max_window_bits)
+
+    async def compress(self, message: Message) -> bytes:
         """Return *message* as the payload of its frames. Where this is cancelled, the connection is done for."""
         if self.local_no_context_takeover:
             self.encoder = zlib.compressobj(wbits=-self.local_max_window_bits, **self.compress_settings)
-        if len(message) >= _LARGE:
-            return await asyncio.to_thread(self._compress, message)
-        return self._compress(message)
+            written = bytes(message)
+        else:
+            written = self._layout.arrange(message)
+        if len(written) >= _LARGE:
+            return await asyncio.to_thread(self._compress, written)
+        return self._compress(written)
 
-    def _compress(self, message: bytes) -> bytes:
-        data = self.encoder.compress(message) + self.encoder.flush(zlib.Z_SYNC_FLUSH)
+    def _compress(self, written: bytes) -> bytes:
+        data = self.encoder.compress(written) + self.encoder.flush(zlib.Z_SYNC_FLUSH)
         return data.removesuffix(_FLUSHED)
 
     @property

@@ -238,7 +238,7 @@ def delta(*new: JSON, **fields: Any) -> tuple[Any, Delta]:
 def test_a_delta_is_written_with_its_chain_and_its_new_items() -> None:
     """Settings first in a fixed order, with the agent's own values; then the chain and what is new."""
     sent, found = delta(answer(), **FIELDS)
-    assert response_create(sent, found) == (
+    assert bytes(response_create(sent, found)) == (
         b'{"type":"response.create","instructions":null,"metadata":{},"model":"gpt-5.5","store":false,'
         b'"temperature":1.0,"tools":[{"b":1,"a":2}],"previous_response_id":"resp_1",'
         b'"input":[{"type":"function_call_output","call_id":"call_1","output":"a.py"}]}'
@@ -248,7 +248,7 @@ def test_a_delta_is_written_with_its_chain_and_its_new_items() -> None:
 def test_a_full_turn_is_written_without_a_chain() -> None:
     """It has the whole history as the agent sent it."""
     sent, _ = delta(answer(), **FIELDS)
-    message = orjson.loads(response_create(sent, None))
+    message = orjson.loads(bytes(response_create(sent, None)))
     assert message["input"] == [*HISTORY, *SAID, answer()]
     assert list(message) == [
         "type",
@@ -267,32 +267,32 @@ def test_what_belongs_to_http_is_not_sent() -> None:
     sent = request(
         *HISTORY, stream=True, background=False, previous_response_id=None, conversation=None, type=None
     )
-    assert list(orjson.loads(response_create(sent, None))) == ["type", "model", "store", "input"]
+    assert list(orjson.loads(bytes(response_create(sent, None)))) == ["type", "model", "store", "input"]
 
 
 def test_a_field_that_nobody_knows_is_sent() -> None:
     """It is the agent's business."""
-    message = orjson.loads(response_create(request(*HISTORY, moderation={"x": None}), None))
+    message = orjson.loads(bytes(response_create(request(*HISTORY, moderation={"x": None}), None)))
     assert message["moderation"] == {"x": None}
 
 
 @pytest.mark.parametrize("given", ["Hello", "", []])
 def test_a_history_goes_in_the_shape_the_agent_gave_it(given: Any) -> None:
     """A text stays a text."""
-    message = orjson.loads(response_create(request(input=given), None))
+    message = orjson.loads(bytes(response_create(request(input=given), None)))
     assert message["input"] == given
 
 
 def test_without_history_there_is_no_input() -> None:
     """Absent stays absent; instructions alone make a turn."""
-    assert "input" not in orjson.loads(response_create(request(input=None), None))
+    assert "input" not in orjson.loads(bytes(response_create(request(input=None), None)))
 
 
 def test_the_settings_of_two_turns_begin_alike() -> None:
     """Compression finds the previous turn's in its window, whatever order the agent's keys have."""
     one, found = delta(answer(), tools=[1], instructions="x")
     other, _ = delta(answer(output="b.py"), instructions="x", tools=[1])
-    first, second = response_create(one, found), response_create(other, None)
+    first, second = bytes(response_create(one, found)), bytes(response_create(other, None))
     shared = first.index(b'"previous_response_id"')
     assert first[:shared] == second[:shared]
 

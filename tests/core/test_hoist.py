@@ -144,7 +144,7 @@ def turned(*raw: JSON, rewrites: tuple[Rewrite, ...] = (HOISTED,), **changed: An
 
 def started(turn: Turn, upload: Delta | Full = FULL, *, reused: bool = False) -> JSON:
     """Return the message that *turn* sends."""
-    message: JSON = orjson.loads(turn.start(upload, reused=reused))
+    message: JSON = orjson.loads(bytes(turn.start(upload, reused=reused)))
     return message
 
 

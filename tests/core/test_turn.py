@@ -72,7 +72,7 @@ def test_a_turn_is_sent_streamed_and_completed() -> None:
     """Every event is shown as it comes, and at the end upstream holds history and output."""
     turn = Turn(SENT)
     assert (turn.state, turn.finished, turn.in_flight, turn.shown) == (State.READY, False, False, False)
-    message = orjson.loads(turn.start(FULL, reused=False))
+    message = orjson.loads(bytes(turn.start(FULL, reused=False)))
     assert message["input"] == [*HISTORY, *SAID, answer()]
     assert (turn.state, turn.in_flight, turn.shown) == (State.SENT, True, False)
     assert turn.attempts == 1
@@ -90,7 +90,7 @@ def test_a_turn_is_sent_streamed_and_completed() -> None:
 def test_a_delta_continues_the_chain_and_counts_its_turns() -> None:
     """The message has what is new; the new baseline has everything."""
     turn = Turn(SENT)
-    message = orjson.loads(turn.start(delta(), reused=True))
+    message = orjson.loads(bytes(turn.start(delta(), reused=True)))
     assert message["previous_response_id"] == "resp_1"
     assert message["input"] == [answer()]
     for each in (continued(), done(assistant("Hi")), completed()):
@@ -341,7 +341,7 @@ def test_a_miss_is_sent_again_in_full_on_the_same_connection(said: JSON) -> None
     assert turn.receive(ServerEvent.parse(orjson.dumps(said))) == ()
     assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
     assert (turn.state, turn.shown) == (State.READY, False)
-    message = orjson.loads(turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True))
+    message = orjson.loads(bytes(turn.start(Full(Mismatch.UPSTREAM_FORGOT), reused=True)))
     assert "previous_response_id" not in message
     assert message["input"] == [*HISTORY, *SAID, answer()]
     turn.receive(created())

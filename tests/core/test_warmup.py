@@ -62,7 +62,7 @@ def kept(*outputs: Raw, asked: TurnRequest | None = None, **more: Any) -> Keepsa
 
 def uploaded(warm_up: WarmUp) -> Raw:
     """Return the message that a warm-up sends."""
-    message = orjson.loads(warm_up.start(Full(Mismatch.CONNECTION_LOST), reused=False))
+    message = orjson.loads(bytes(warm_up.start(Full(Mismatch.CONNECTION_LOST), reused=False)))
     assert isinstance(message, dict)
     return message
 

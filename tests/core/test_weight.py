@@ -283,7 +283,7 @@ def test_a_whole_answer_is_asked_for_again(kind: str) -> None:
     assert shown == [(), (), (), ()]
     assert turn.again == Again(Mismatch.CHAIN_COLLAPSED, fresh=True)
     assert (turn.finished, turn.baseline) == (False, None)
-    message = orjson.loads(turn.start(Full(Mismatch.CHAIN_COLLAPSED), reused=False))
+    message = orjson.loads(bytes(turn.start(Full(Mismatch.CHAIN_COLLAPSED), reused=False)))
     assert "previous_response_id" not in message
     assert len(message["input"]) == 3
     assert turn.receive(created("resp_3")) == ()

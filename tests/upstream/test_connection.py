@@ -493,7 +493,7 @@ async def test_a_small_message_is_one_frame(connect: Connect, raw_upstream: RawU
 
     connection = await connect((await raw_upstream(serve)).base_url)
     await connection.send(MESSAGE)
-    assert await frames.get() == (1, True, MESSAGE)
+    assert await frames.get() == (1, True, bytes(MESSAGE))
 
 
 async def test_a_loss_in_the_middle_of_a_message_was_never_sent(

@@ -1,0 +1,144 @@
+"""The order of a message's members: what it is in each case, and that zlib agrees."""
+
+import random
+import zlib
+from base64 import b64encode
+from functools import cache
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.message import Message
+from proxy.upstream.layout import Layout
+
+WINDOW = 1 << 15
+
+
+@cache
+def noise(seed: str) -> str:
+    """Return text in which nothing repeats."""
+    return b64encode(random.Random(seed).randbytes(225_000)).decode()
+
+
+def text(size: int, seed: str) -> str:
+    """Return *size* characters of the text of *seed*."""
+    return noise(seed)[:size]
+
+
+def turn(number: int, *, instructions: int = 0, tools: int = 0, new: int = 1000, **more: Any) -> Message:
+    """Return a turn of a session: settings of these sizes, and an input that is new."""
+    fields: dict[str, Any] = {"type": "response.create", "model": "gpt-5.5"}
+    if instructions:
+        fields["instructions"] = text(instructions, "instructions")
+    if tools:
+        fields["tools"] = text(tools, "tools")
+    return Message.of({**fields, **more, "input": text(new, f"input {number}")})
+
+
+def order(written: bytes) -> str:
+    """Return the first letters of the members that were moved: i(nstructions), t(ools), and n(ew input)."""
+    names = {"instructions": "i", "tools": "t", "input": "n"}
+    return "".join(names[name] for name in orjson.loads(written) if name in names)
+
+
+def orders(*turns: Message) -> list[str]:
+    """Return in which orders these *turns* are written, one after the other."""
+    layout = Layout(WINDOW)
+    return [order(layout.arrange(each)) for each in turns]
+
+
+def compressed(*turns: bytes) -> int:
+    """Return what *turns* cost on a connection."""
+    encoder = zlib.compressobj(wbits=-15, memLevel=5)
+    return sum(len(encoder.compress(each) + encoder.flush(zlib.Z_SYNC_FLUSH)) for each in turns)
+
+
+def test_settings_that_fit_stay_where_they_are() -> None:
+    """The message's own order is as good as any: settings first, and what is new last."""
+    assert orders(*(turn(n, instructions=6000, tools=12_000) for n in range(5))) == ["itn"] * 5
+
+
+def test_small_settings_are_never_moved() -> None:
+    """They cost next to nothing, so what went before them does not matter."""
+    assert orders(turn(1, instructions=300, tools=600, new=100_000), turn(2, instructions=300, tools=600)) == [
+        "itn",
+        "itn",
+    ]
+
+
+def test_a_long_history_goes_before_the_settings() -> None:
+    """They are then the last that was said, and the next turn finds them."""
+    layout, plain = Layout(WINDOW), []
+    turns = [turn(n, tools=9000, new=300_000 if n == 0 else 1000) for n in range(4)]
+    written = [layout.arrange(each) for each in turns]
+    plain = [bytes(each) for each in turns]
+    assert [order(each) for each in written] == ["nt", "tn", "tn", "tn"]
+    assert compressed(*plain) - compressed(*written) > 5000
+
+
+def test_a_long_result_costs_a_part_of_the_settings_and_not_all() -> None:
+    """Settings of 27 KB leave room for 5 KB; 9 KB push out what comes first, so the rest takes its place."""
+    turns = [turn(n, instructions=9000, tools=18_000, new=9000 if n == 3 else 1000) for n in range(7)]
+    assert orders(*turns) == ["itn", "itn", "itn", "itn", "tin", "tin", "tin"]
+
+
+def test_settings_beyond_the_window_are_found_in_part() -> None:
+    """Each message begins with what the one before ended with: one of the two is found each time."""
+    turns = [turn(n, instructions=26_000, tools=25_000) for n in range(6)]
+    layout = Layout(WINDOW)
+    written = [layout.arrange(each) for each in turns]
+    settings = [order(each).replace("n", "") for each in written]
+    assert settings == ["ti", "it", "ti", "it", "ti", "it"]  # the larger first at the end
+    assert compressed(*written) < 0.65 * compressed(*(bytes(each) for each in turns))
+
+
+def test_what_is_hopeless_stays_as_it_is() -> None:
+    """Tools that are larger than the window are never found, wherever they are."""
+    turns = [turn(n, tools=40_000) for n in range(3)]
+    assert orders(*turns) == ["tn"] * 3
+
+
+def test_only_the_largest_are_moved() -> None:
+    """Six orders are tried at most, however many members there are."""
+    more = {f"extra_{n}": text(1500, str(n)) for n in range(5)}
+    written = Layout(WINDOW).arrange(turn(1, instructions=2000, tools=3000, new=50_000, **more))
+    names = list(orjson.loads(written))
+    assert names == ["type", "model", *more, "input", "instructions", "tools"]
+
+
+def test_a_message_without_input_is_ordered_too() -> None:
+    """Instructions alone make a turn."""
+    message = Message.of({"type": "response.create", "instructions": text(2000, "x")})
+    assert Layout(WINDOW).arrange(message) == bytes(message)
+
+
+SIZES = st.one_of(st.integers(0, 40), st.integers(900, 1100), st.integers(5000, 40_000))
+
+
+@given(st.lists(st.tuples(SIZES, SIZES, SIZES), min_size=1, max_size=8), st.sampled_from([9, 12, 15]))
+def test_nothing_is_lost_or_added(sizes: list[tuple[int, int, int]], bits: int) -> None:
+    """Whatever the sizes and the window, each message says what it said."""
+    layout = Layout(1 << bits)
+    for number, (instructions, tools, new) in enumerate(sizes):
+        message = turn(number, instructions=instructions, tools=tools, new=new)
+        written = layout.arrange(message)
+        assert orjson.loads(written) == orjson.loads(bytes(message))
+        assert len(written) == len(message)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_never_costs_more_than_the_order_it_came_in(seed: int) -> None:
+    """Sessions of any settings, with results of any length: at most the few bytes that references differ by."""
+    rng = random.Random(seed)
+    instructions, tools = rng.choice((0, 3000, 9000, 26_000)), rng.choice((2000, 18_000, 25_000, 46_000))
+    opening = rng.choice((1000, 30_000, 200_000))
+    turns = [
+        turn(n, instructions=instructions, tools=tools, new=opening if n == 0 else rng.choice((300, 2000, 8000)))
+        for n in range(12)
+    ]
+    layout = Layout(WINDOW)
+    ordered = compressed(*(layout.arrange(each) for each in turns))
+    assert ordered < 1.005 * compressed(*(bytes(each) for each in turns))
