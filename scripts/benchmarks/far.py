@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from session import Session
 
-from proxy.simulator import ModelCall, Output, Script, Simulator, SimulatorSettings, Text
+from proxy.simulator import FunctionCall, ModelCall, Output, Script, Simulator, SimulatorSettings, Text
 
 THINK_SECONDS = 0.4
 EVENTS_PER_SECOND = 400
@@ -22,7 +22,7 @@ TOKEN = 5
 @click.option("--certificate", type=click.Path(path_type=Path), required=True)
 @click.option("--turns", type=int, required=True)
 @click.option("--settings", type=int, required=True)
-@click.option("--words", type=int, required=True, help="Characters of commentary in a turn.")
+@click.option("--words", type=int, required=True, help="Characters that the model writes in a turn, on average.")
 @click.option("--seed", type=int, required=True)
 def main(*, host: str, port: int, certificate: Path, turns: int, settings: int, words: int, seed: int) -> None:
     """Serve one session's model until the process is ended."""
@@ -34,13 +34,18 @@ def main(*, host: str, port: int, certificate: Path, turns: int, settings: int, 
 
 
 def paced(session: Session, words: int) -> Script:
-    """Return *session*'s model, that thinks first, says *words* characters a turn and has a pace."""
+    """Return *session*'s model, that thinks first and has a pace.
+
+    It writes *words* characters a turn on average, whatever the length of its calls: what those leave is said
+    in equal shares. Model and tools then take the same time in every session.
+    """
     script = session.script()
     outputs = [script(ModelCall({}, (), number)) for number in range(session.turns)]
+    share = max(0, words - sum(map(_length, outputs)) // session.turns)
 
     def answer(call: ModelCall) -> Output:
         number = sum(item["type"] == "function_call_output" for item in call.context)  # also if asked again
-        said = Text(session.outputs[number % len(session.outputs)][:words], "commentary")
+        said = Text(session.outputs[number % len(session.outputs)][:share], "commentary")
         output = outputs[number]
         return replace(
             output,
@@ -51,6 +56,13 @@ def paced(session: Session, words: int) -> Script:
         )
 
     return answer
+
+
+def _length(output: Output) -> int:
+    """Return the characters of *output* that are streamed: reasoning arrives as one event."""
+    return sum(len(part.arguments) for part in output.parts if isinstance(part, FunctionCall)) + sum(
+        len(part.text) for part in output.parts if isinstance(part, Text)
+    )
 
 
 async def _serve(simulator: Simulator) -> None:

@@ -23,8 +23,8 @@ from proxy.cli.bench.profiles import PROFILES
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FAR_PORT, PROXY_PORT = 8443, 8484
-WORDS = 600
-"""Characters that the model says in a turn, besides its reasoning and its calls."""
+WORDS = 500
+"""Characters that the model writes in a turn on average, calls included and reasoning not: 100 events."""
 
 PACKLIGHT: Mapping[str, Mapping[str, str]] = {
     "packlight": {"PACKLIGHT_CONGESTION": "system"},
