@@ -7,10 +7,10 @@ have to be the same prompt, so anything else that a request says must leave no d
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, TypeAlias
 
 import orjson
+from blake3 import blake3
 
 from proxy.core.history import Outline
 from proxy.core.items import Fingerprint, Item, Raw
@@ -56,7 +56,7 @@ def hoist(fields: Mapping[str, Any], items: Sequence[Item]) -> Hoisted | None:
         return None
     kinds = sorted({"instructions"} & taken.keys() | {tool["type"] for tool in tools or ()})
     told = tuple(_ITEMS[name](value) for name, value in taken.items())
-    mark = blake2b(orjson.dumps(taken), digest_size=16).digest()
+    mark = blake3(orjson.dumps(taken)).digest(16)
     return Hoisted(taken, told, mark, (str(fields.get("model")), tuple(kinds)))
 
 

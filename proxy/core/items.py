@@ -14,14 +14,14 @@ import json  # noqa: TID251  (orjson turns integers beyond 64 bits into floats a
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from hashlib import blake2b
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
 import orjson
+from blake3 import blake3
 
 Fingerprint: TypeAlias = bytes
-"""16 bytes of BLAKE2b over a canonical serialisation."""
+"""16 bytes of BLAKE3 over a canonical serialisation."""
 
 Raw: TypeAlias = Mapping[str, Any]
 """An item as JSON gave it."""
@@ -93,13 +93,13 @@ def marks(items: Iterable[Item], *, after: Fingerprint = START) -> tuple[Fingerp
     """Return one fingerprint per prefix: element *n* stands for the first *n* items, in order, *after* others."""
     chain = [after]
     for item in items:
-        chain.append(blake2b(chain[-1] + item.fingerprint, digest_size=16).digest())
+        chain.append(blake3(chain[-1] + item.fingerprint).digest(16))
     return tuple(chain)
 
 
 def digest(value: Any) -> Fingerprint:
     """Fingerprint any JSON value, whatever the order of its keys."""
-    return blake2b(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+    return blake3(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest(16)
 
 
 def item_type(raw: Raw) -> str:

@@ -7,10 +7,10 @@ shorter on an honest server is taken off first; where that cannot be bounded the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, TypeGuard
 
 import orjson
+from blake3 import blake3
 
 from proxy.core.items import Fingerprint, Item, Kind, Output, Raw
 
@@ -126,7 +126,7 @@ def _shape(fields: Mapping[str, Any]) -> Shape:
     """Fingerprint the settings that are in the prompt, with their size: no text has more tokens than bytes."""
     groups = [{name: fields[name] for name in names if name in fields} for names, _ in _SHAPE]
     written = [orjson.dumps(group, option=orjson.OPT_SORT_KEYS) for group in groups]
-    return tuple((blake2b(each, digest_size=16).digest(), len(each)) for each in written)
+    return tuple((blake3(each).digest(16), len(each)) for each in written)
 
 
 def _size(value: Raw) -> int:

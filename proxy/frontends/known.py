@@ -14,10 +14,10 @@ long integers.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import orjson
+from blake3 import blake3
 
 from proxy.core.delta import TurnRequest
 from proxy.core.history import History, Marks, Outline
@@ -60,7 +60,7 @@ class Found:
 
     beginning: Beginning
     body: bytes
-    hasher: blake2b
+    hasher: blake3
 
     @property
     def is_ours(self) -> bool:
@@ -98,11 +98,11 @@ class Beginnings:
         """Return the longest one that *body* begins with."""
         candidates = [each for each in self._known.values() if each.may_begin(body)]
         found, at = None, 0
-        hasher, view = blake2b(digest_size=_MARK), memoryview(body)
+        hasher, view = blake3(), memoryview(body)
         for each in sorted(candidates, key=lambda each: each.length):
             hasher.update(view[at : each.length])
             at = each.length
-            if hasher.digest() == each.digest:
+            if hasher.digest(_MARK) == each.digest:
                 found = Found(each, body, hasher.copy())
         return found
 
@@ -117,7 +117,7 @@ class Beginnings:
             return
         opened, end = place
         length = end + len(body) - len(reading.body)
-        hasher, known = blake2b(digest_size=_MARK), 0
+        hasher, known = blake3(), 0
         if grown_from is not None:
             opened = grown_from.beginning.opened
             hasher, known = grown_from.hasher, grown_from.beginning.length
@@ -128,7 +128,7 @@ class Beginnings:
             Beginning(
                 opened,
                 length,
-                hasher.digest(),
+                hasher.digest(_MARK),
                 turn.marks,
                 turn.outline,
                 is_ours=is_ours and (grown_from is None or grown_from.is_ours),

@@ -40,6 +40,12 @@ class RelayedResponse(web.StreamResponse):
             self.headers.popall(name, None)
 
 
+class EventStream(web.StreamResponse):
+    """A response whose headers leave in one piece with the first event."""
+
+    _send_headers_immediately = False  # aiohttp's own switch, which its whole responses use; else: two packets
+
+
 async def prepare(_request: web.Request, response: web.StreamResponse) -> None:
     """Take out of a *response* that is about to begin what the library has added to its headers."""
     if isinstance(response, RelayedResponse):
@@ -139,7 +145,7 @@ class EventReply:
         """Send *chunk*, after the status if that has not been sent."""
         async with self._writing:
             if not self._reply.begun:
-                response = web.StreamResponse(headers={"Cache-Control": "no-cache"})
+                response = EventStream(headers={"Cache-Control": "no-cache"})
                 response.headers["Content-Type"] = self._answer.content_type
                 await self._reply.begin(response)
             await self._reply.write(chunk)

@@ -7,8 +7,9 @@ to be volatile might be somebody's credentials.
 
 import re
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import TypeAlias
+
+from blake3 import blake3
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 """Name and value pairs in the order and case in which they came."""
@@ -138,7 +139,7 @@ def of_identity(headers: Iterable[tuple[str, str]], volatile: frozenset[str] = f
 def partition_key(url: str, headers: Headers) -> bytes:
     """Fingerprint an upstream *url* and the identity *headers*; their order and case do not matter."""
     lines = sorted(f"{name.lower()}: {value}" for name, value in headers)
-    return blake2b("\n".join([url, *lines]).encode(), digest_size=16).digest()
+    return blake3("\n".join([url, *lines]).encode()).digest(16)
 
 
 def of_answer(headers: Iterable[tuple[str, str]]) -> Headers:

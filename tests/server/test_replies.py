@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -19,6 +20,8 @@ from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
 CREATED = b'{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","output":[]}}'
 COMPLETED = b'{"type":"response.completed","sequence_number":9,"response":{"id":"resp_1","output":[]}}'
 ASK = {"model": "m", "input": "x", "stream": True}
+TCPI_DATA_SEGS_IN = 152
+"""Where Linux's struct tcp_info (include/uapi/linux/tcp.h) counts the segments that brought data."""
 
 
 def events(body: bytes) -> list[tuple[bytes, bytes]]:
@@ -127,6 +130,29 @@ async def test_nothing_is_held_back(proxied: Any, frames_of: Any) -> None:
         pieces.append(piece)
         seen.release()
     assert [data for piece in pieces for _, data in events(piece)] == [CREATED, *deltas, COMPLETED]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the segments of a connection")
+async def test_the_first_event_comes_in_one_piece_with_the_headers(proxied: Any, frames_of: Any) -> None:
+    """One packet, not two: the agent's socket was sent one segment of data by then."""
+    more = asyncio.Event()
+
+    async def frames() -> AsyncIterator[bytes]:
+        yield CREATED
+        await more.wait()
+        yield COMPLETED
+
+    run = await proxied(upstream=await frames_of(frames))
+    agent = await run.dial()
+    body = orjson.dumps(ASK)
+    await agent.begin("POST", "/v1/responses", ("Content-Length", str(len(body))))
+    await agent.send(body)
+    head = await agent.head()
+    first = await anext(agent.pieces(head))
+    info = agent.writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    more.set()
+    assert first == b"event: response.created\ndata: " + CREATED + b"\n\n"
+    assert struct.unpack_from("I", info, TCPI_DATA_SEGS_IN) == (1,)
 
 
 async def test_the_answer_begins_with_upstreams_first_event(proxied: Any, frames_of: Any) -> None:
