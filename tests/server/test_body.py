@@ -118,13 +118,17 @@ def test_any_bytes_at_all(body: bytes, encoding: str) -> None:
         return
 
 
-@given(body=st.binary(max_size=2000), cut=st.integers(1, 2000), packed=st.sampled_from(sorted(PACKED)[3:]))
-def test_no_beginning_passes_for_the_whole(body: bytes, cut: int, packed: str) -> None:
+@given(
+    body=st.binary(max_size=2000),
+    part=st.integers(0, 9_999),
+    packed=st.sampled_from([name for name in PACKED if name != "identity"]),
+)
+def test_no_beginning_passes_for_the_whole(body: bytes, part: int, packed: str) -> None:
     """Of what is cut off anywhere, nothing but the whole of it is ever returned."""
     encoding, pack = PACKED[packed]
     whole = pack(body)
     try:
-        decoded = decode(whole[: max(0, len(whole) - cut)], encoding, limit=4000)
+        decoded = decode(whole[: part * len(whole) // 10_000], encoding, limit=4000)
     except Undecodable:
         return
     assert decoded in {b"", body} or "two" in packed
