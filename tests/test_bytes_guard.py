@@ -6,11 +6,19 @@ from session import Session
 from shapes import SHAPES
 
 # Eight turns instead of a dozen or more, so the parts are larger than in docs/performance.md.
-UP = {"Codex gpt-5.5": 0.07, "OpenCode": 0.066, "Fix a failing test": 0.058, "Cline, Chat": 0.068}
+UP = {
+    "Codex gpt-5.5": 0.062,
+    "OpenCode": 0.061,
+    "OpenHands": 0.085,
+    "Copilot CLI": 0.171,
+    "Fix a failing test": 0.064,
+    "Cline, Chat": 0.065,
+}
 """How much of plain HTTP's bytes may go up: a tenth more than was measured."""
 
-DOWN = {"Codex gpt-5.5": 0.066, "OpenCode": 0.066, "Fix a failing test": 0.11}
-OVER_BOUND = 1.45
+DOWN = {"Codex gpt-5.5": 0.066, "OpenCode": 0.066, "Fix a failing test": 0.122}
+OVER_BOUND = {"Codex gpt-5.5": 1.25, "OpenCode": 1.45, "Fix a failing test": 1.25, "Cline, Chat": 1.3}
+"""How many times the bound, where settings fit the compressor's window."""
 TURNS = 8
 
 
@@ -27,7 +35,7 @@ async def test_a_session_goes_up_in_a_few_percent(name: str) -> None:
     plain, packed, over = await counts(name)
     assert packed.deltas == TURNS - 1
     assert packed.up / plain.up <= UP[name]
-    assert over <= OVER_BOUND
+    assert name not in OVER_BOUND or over <= OVER_BOUND[name]
 
 
 @pytest.mark.parametrize("name", DOWN)

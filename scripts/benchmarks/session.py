@@ -103,7 +103,8 @@ class Session:
         shape, writer = self.shape, self._writer
         around = len(orjson.dumps(self.body([])))
         if shape.told == "settings":
-            self.fields["tools"] = writer.tools((shape.settings - around) * 2 // 3)
+            instructions = shape.instructions or shape.settings // 3
+            self.fields["tools"] = writer.tools(shape.settings - around - instructions)
             room = shape.settings - around - len(orjson.dumps(self.fields["tools"]))
             self.fields["instructions"] = writer.prose(max(100, room - 30))
         elif shape.told == "instructions in input":

@@ -31,12 +31,13 @@ class Shape:
 
     *settings* is what is sent again with every turn. *opening* is said once, before the first answer. *output* is
     the usual length of a tool's output. *told* says where instructions and tools stand: both among the settings,
-    the instructions as the first item of the input, or both there. *steps* are the tools that are called, in
-    turn: l(ist), s(earch), r(ead), e(dit), t(est).
+    the instructions as the first item of the input, or both there. *instructions* is their part of the settings, a
+    third if it is 0. *steps* are the tools that are called, in turn: l(ist), s(earch), r(ead), e(dit), t(est).
     """
 
     name: str
     settings: int
+    instructions: int = 0
     turns: int = 14
     opening: int = 1000
     output: int = 2500
@@ -75,26 +76,62 @@ AGENTS = (
         echo=_CODEX,
         metadata=True,
     ),
-    Shape(name="OpenCode", settings=18_900, opening=3400, output=3500, echo=_AI_SDK),
+    Shape(
+        name="OpenCode",
+        settings=18_900,
+        opening=10_700,
+        output=3500,
+        told="instructions in input",
+        echo=_AI_SDK,
+    ),
     Shape(
         name="Cline",
         settings=16_900,
         turns=11,
+        opening=4500,
         output=4500,
+        told="instructions in input",
         echo=Echo(reasoning="dropped", left_out=_MESSAGE_EXTRAS, compact=True),
         fields={"truncation": "auto"},
     ),
     Shape(name="OpenHands", settings=27_300, output=3700, stream=False, echo=Echo(left_out=_MESSAGE_EXTRAS)),
     Shape(
-        name="pi", settings=3_000, opening=8000, output=1300, echo=Echo(left_out=frozenset({"status", "logprobs"}))
+        name="pi",
+        settings=3_000,
+        opening=3000,
+        output=1300,
+        told="instructions in input",
+        echo=Echo(left_out=frozenset({"status", "logprobs"})),
     ),
-    Shape(name="Continue", settings=7_900, turns=11, output=3000, echo=Echo(reasoning="dropped", compact=True)),
-    Shape(name="Kilo", settings=34_700, output=5000, echo=_AI_SDK),
-    Shape(name="Copilot CLI", settings=51_900, output=2800, echo=Echo(left_out=frozenset({"logprobs"}))),
+    Shape(
+        name="Continue",
+        settings=7_900,
+        turns=11,
+        opening=1500,
+        output=3000,
+        told="instructions in input",
+        echo=Echo(reasoning="dropped", compact=True),
+    ),
+    Shape(
+        name="Kilo",
+        settings=34_700,
+        opening=15_000,
+        output=5000,
+        told="instructions in input",
+        echo=_AI_SDK,
+    ),
+    Shape(
+        name="Copilot CLI",
+        settings=51_900,
+        instructions=26_300,
+        output=2800,
+        echo=Echo(left_out=frozenset({"logprobs"})),
+    ),
     Shape(
         name="Qwen Code",
         settings=68_900,
-        opening=8000,
+        instructions=29_700,
+        opening=10_400,
         output=2300,
         echo=Echo(left_out=_MESSAGE_EXTRAS, compact=True),
     ),
@@ -114,7 +151,8 @@ CHAT = (
     Shape(
         name="Qwen Code, Chat",
         settings=68_900,
-        opening=8000,
+        instructions=29_700,
+        opening=10_400,
         output=2300,
         api="chat",
     ),
