@@ -135,8 +135,8 @@ def response_create(
 ) -> Message:
     """Write the message that starts a turn: *upload* if it continues a chain, else the whole history.
 
-    Settings come first and in a fixed order, with the agent's own values, so that two turns of a chain begin
-    alike; those that are *hoisted* are told as the first items of a history instead.
+    Settings go in a fixed order, with the agent's own values, so that compression finds the previous turn's; those
+    that are *hoisted* are told as the first items of a history instead.
     A *quiet* turn asks for events without padding. A *warm_up* has upstream hold the history and these items,
     and answer nothing.
     """

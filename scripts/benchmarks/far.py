@@ -36,8 +36,8 @@ def main(*, host: str, port: int, certificate: Path, turns: int, settings: int, 
 def paced(session: Session, words: int) -> Script:
     """Return *session*'s model, that thinks first and has a pace.
 
-    It writes *words* characters a turn on average, whatever the length of its calls: what those leave is said
-    in equal shares. Model and tools then take the same time in every session.
+    It writes *words* characters a turn on average, or as many as its calls have: what those leave is said in
+    equal shares. Sessions of as many turns then take the same time for model and tools.
     """
     script = session.script()
     outputs = [script(ModelCall({}, (), number)) for number in range(session.turns)]
@@ -45,11 +45,11 @@ def paced(session: Session, words: int) -> Script:
 
     def answer(call: ModelCall) -> Output:
         number = sum(item["type"] == "function_call_output" for item in call.context)  # also if asked again
-        said = Text(session.outputs[number % len(session.outputs)][:share], "commentary")
         output = outputs[number]
+        said = (Text(session.outputs[number % len(session.outputs)][:share], "commentary"),) if share else ()
         return replace(
             output,
-            parts=(output.parts[0], said, *output.parts[1:]),
+            parts=(output.parts[0], *said, *output.parts[1:]),
             first_event_seconds=THINK_SECONDS,
             event_seconds=1 / EVENTS_PER_SECOND,
             delta_size=TOKEN,

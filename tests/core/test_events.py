@@ -236,11 +236,11 @@ def delta(*new: JSON, **fields: Any) -> tuple[Any, Delta]:
 
 
 def test_a_delta_is_written_with_its_chain_and_its_new_items() -> None:
-    """Settings first in a fixed order, with the agent's own values; then the chain and what is new."""
+    """Small settings first, in a fixed order and with the agent's own values; then large ones and what is new."""
     sent, found = delta(answer(), **FIELDS)
     assert bytes(response_create(sent, found)) == (
-        b'{"type":"response.create","instructions":null,"metadata":{},"model":"gpt-5.5","store":false,'
-        b'"temperature":1.0,"tools":[{"b":1,"a":2}],"previous_response_id":"resp_1",'
+        b'{"type":"response.create","metadata":{},"model":"gpt-5.5","store":false,"temperature":1.0,'
+        b'"previous_response_id":"resp_1","instructions":null,"tools":[{"b":1,"a":2}],'
         b'"input":[{"type":"function_call_output","call_id":"call_1","output":"a.py"}]}'
     )
 
@@ -252,11 +252,11 @@ def test_a_full_turn_is_written_without_a_chain() -> None:
     assert message["input"] == [*HISTORY, *SAID, answer()]
     assert list(message) == [
         "type",
-        "instructions",
         "metadata",
         "model",
         "store",
         "temperature",
+        "instructions",
         "tools",
         "input",
     ]
@@ -295,6 +295,9 @@ def test_the_settings_of_two_turns_begin_alike() -> None:
     first, second = bytes(response_create(one, found)), bytes(response_create(other, None))
     shared = first.index(b'"previous_response_id"')
     assert first[:shared] == second[:shared]
+    settings = b'"instructions":"x","tools":[1],"input":'
+    assert settings in first
+    assert settings in second
 
 
 def test_a_refusal_with_half_a_character_is_still_upstreams() -> None:

@@ -14,15 +14,20 @@ from pooling import TIMING
 
 from proxy.core.delta import Mismatch
 from proxy.core.events import ServerEvent
+from proxy.core.message import Message
 from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.layout import Layout
 from proxy.upstream.meter import Meter
 from proxy.upstream.pool import Limits, NoLease, Partition, Pool
 
 Pick = Callable[[int], int]
 """Choose a number below its argument; 0 is the plainest choice."""
+
+_WINDOW = 1 << 9
+"""Of compression, in bytes: so small that the short settings of these cases do not fit."""
 
 
 class Pause:
@@ -116,16 +121,17 @@ class ModelConnection:
         self._latest: str | None = None
         self._events: list[Any] = []
         self._unread = False
+        self._layout = Layout(_WINDOW)
 
-    async def send(self, message: bytes) -> None:
-        """Take a `response.create` and decide on the events that answer it."""
+    async def send(self, message: Message) -> None:
+        """Take a `response.create`, in the order that a small window makes best, and decide what answers it."""
         upstream = self._upstream
         await upstream.pause()
         if not self.is_open:
             raise ConnectionLost("it was closed while nobody looked")
         assert not self._unread, "a response was still being read"
         self._unread = True
-        self._events = self._respond(orjson.loads(message))
+        self._events = self._respond(orjson.loads(self._layout.arrange(message)))
 
     async def receive(self, _limit: float, _name: str, **_waited: float) -> ServerEvent:
         """Return the next event, or fail as decided."""

@@ -9,15 +9,17 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
+import proxied
 import pytest
 from conversation import Clock, user
 from pooling import KEY, TIMING, request
-from proxied import Message, Peer, RawUpstream
+from proxied import Peer, RawUpstream
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key, apply_mask
 
 from proxy.core.delta import Baseline
 from proxy.core.events import response_create
+from proxy.core.message import Message
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, Simulator, SimulatorSettings, scripted
@@ -90,7 +92,8 @@ async def frame(peer: Peer) -> tuple[int, bool, bytes]:
     return first & 15, bool(first & 128), apply_mask(data, mask)
 
 
-LARGE = bytes(random.Random(1).choices(string.ascii_letters.encode(), k=1_000_000))
+LARGE = "".join(random.Random(1).choices(string.ascii_letters, k=1_000_000))
+"""Text, of a megabyte."""
 
 
 # Opening
@@ -254,7 +257,7 @@ async def test_an_upstream_elsewhere_is_reached_through_the_outbound_proxy(
     connect: Connect, raw_upstream: RawUpstreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HTTPS_PROXY is asked for a tunnel, and gets none of the agent's headers."""
-    asked: list[Message] = []
+    asked: list[proxied.Message] = []
 
     async def serve(peer: Peer) -> None:
         asked.append(await peer.head())
@@ -436,7 +439,7 @@ async def test_an_upload_that_makes_no_progress_ends_with_send_timeout(
 
     connection = await connect((await raw_upstream(serve)).base_url, replace(TIMING, send_timeout=0.2))
     with pytest.raises(ConnectionLost, match="send_timeout"):
-        await connection.send(b"x" * 2**26)
+        await connection.send(Message.of({"input": "x" * 2**26}))
 
 
 async def test_a_slow_upload_is_not_a_stuck_one(simulate: Simulate, connect: Connect) -> None:
@@ -472,10 +475,11 @@ async def test_a_large_message_comes_in_pieces_and_whole(
         await asyncio.Event().wait()
 
     connection = await connect((await raw_upstream(serve, buffer=2**14)).base_url)
-    await connection.send(LARGE)
+    message = Message.of({"input": LARGE})
+    await connection.send(message)
     assert (await connection.receive(5, "first_event_timeout")).type == "heard"
     pieces = [each for each in frames if each[0] < 8]
-    assert b"".join(data for _, _, data in pieces) == LARGE
+    assert b"".join(data for _, _, data in pieces) == bytes(message)
     assert [code for code, _, _ in pieces] == [1] + [0] * (len(pieces) - 1)
     assert [final for _, final, _ in pieces] == [False] * (len(pieces) - 1) + [True]
     assert 10 < len(pieces) < 1100
@@ -512,7 +516,7 @@ async def test_a_loss_in_the_middle_of_a_message_was_never_sent(
     upstream = await raw_upstream(serve, buffer=2**14)
     connection = await connect(upstream.base_url)
     with pytest.raises(ConnectionLost) as caught:
-        await connection.send(LARGE * 20)
+        await connection.send(Message.of({"input": LARGE * 20}))
     assert not caught.value.sent
     connection = await connect(upstream.base_url)
     await connection.send(MESSAGE)
@@ -575,7 +579,7 @@ async def test_a_message_that_is_given_up_ends_its_connection(
 
     gone = asyncio.Event()
     connection = await connect((await raw_upstream(serve, buffer=2**14)).base_url, gone=gone.set)
-    sending = asyncio.get_running_loop().create_task(connection.send(LARGE * 20))
+    sending = asyncio.get_running_loop().create_task(connection.send(Message.of({"input": LARGE * 20})))
     await begun.wait()
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -594,7 +598,7 @@ async def test_large_messages_are_understood_and_counted(
     """One after the other on one connection, as compressed as may be, and every byte is in the figures."""
     simulator, total = await simulate(deflate=deflate), Traffic()
     connection = await connect(simulator.base_url, meter=Meter(total))
-    text = LARGE[:300_000].decode()
+    text = LARGE[:300_000]
     for number in range(3):
         await connection.send(response_create(request(user(f"{number} {text}")), None))
         while (await connection.receive(5, "event_timeout")).type != "response.completed":

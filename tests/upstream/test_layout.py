@@ -61,14 +61,6 @@ def test_settings_that_fit_stay_where_they_are() -> None:
     assert orders(*(turn(n, instructions=6000, tools=12_000) for n in range(5))) == ["itn"] * 5
 
 
-def test_small_settings_are_never_moved() -> None:
-    """They cost next to nothing, so what went before them does not matter."""
-    assert orders(turn(1, instructions=300, tools=600, new=100_000), turn(2, instructions=300, tools=600)) == [
-        "itn",
-        "itn",
-    ]
-
-
 def test_a_long_history_goes_before_the_settings() -> None:
     """They are then the last that was said, and the next turn finds them."""
     layout, plain = Layout(WINDOW), []
@@ -101,12 +93,42 @@ def test_what_is_hopeless_stays_as_it_is() -> None:
     assert orders(*turns) == ["tn"] * 3
 
 
-def test_only_the_largest_are_moved() -> None:
-    """Six orders are tried at most, however many members there are."""
+def test_the_small_members_come_first() -> None:
+    """In the order that they have."""
     more = {f"extra_{n}": text(1500, str(n)) for n in range(5)}
     written = Layout(WINDOW).arrange(turn(1, instructions=2000, tools=3000, new=50_000, **more))
-    names = list(orjson.loads(written))
-    assert names == ["type", "model", *more, "input", "instructions", "tools"]
+    assert list(orjson.loads(written)) == ["type", "model", *more, "input", "instructions", "tools"]
+
+
+@pytest.mark.parametrize("front", [10, 1500])
+@pytest.mark.parametrize("beyond", range(-3, 4))
+def test_the_window_ends_where_zlib_says(beyond: int, front: int) -> None:
+    """Tools one byte too far back are lost: to the layout, which then goes by the instructions, and to zlib."""
+    reach, small = WINDOW - 262, {"metadata": text(front, "metadata")}
+    tools = 5000
+    between = reach - len(turn(1, tools=tools, new=0, **small)) + beyond
+    first, second = turn(1, tools=tools, new=between, **small), turn(2, tools=tools, new=30_000, **small)
+    layout = Layout(WINDOW)
+    layout.arrange(turn(0, tools=tools, new=0, **small))  # so that what follows is found
+    encoder = zlib.compressobj(wbits=-15, memLevel=9)
+    for each in (bytes(turn(0, tools=tools, new=0, **small)), layout.arrange(first)):
+        encoder.compress(each)
+        encoder.flush(zlib.Z_SYNC_FLUSH)
+    fits = len(encoder.compress(bytes(second)) + encoder.flush()) < len(second) * 0.75 - 1000
+    assert order(layout.arrange(second)) == ("tn" if beyond <= 0 else "nt")
+    assert fits == (beyond <= 0)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_message_without_tools_is_as_far_to_go(beyond: int) -> None:
+    """All of it lies between, its small members too."""
+    small = {"metadata": text(1500, "metadata")}
+    first = turn(1, tools=5000, new=0)
+    between = WINDOW - 262 + beyond - len(first) - len(turn(2, new=0, **small))
+    layout = Layout(WINDOW)
+    for each in (turn(0, tools=5000, new=0), first, turn(2, new=between, **small)):
+        layout.arrange(each)
+    assert order(layout.arrange(turn(3, tools=5000, new=30_000))) == ("nt" if beyond else "tn")
 
 
 def test_a_message_without_input_is_ordered_too() -> None:
