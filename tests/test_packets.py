@@ -56,21 +56,30 @@ def test_in_the_dark_all_is_lost_but_what_was_in_the_air() -> None:
     assert bottleneck.counts.lost == 1
 
 
-@pytest.mark.parametrize("burst", [1.0, 3.0])
-def test_losses_are_as_many_as_said_in_bursts_and_the_same_for_a_seed(burst: float) -> None:
-    """5 % of 40,000 packets, in runs of the length asked for on average; another seed loses others."""
+@pytest.mark.parametrize(
+    ("burst", "every", "length"),
+    [(1.0, 0.01, 1.0), (3.0, 0.01, 3.0), (3.0, 1.0, 1.0)],
+    ids=["alone", "in bursts", "not in bursts after a pause"],
+)
+def test_losses_are_as_many_as_said_in_bursts_and_the_same_for_a_seed(
+    burst: float, every: float, length: float
+) -> None:
+    """5 % of 40,000 packets, in runs of the length asked for on average; another seed loses others.
+
+    Packets that come one a second are lost one by one, and fewer: a burst takes those that follow its first.
+    """
 
     def lost(seed: int) -> list[int]:
         bottleneck = Bottleneck(rate=LARGE, delay=0, queue=LARGE, loss=0.05, burst=burst, seed=seed)
         for number in range(40_000):
-            bottleneck.put(number.to_bytes(4), float(number))
+            bottleneck.put(number.to_bytes(4), number * every)
         arrived = {int.from_bytes(packet) for _, packet in drained(bottleneck)}
         return [number for number in range(40_000) if number not in arrived]
 
     gone = lost(1)
     runs = sum(number - 1 not in set(gone[max(0, place - 1) : place]) for place, number in enumerate(gone))
-    assert 0.04 < len(gone) / 40_000 < 0.06
-    assert burst * 0.8 < len(gone) / runs < burst * 1.25
+    assert 0.04 < len(gone) / 40_000 * burst / length < 0.06
+    assert length * 0.8 < len(gone) / runs < length * 1.25
     assert gone == lost(1) != lost(2)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 PACKET = 1500
 LEAST_QUEUE = 32 * PACKET
+PAUSE = 0.1
+"""After so many seconds without a packet a burst of losses is over: it is the air's, not the sender's."""
 
 
 @dataclass(slots=True)
@@ -27,8 +29,9 @@ class Bottleneck:
     """Lets packets pass at *rate* bit/s and delivers them *delay* seconds later.
 
     The queue in front of it takes *queue* bytes. *loss* is the share of packets that are lost behind it, in
-    bursts of *burst* on average (a Gilbert model). *jitter* is the deviation of a half-normal further delay; the
-    order is kept. The same *seed* gives the same losses for the same packets. While it is *dark* all are lost.
+    bursts of *burst* on average (a Gilbert model). A PAUSE ends a burst: else TCP's lone repetitions would meet it
+    however late they come. *jitter* is the deviation of a half-normal further delay; the order is kept. The same
+    *seed* gives the same losses for the same packets. While it is *dark* all are lost.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Bottleneck:
         self._jitter = jitter
         self._leave = 1 / burst
         self._losing = False
+        self._last = 0.0
         self._random = random.Random(str(seed))
         self._waiting: deque[tuple[float, int]] = deque()
         self._waiting_bytes = 0
@@ -69,7 +73,7 @@ class Bottleneck:
         passed_at = (self._waiting[-1][0] if self._waiting else now) + size / self._rate
         self._waiting.append((passed_at, size))
         self._waiting_bytes += size
-        if self.dark or self._loses():
+        if self.dark or self._loses(passed_at):
             self.counts.lost += 1
         else:
             self._in_the_air.append((self._due(passed_at), packet))
@@ -88,9 +92,11 @@ class Bottleneck:
         self.counts.delivered_bytes += len(packet)
         return packet
 
-    def _loses(self) -> bool:
+    def _loses(self, now: float) -> bool:
         if not self._loss:
             return False
+        self._losing = self._losing and now - self._last <= PAUSE
+        self._last = now
         draw = self._random.random()
         if self._leave == 1:
             return draw < self._loss
