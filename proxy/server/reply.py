@@ -134,6 +134,11 @@ class EventReply:
         """Whether the agent has a status and signs of life, but nothing of an answer."""
         return self._reply.begun and not self._shown
 
+    @property
+    def lives(self) -> bool:
+        """Whether the agent gets signs of life: it streams."""
+        return self._answer.content_type == sse.CONTENT_TYPE
+
     async def deliver(self, events: tuple[ServerEvent, ...]) -> None:
         """Show *events* to the agent."""
         chunk = b"".join([self._answer.add(event) for event in events])
@@ -155,7 +160,7 @@ class EventReply:
     async def alive(self, signs: SignsOfLife) -> AsyncIterator[None]:
         """Send signs of life in every long silence within this block, if the agent streams."""
         self._written_at = _now()
-        if self._answer.content_type == sse.CONTENT_TYPE:
+        if self.lives:
             self._life.start(self._live(signs), "signs of life")
         try:
             yield

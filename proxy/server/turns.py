@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from traceback import extract_tb
@@ -29,6 +30,7 @@ from proxy.upstream.encoding import inflated, is_gzip
 from proxy.upstream.headers import Headers, end_to_end, of_answer, of_identity, of_wire, to_http
 from proxy.upstream.http import Http, chunks
 from proxy.upstream.pool import Pool
+from proxy.upstream.progress import Progress
 
 log = structlog.get_logger("turns")
 
@@ -251,21 +253,41 @@ class AgentRequest:
         body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
         try:
             await self._services.restoring.make_way()
-            async with self._services.http.request(
-                request.method,
-                request.raw_path.removeprefix("/v1"),
-                self._headers(),
-                body if request.body_exists else None,
-                self._traffic,
-                again=self._sent_again,
-            ) as response:
+            async with AsyncExitStack() as stack:
+                answer = self._services.http.request(
+                    request.method,
+                    request.raw_path.removeprefix("/v1"),
+                    self._headers(),
+                    body if request.body_exists else None,
+                    self._traffic,
+                    again=self._sent_again,
+                )
+                async with self._patience():
+                    response = await stack.enter_async_context(answer)
                 return await self._relay(response)
         except UpstreamUnavailable as exc:
             if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
                 raise exc.__cause__ from exc
             if exc.trouble is not Trouble.CAPTIVE_PORTAL:  # of which the link has told once and for all
                 log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
-            return await self._unavailable(502, exc)
+            return await self._unavailable(504 if isinstance(exc, UpstreamTimeout) else 502, exc)
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Wait for upstream's answer no longer than first_event_timeout where the agent may wait for ever.
+
+        One that gets signs of life has no limit of its own any more; any other has, and keeps it.
+        """
+        if self._events is None or not self._events.lives:
+            yield
+            return
+        limit = self._services.config.first_event_timeout
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                with Progress(deadline, limit, lambda: self._traffic.sent):
+                    yield
+        except TimeoutError as exc:
+            raise UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP (first_event_timeout)") from exc
 
     @property
     def _is_inflated(self) -> bool:

@@ -41,6 +41,7 @@ from proxy.upstream.inbox import Inbox
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_stuck, lag, patience
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
+from proxy.upstream.progress import Progress
 from proxy.upstream.sendqueue import TELLS, SendQueue, last_acknowledged, owed, queue_of
 from proxy.upstream.stubborn import hurry, outlast
 from proxy.upstream.trouble import advice, trouble_of
@@ -251,7 +252,7 @@ class Connection:
             await self._probe()
             async with asyncio.timeout(limit) as deadline:
                 queue = queue_of(self._socket.transport)
-                with _Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
+                with Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
                     await self._upload(message, queue)
         except ConnectionClosed as exc:
             raise self._lost() from exc
@@ -425,32 +426,6 @@ class Connection:
     def __repr__(self) -> str:
         knows = f"knows {self.baseline.response_id}" if self.baseline is not None else "knows nothing"
         return f"<Connection {self._socket.state.name}, {knows}>"
-
-
-class _Progress:
-    """Pushes a deadline back for as long as bytes arrive: a slow upload is not a stuck one."""
-
-    def __init__(self, deadline: asyncio.Timeout, limit: float, arrived: Callable[[], int]) -> None:
-        self._deadline = deadline
-        self._limit = limit
-        self._arrived = arrived
-
-    def __enter__(self) -> None:
-        self._before = self._arrived()
-        self._look_later()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._timer.cancel()
-
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._limit / 4, self._look)
-
-    def _look(self) -> None:
-        arrived = self._arrived()
-        if arrived != self._before and not self._deadline.expired():
-            self._deadline.reschedule(asyncio.get_running_loop().time() + self._limit)
-        self._before = arrived
-        self._look_later()
 
 
 def _refusal(response: Response) -> UpstreamError | NoWebSocket:

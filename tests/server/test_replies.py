@@ -467,6 +467,41 @@ async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
         await anext(pieces)
 
 
+@pytest.fixture
+async def silent(raw_upstream: Any) -> str:
+    """Return the address of an upstream that has no WebSocket, and over HTTP listens and never answers."""
+
+    async def serve(peer: Any) -> None:
+        asked = await peer.message()
+        if asked.get("Upgrade"):
+            await peer.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        await asyncio.Event().wait()
+
+    return str((await raw_upstream(serve)).base_url)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before signs of life", "after them"])
+async def test_plain_http_that_never_answers_ends_where_the_agent_gets_signs_of_life(
+    proxied: Any, silent: str, *, late: bool
+) -> None:
+    """With those its own limit never passes: first_event_timeout does, as over a WebSocket."""
+    run = await proxied(upstream=silent, first_event_timeout=0.4, keepalive_after=0.1 if late else 60)
+    answer = await run.post(ASK)
+    assert answer.status == (200 if late else 504)
+    assert b"upstream was silent for 0.4 s over HTTP (first_event_timeout)" in answer.body
+    assert answer.body.startswith(b":") is late
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"failed": 1}
+
+
+async def test_an_agent_without_signs_of_life_has_a_limit_of_its_own(proxied: Any, silent: str) -> None:
+    """Packlight waits for as long as it does: a model may think for longer than anybody foresaw."""
+    run = await proxied(upstream=silent, first_event_timeout=0.1, keepalive_after=0.1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(run.post({**ASK, "stream": False}), 1)
+
+
 @pytest.mark.parametrize("name", ["x" * 65, "my secret \x1b[31m", "é", ""])
 async def test_a_field_with_an_odd_name_is_not_shown(proxied: Any, name: str) -> None:
     """It may be anything, and figures hold no content."""

@@ -1,0 +1,33 @@
+"""Progress: a deadline that does not pass while an upload goes on."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Progress:
+    """Pushes *deadline* back to *limit* seconds from now as long as more bytes have *arrived*.
+
+    A slow upload is not a stuck one. A context manager; it looks four times in each *limit*.
+    """
+
+    def __init__(self, deadline: asyncio.Timeout, limit: float, arrived: Callable[[], int]) -> None:
+        self._deadline = deadline
+        self._limit = limit
+        self._arrived = arrived
+
+    def __enter__(self) -> None:
+        self._before = self._arrived()
+        self._look_later()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._timer.cancel()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._limit / 4, self._look)
+
+    def _look(self) -> None:
+        arrived = self._arrived()
+        if arrived != self._before and not self._deadline.expired():
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self._limit)
+        self._before = arrived
+        self._look_later()
