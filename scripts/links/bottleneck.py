@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 PACKET = 1500
 LEAST_QUEUE = 32 * PACKET
-PAUSE = 0.1
+_PAUSE = 0.1
 """After so many seconds without a packet a burst of losses is over: it is the air's, not the sender's."""
 
 
@@ -29,7 +29,7 @@ class Bottleneck:
     """Lets packets pass at *rate* bit/s and delivers them *delay* seconds later.
 
     The queue in front of it takes *queue* bytes. *loss* is the share of packets that are lost behind it, in
-    bursts of *burst* on average (a Gilbert model). A PAUSE ends a burst: else TCP's lone repetitions would meet it
+    bursts of *burst* on average (a Gilbert model). A pause ends a burst: else TCP's lone repetitions would meet it
     however late they come. *jitter* is the deviation of a half-normal further delay; the order is kept. The same
     *seed* gives the same losses for the same packets. While it is *dark* all are lost.
     """
@@ -95,7 +95,7 @@ class Bottleneck:
     def _loses(self, now: float) -> bool:
         if not self._loss:
             return False
-        self._losing = self._losing and now - self._last <= PAUSE
+        self._losing = self._losing and now - self._last <= _PAUSE
         self._last = now
         draw = self._random.random()
         if self._leave == 1:

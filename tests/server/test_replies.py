@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from proxied import KEY
+from proxied import KEY, Peer
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.frontends.responses import Responses
@@ -34,6 +34,23 @@ def events(body: bytes) -> list[tuple[bytes, bytes]]:
         assert data.startswith(b"data: ")
         pairs.append((event.removeprefix(b"event: "), data.removeprefix(b"data: ")))
     return pairs
+
+
+async def asking(run: Any) -> Peer:
+    """Return an agent that has sent ASK, and heard nothing yet."""
+    agent: Peer = await run.dial()
+    body = orjson.dumps(ASK)
+    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(body))))
+    await agent.send(body)
+    return agent
+
+
+async def refused_upgrade(peer: Peer) -> bool:
+    """Read a request, and return whether it was an upgrade, which an upstream without a WebSocket refuses."""
+    is_upgrade = bool((await peer.message()).get("Upgrade"))
+    if is_upgrade:
+        await peer.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+    return is_upgrade
 
 
 @pytest.fixture
@@ -120,10 +137,7 @@ async def test_nothing_is_held_back(proxied: Any, frames_of: Any) -> None:
             await seen.acquire()
 
     run = await proxied(upstream=await frames_of(frames))
-    agent = await run.dial()
-    body = orjson.dumps(ASK)
-    await agent.begin("POST", "/v1/responses", ("Content-Length", str(len(body))))
-    await agent.send(body)
+    agent = await asking(run)
     head = await agent.head()
     pieces = []
     async for piece in agent.pieces(head):
@@ -143,10 +157,7 @@ async def test_the_first_event_comes_in_one_piece_with_the_headers(proxied: Any,
         yield COMPLETED
 
     run = await proxied(upstream=await frames_of(frames))
-    agent = await run.dial()
-    body = orjson.dumps(ASK)
-    await agent.begin("POST", "/v1/responses", ("Content-Length", str(len(body))))
-    await agent.send(body)
+    agent = await asking(run)
     head = await agent.head()
     first = await anext(agent.pieces(head))
     info = agent.writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
@@ -440,9 +451,7 @@ async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
     alive, heard = asyncio.Event(), asyncio.Event()
 
     async def serve(peer: Any) -> None:
-        asked = await peer.message()
-        if asked.get("Upgrade"):
-            await peer.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+        if await refused_upgrade(peer):
             return
         if late:
             await alive.wait()
@@ -452,9 +461,7 @@ async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
 
     settings = {"keepalive_after": 0.1} if late else {}
     run = await proxied(upstream=(await raw_upstream(serve)).base_url, **settings)
-    agent = await run.dial()
-    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(orjson.dumps(ASK)))))
-    await agent.send(orjson.dumps(ASK))
+    agent = await asking(run)
     pieces = agent.pieces(await agent.head())
     if late:
         assert (await anext(pieces)).startswith(b":")
@@ -472,9 +479,7 @@ async def silent(raw_upstream: Any) -> str:
     """Return the address of an upstream that has no WebSocket, and over HTTP listens and never answers."""
 
     async def serve(peer: Any) -> None:
-        asked = await peer.message()
-        if asked.get("Upgrade"):
-            await peer.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+        if await refused_upgrade(peer):
             return
         await asyncio.Event().wait()
 
