@@ -12,6 +12,7 @@ long integers.
 """
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,17 +87,20 @@ class Found:
 class Beginnings:
     """The beginnings of the last *kept* bodies, of which one that has grown replaces what it grew from.
 
-    *name* is the field that holds the history.
+    *name* is the field that holds the history. Bodies may be read on several threads.
     """
 
     def __init__(self, name: str, kept: int = 64) -> None:
         self._name = name
         self._kept = kept
         self._known: dict[bytes, Beginning] = {}
+        self._lock = threading.Lock()
 
     def find(self, body: bytes) -> Found | None:
         """Return the longest one that *body* begins with."""
-        candidates = [each for each in self._known.values() if each.may_begin(body)]
+        with self._lock:
+            known = list(self._known.values())
+        candidates = [each for each in known if each.may_begin(body)]
         found, at = None, 0
         hasher, view = blake3(), memoryview(body)
         for each in sorted(candidates, key=lambda each: each.length):
@@ -121,7 +125,6 @@ class Beginnings:
         if grown_from is not None:
             opened = grown_from.beginning.opened
             hasher, known = grown_from.hasher, grown_from.beginning.length
-            self._known.pop(grown_from.beginning.digest, None)
         hasher.update(memoryview(body)[known:length])
         is_ours = reading.is_to_the_byte or reading.written[:end] == reading.body[:end]
         self._put(
@@ -132,14 +135,18 @@ class Beginnings:
                 turn.marks,
                 turn.outline,
                 is_ours=is_ours and (grown_from is None or grown_from.is_ours),
-            )
+            ),
+            instead_of=grown_from.beginning if grown_from is not None else None,
         )
 
-    def _put(self, beginning: Beginning) -> None:
-        self._known.pop(beginning.digest, None)
-        self._known[beginning.digest] = beginning
-        if len(self._known) > self._kept:
-            del self._known[next(iter(self._known))]
+    def _put(self, beginning: Beginning, *, instead_of: Beginning | None = None) -> None:
+        with self._lock:
+            if instead_of is not None:
+                self._known.pop(instead_of.digest, None)
+            self._known.pop(beginning.digest, None)
+            self._known[beginning.digest] = beginning
+            if len(self._known) > self._kept:
+                del self._known[next(iter(self._known))]
 
 
 def _place(reading: Reading, name: str) -> Place | None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from traceback import extract_tb
 from typing import Any
 
@@ -62,6 +63,8 @@ class Services:
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     in_flight: set[asyncio.Task[Any]] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    reading: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 1))
+    """One large request is read at a time: several threads would only keep the interpreter from the loop."""
 
     async def drain(self) -> None:
         """Give the requests in flight drain_seconds, and then end them."""
@@ -151,7 +154,7 @@ class AgentRequest:
         if isinstance(raw, bodies.TooLong):
             return await self._over_http(raw, Mismatch.TOO_LARGE)
         self._bytes_from_agent = len(raw)
-        read = self._read(raw, front_end)
+        read = await self._read(raw, front_end)
         if isinstance(read, Opaque):
             self._model, self._detail = read.model, _shown(read.detail)
             return await self._over_http(raw, read.reason)
@@ -192,13 +195,21 @@ class AgentRequest:
         at = f"{place.name}:{place.lineno}"
         log.error("defect", error=type(defect).__name__, at=at, shown=self._reply.begun)
 
-    def _read(self, raw: bytes, front_end: FrontEnd) -> Readable | Opaque:
+    async def _read(self, raw: bytes, front_end: FrontEnd) -> Readable | Opaque:
+        """Read the request, a large one on a thread: one that is new takes some 20 ms for each MB."""
         config = self._services.config
         if config.websocket == "off":
             return Opaque(Mismatch.DISABLED)
         encodings = ",".join(self._request.headers.getall("Content-Encoding", []))
-        try:
+
+        def read() -> Readable | Opaque:
             return front_end.decode(bodies.decode(raw, encodings, limit=config.max_body_bytes))
+
+        try:
+            if len(raw) < (_LARGE // _PACKED if encodings else _LARGE):
+                return read()
+            async with self._services.reading:
+                return await asyncio.to_thread(read)
         except bodies.Undecodable:
             return Opaque(Mismatch.NOT_DIFFABLE)
         except Exception as exc:  # noqa: BLE001  (a defect: the agent's request goes on as it came)
@@ -427,6 +438,12 @@ def _shown(name: str | None) -> str | None:
     """Return the *name* of a parameter for the figures; one that is no name at all may be anything."""
     return name if name is None or _NAME.fullmatch(name) else "a field with an odd name"
 
+
+_LARGE = 1024 * 1024
+"""Bytes of a body that is read on a thread, so that other agents' events do not wait for it."""
+
+_PACKED = 4
+"""How many times larger JSON is without its Content-Encoding, or more."""
 
 _MODEL_SHOWN = 100
 """Characters of a model's name in the figures, which keep many turns; an agent may have put anything there."""

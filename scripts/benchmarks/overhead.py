@@ -278,6 +278,29 @@ async def measure_turns(
     return [{"way": name, "size": size, **_columns(measured)} for name, measured in rounds_of.items()]
 
 
+async def measure_stalls(source: Program, ways: Ways, *, size: float, rounds: int) -> list[dict[str, Any]]:
+    """Stream to one agent while another sends new histories of *size* bytes; return a row per way."""
+    rounds_of: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, program in ways.items():
+            port = program.port if program else source.port
+            reader, sender = await agent_at(port), await agent_at(port)
+            bodies = [
+                Conversation(size, seed).body(events=1, rate=_FAST) for seed in range(3 * number, 3 * number + 3)
+            ]
+            body = Conversation(20_000, number).body(events=1500, rate=500)
+            async with asyncio.TaskGroup() as tasks:
+                listening = tasks.create_task(reader.turn(body, f"sk-{name}-reader-{number}"))
+                await asyncio.sleep(0.5)
+                for each in bodies:
+                    await sender.turn(each, f"sk-{name}-sender-{number}")
+            ages = sorted(listening.result().ages)
+            rounds_of[name].append({"p99_ms": ages[len(ages) * 99 // 100] / 1e6, "worst_ms": ages[-1] / 1e6})
+            for agent in (reader, sender):
+                agent.transport.close()
+    return [{"way": name, "size": size, **_columns(measured)} for name, measured in rounds_of.items()]
+
+
 async def measure_memory(
     program: Program, *, conversations: int, size: float, turns: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -324,7 +347,7 @@ async def measure_memory(
 @click.option("--rounds", default=5, show_default=True, help="How often all of it is repeated.")
 @click.option("--conversations", default=100, show_default=True, help="Kept alive, to weigh them.")
 @click.option("--long", "long_turns", default=10_000, show_default=True, help="Turns for which memory is watched.")
-@click.option("--parts", default="events,turns,memory", show_default=True)
+@click.option("--parts", default="events,turns,stalls,memory", show_default=True)
 @click.option("--other", type=click.Path(path_type=Path, exists=True), help="Another checkout, to compare with.")
 @click.option("--uvloop", is_flag=True, help="Also packlight and the pump on uvloop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -351,7 +374,7 @@ async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
     conversations: int,
     long_turns: int,
 ) -> dict[str, Any]:
-    figures: dict[str, Any] = {"events": [], "turns": [], "memory": {}}
+    figures: dict[str, Any] = {"events": [], "turns": [], "stalls": [], "memory": {}}
     say: Callable[[str], None] = (lambda _: None) if quiet else click.echo
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -370,13 +393,15 @@ async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
                 rows = await measure_events(source, ways, agents=count, rate=each, seconds=seconds, rounds=rounds)
                 figures["events"] += rows
                 _say_events(rows, say)
-        if "turns" in parts:
-            for size in sizes.split(","):
-                rows = await measure_turns(
-                    source, ways, size=float(size) * 1e6, turns=turns, rounds=rounds, spaced=spaced
-                )
+        for size in (float(each) * 1e6 for each in sizes.split(",")):
+            if "turns" in parts:
+                rows = await measure_turns(source, ways, size=size, turns=turns, rounds=rounds, spaced=spaced)
                 figures["turns"] += rows
                 _say_turns(rows, say)
+            if "stalls" in parts:
+                rows = await measure_stalls(source, ways, size=size, rounds=rounds)
+                figures["stalls"] += rows
+                _say_stalls(rows, say)
         if "memory" in parts:
             for name, options in (("no compression", ()), ("deflate", ("deflate",))):
                 say(f"memory, upstream's WebSocket with {name}")
@@ -415,6 +440,13 @@ def _say_turns(rows: list[dict[str, Any]], say: Callable[[str], None]) -> None:
             f"{row['way']:20}{_spread(row['ttfe_ms']):>22}{ratio:>11.2f}{_spread(row['cpu_ms']):>20}"
             f"{cpu / mb:>8.2f}{first}"
         )
+
+
+def _say_stalls(rows: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+    say(f"\nan agent's events while another sends new histories of {rows[0]['size'] / 1e6:g} MB")
+    say(f"{'':20}{'p99 ms':>20}{'worst ms':>20}")
+    for row in rows:
+        say(f"{row['way']:20}{_spread(row['p99_ms']):>20}{_spread(row['worst_ms']):>20}")
 
 
 def _spread(values: dict[str, float]) -> str:

@@ -1,5 +1,7 @@
 """A front end that remembers beginnings of bodies reads every body as one that remembers nothing."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -154,3 +156,22 @@ def test_the_beginnings_of_the_last_bodies_are_kept() -> None:
         read = front_end.decode(each[:-2] + b',{"role":"user","content":"on"}]}')
         assert isinstance(read, Readable)
         assert isinstance(read.turn.items, History) is kept
+
+
+def test_bodies_may_be_read_on_several_threads() -> None:
+    """Eight at once read conversations that grow in turns as one that remembers nothing."""
+    front_end = Responses()
+    texts = [b",".join(b'{"role":"user","content":"%d"}' % each for each in range(n)) for n in range(1, 41)]
+    bodies = [body_of(b'{"role":"user","content":"of %d"},' % of + text) for text in texts for of in range(100)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            read = list(threads.map(front_end.decode, bodies))
+    finally:
+        sys.setswitchinterval(interval)
+    for each, written in zip(read, bodies, strict=True):
+        alone = Responses().decode(written)
+        assert isinstance(each, Readable)
+        assert isinstance(alone, Readable)
+        assert each.turn.marks == alone.turn.marks

@@ -4,10 +4,12 @@ import asyncio
 import gzip
 import hashlib
 import os
+import random
 import re
 import resource
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -21,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import Config
+from proxy.frontends.responses import Responses
 from proxy.server import Server
 from proxy.server.body import Undecodable, decode
 
@@ -210,6 +213,42 @@ async def test_64_mib_are_a_body_like_any_other(proxied: Any) -> None:
     assert run.simulator.requests[-1].body_sha256 == hashlib.sha256(body).hexdigest()
     (record,) = run.server.ledger.turns(1)
     assert (record.reason, record.bytes_from_agent) == ("too_large", 64 * MEBIBYTE)
+
+
+@pytest.mark.parametrize(("size", "encoding"), [(MEBIBYTE, None), (MEBIBYTE, "zstd")], ids=str)
+async def test_nobody_waits_while_a_large_request_is_read(
+    proxied: Any, monkeypatch: pytest.MonkeyPatch, size: int, encoding: str | None
+) -> None:
+    """It is read on a thread, one at a time, while others get their answers."""
+    begun, go_on, reading, most = threading.Event(), threading.Event(), [0], [0]
+    read = Responses.decode
+
+    def slowly(front_end: Responses, body: bytes) -> Any:
+        if len(body) < size:
+            assert threading.current_thread() is threading.main_thread()
+            return read(front_end, body)
+        reading[0] += 1
+        most[0] = max(most[0], reading[0])
+        begun.set()
+        assert go_on.wait(60)
+        reading[0] -= 1
+        return read(front_end, body)
+
+    monkeypatch.setattr(Responses, "decode", slowly)
+    run = await proxied()
+    ask = {"model": "m", "store": False, "input": "small"}
+    body = orjson.dumps({**ask, "input": random.Random(1).randbytes(size // 2).hex()})
+    headers = [] if encoding is None else [("Content-Encoding", encoding)]
+    sent = body if encoding is None else zstandard.compress(body)
+    async with asyncio.TaskGroup() as tasks:
+        large = [tasks.create_task(run.post(sent, *headers)) for _ in range(2)]
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert (await run.post(ask)).status == 200
+        assert not any(each.done() for each in large)
+        go_on.set()
+    assert [each.result().status for each in large] == [200, 200]
+    assert most == [1]
+    assert [turn.reason for turn in run.server.ledger.turns(3)] == ["first_turn"] * 3
 
 
 @pytest.mark.parametrize("chunked", [False, True])
