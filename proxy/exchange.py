@@ -9,10 +9,10 @@ from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.core.warmup import Keepsake
-from proxy.errors import ConnectionLost, UpstreamError, UpstreamUnavailable
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
-from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool, suspicion
+from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
@@ -23,6 +23,9 @@ _TOO_BIG = 1009
 
 _REJECTED = frozenset({400, 404, 422})
 """Statuses of an error that may lie in the form of the request, which over HTTP is the agent's own."""
+
+_LOST_UNSHOWN, _LOST = 2, 3
+"""Turns lost in a row after which WebSockets are suspect: those of which nothing was shown, and any."""
 
 _TOGETHER = 64
 """Events that are written to the agent at once, where so many have arrived together."""
@@ -79,6 +82,7 @@ class Exchange:
         self._clock = clock
         self._traffic = traffic
         self._sent_at = 0.0
+        self._connection: Connection | None = None
         self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
 
     async def run(self, deliver: Deliver) -> None:
@@ -95,6 +99,7 @@ class Exchange:
         while not turn.finished:
             try:
                 async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=self._fits) as lease:
+                    self._connection = lease.connection
                     await self._on(lease, deliver)
             except NoLease as exc:
                 raise PlainHTTP(exc.reason) from exc
@@ -120,7 +125,7 @@ class Exchange:
     async def _attempt(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
         """Send *upload* and pass on what comes back, until the turn ends or has to be sent again."""
         turn, connection = self.turn, lease.connection
-        message = turn.start(upload, reused=connection.turns > 0)
+        message = turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
         if len(message) > self._waits.max_message_bytes:
             turn.attempts -= 1  # it was not sent
             raise PlainHTTP(Mismatch.TOO_LARGE)
@@ -134,8 +139,9 @@ class Exchange:
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
         lease.connection.baseline = self.turn.baseline
+        lease.connection.last_response = self.turn.response_id
         lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
-        self._partition.turns_lost = 0
+        self._pool.note_done(self._partition)
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
             self._partition.accept(doubt, self._clock())
         self._learn(lease, upload)
@@ -203,10 +209,21 @@ class Exchange:
         try:
             self.turn.connection_lost(fault)
         except ConnectionLost:
+            self._note_lost(fault)
             raise
         except UpstreamUnavailable as exc:
-            self._partition.turns_lost += 1
-            if self._partition.turns_lost > 1:
-                # Something closes every WebSocket that is used: the next turns need not find that out again.
-                self._partition.refuse_until(self._clock() + suspicion(self._waits.chaining_retry_seconds))
+            self._note_lost(fault)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from exc
+        if self._partition.is_suspect:  # this was the trial whether they are carried again
+            self._note_lost(fault)
+            raise PlainHTTP(Mismatch.CONNECTION_LOST) from fault
+
+    def _note_lost(self, fault: ConnectionLost) -> None:
+        """Have the pool know of a turn that did not end on its WebSocket, unless that was the agent's doing."""
+        connection = self._connection
+        if connection is None or connection.is_overrun:
+            return
+        enough = _LOST if self.turn.shown else _LOST_UNSHOWN
+        if isinstance(fault, UpstreamTimeout) and connection.is_mute:
+            enough = 1  # what opened may never have been a WebSocket to upstream
+        self._pool.note_lost(self._partition, connection, enough=enough)

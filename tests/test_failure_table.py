@@ -7,6 +7,7 @@ and what the figures say about it.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import openai
 import pytest
 from conversation import Agent, Clock, user
 from proxied import Peer, Proxied, RawUpstream
+from websockets.utils import accept_key
 
 from proxy.simulator import (
     Failed,
@@ -1119,6 +1121,101 @@ async def test_websockets_that_always_break_are_left_alone_for_a_while(proxied: 
         ("http", "connection_lost", 3),
         ("http", "no_websocket", 1),
     ]
+
+
+async def test_the_trial_of_a_suspect_websocket_costs_one_upload(proxied: Start, agents: Agents) -> None:
+    """Each trial that fails is followed by a longer time of plain HTTP; one that succeeds ends the suspicion."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, websocket_retry_seconds=100)
+    start.simulator.inject(Fault("before_created", "abort", times=None, transport="ws"))
+    agent = await agents(start.server.url)
+    for pause in (0, 0, 30, 29, 31, 49, 51):
+        clock.advance(pause)
+        await agent.turn("on")
+    start.simulator.faults.clear()
+    clock.advance(100)
+    await agent.turn("on")
+    start.simulator.inject(Fault("before_created", "abort", times=1, transport="ws"))
+    await agent.turn("on")
+    assert [row[:3] for row in await figures(start, 9)] == [
+        *[("http", "connection_lost", 3)] * 2,
+        ("http", "connection_lost", 2),
+        ("http", "no_websocket", 1),
+        ("http", "connection_lost", 2),
+        ("http", "no_websocket", 1),
+        ("http", "connection_lost", 2),
+        ("full", "after_restart", 1),
+        ("full", "connection_lost", 2),
+    ]
+
+
+async def test_websockets_that_break_in_every_answer_are_left_alone_for_a_while(
+    proxied: Start, agents: Agents
+) -> None:
+    """Three turns in a row are broken off; the next has its answer over HTTP."""
+    start = await proxied(numbered, clock=Clock())
+    start.simulator.inject(Fault("after_created", "abort", times=None, transport="ws"))
+    agent = await agents(start.server.url)
+    for _ in range(3):
+        with pytest.raises(aiohttp.ClientError):
+            await agent.turn("on")
+    assert (await agent.turn("on")).completed
+    assert [row[:2] for row in await figures(start, 4)] == [
+        *[("full", "first_turn")] * 3,
+        ("http", "no_websocket"),
+    ]
+
+
+async def test_turns_that_are_lost_together_are_one_loss(proxied: Start, agents: Agents) -> None:
+    """A change of network takes every agent's connection, which says nothing against the next one."""
+    clock = Clock()
+    start = await proxied(lambda _: LONG, clock=clock)
+    start.simulator.inject(Fault("after_events", "slow", events=1, seconds=1000, times=4))
+    several = [await agents(start.server.url) for _ in range(4)]
+    async with AsyncExitStack() as stack:
+        for number, each in enumerate(several):
+            stream = await stack.enter_async_context(each.streaming(f"agent {number}"))
+            await stream.event()
+        clock.advance(1)
+        start.simulator.abort_connections()
+        await start.recorded(4)
+    start.simulator.script = numbered
+    assert (await several[0].turn("on")).status == 200
+    assert [row[0] for row in await figures(start, 5)] == ["full"] * 5
+
+
+async def test_a_websocket_that_swallows_everything_is_left_alone_after_one_turn(
+    proxied: Start, agents: Agents, raw_upstream: RawUpstreams
+) -> None:
+    """It opens, and then not even a pong comes of it: the agent is told once, and the next turns go over HTTP."""
+    posts = 0
+
+    async def serve(peer: Peer) -> None:
+        nonlocal posts
+        while True:
+            request = await peer.message()
+            if request.get("Upgrade"):
+                accepted = accept_key(request.get("Sec-WebSocket-Key"))
+                await peer.send(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                    b"Sec-WebSocket-Accept: %b\r\n\r\n" % accepted.encode()
+                )
+                while await peer.reader.read(1000):
+                    pass
+                return
+            posts += 1
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n")
+            await peer.send(b'{"output":[]}')
+
+    upstream = await raw_upstream(serve)
+    start = await proxied(upstream=upstream.base_url, first_event_timeout=1, ping_interval=0.2)
+    agent = await agents(start.server.url, stream=False)
+    statuses = []
+    for _ in range(3):
+        async with agent.posting("on") as response:
+            statuses.append(response.status)
+            await response.read()
+    assert (statuses, posts) == ([504, 200, 200], 2)
 
 
 # Size

@@ -24,6 +24,9 @@ from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 _MOST_EARLY, _MOST_EARLY_BYTES = 1000, 1024 * 1024
 """Events that may come before a response begins. Where there are more of them, none is to be expected."""
 
+_MOST_UNSHOWN = 64 * 1024 * 1024
+"""Bytes of an answer that are held back until something of it is shown: twice the events of 128,000 tokens."""
+
 
 class State(Enum):
     """Where a turn stands."""
@@ -113,13 +116,14 @@ class Turn:
         self.collapse: Collapse | None = None
         self.hoisted: Hoisted | None = None
         self._reused = False
+        self._earlier: str | None = None
         self._retried_here = False
         self._items: dict[int, Raw] = {}
         self._held: list[Raw] = []
         self._has_pieces = False
         self._tells = tells
         self._unshown: list[ServerEvent] = []
-        self._early_bytes = 0
+        self._unshown_bytes = self._early_bytes = 0
         self.reading: Reading | None = None
 
     @property
@@ -147,18 +151,22 @@ class Turn:
         """Whether upstream has begun to answer."""
         return self.state not in _NOT_BEGUN
 
-    def start(self, upload: Delta | Full, *, reused: bool) -> Message:
-        """Return the message that carries *upload*; *reused* if the connection has answered turns before."""
+    def start(self, upload: Delta | Full, *, reused: bool, earlier: str | None = None) -> Message:
+        """Return the message that carries *upload*; *reused* if the connection has answered turns before.
+
+        *earlier* is the id of the last response on it.
+        """
         self.upload = upload
         self._retried_here = self.again is not None and not self.again.fresh
         self.again = None
         self.baseline = None
         self.response_id = None
         self._reused = reused
+        self._earlier = earlier
         self._items = {}
         self._has_pieces = False
         self._unshown = []
-        self._early_bytes = 0
+        self._unshown_bytes = self._early_bytes = 0
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
         message = self._message(upload)
         self.attempts += 1
@@ -194,6 +202,8 @@ class Turn:
         """
         if event.type in ERRORS:
             return self._error(event)
+        if self._is_earlier(event):
+            return ()
         if event.type == "response.failed" and self.state is State.SENT and self._is_to_repeat(event):
             return ()
         if self.state is State.SENT:
@@ -212,6 +222,18 @@ class Turn:
             self._end(event)
         return self._released(event)
 
+    def _is_earlier(self, event: ServerEvent) -> bool:
+        """Whether *event* says how the last response on this connection ended, once more, and nothing of this one.
+
+        Raises ConnectionLost where it comes in the middle of this one.
+        """
+        if self._earlier is None or self._earlier == self.response_id or not event.terminal:
+            return False  # a server that gives all its responses one id leaves no telling
+        is_earlier = self._earlier.encode() in event.raw and _response(event).get("id") == self._earlier
+        if is_earlier and self.begun:
+            raise ConnectionLost(f"{event.type} of an earlier response came in the middle of this one")
+        return is_earlier
+
     def _keep_early(self, event: ServerEvent) -> None:
         """Keep an *event* of the connection or the account, perhaps a straggler: it does not begin the answer."""
         self._unshown.append(event)
@@ -228,6 +250,9 @@ class Turn:
             return ()
         if not (self.shown or event.terminal or (self.request.stream and self._tells(event))):
             self._unshown.append(event)
+            self._unshown_bytes += len(event.raw)
+            if self._unshown_bytes > _MOST_UNSHOWN:
+                raise ConnectionLost("upstream said more than can be held back until it is shown")
             return ()
         shown = (*self._unshown, event)
         self._unshown = []
@@ -235,6 +260,12 @@ class Turn:
         if self.hoisted is None:
             return shown
         return tuple(each.telling(self.hoisted.fields) for each in shown)
+
+    def may_go_elsewhere(self) -> bool:
+        """Count that the turn is given up, with nothing shown; return whether it may be sent again."""
+        if self.state is State.READY:
+            return True
+        return self.replays.after_loss(sent=True, shown=False) is not Verdict.FAILED
 
     def connection_lost(self, fault: ConnectionLost) -> None:
         """Take the loss of the connection; afterwards *again* says that the turn is to be sent on a new one.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -34,7 +35,7 @@ def head(kind: str, response: Raw) -> dict[str, Any]:
     shared: dict[str, Any] = {
         "id": str(response.get("id")).replace("resp_", "chatcmpl-", 1),
         "object": kind,
-        "created": int(created) if isinstance(created, int | float) else 0,
+        "created": int(created) if isinstance(created, int | float) and isfinite(created) else 0,
         "model": response.get("model"),
     }
     if response.get("service_tier") is not None:

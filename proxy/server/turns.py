@@ -174,6 +174,8 @@ class AgentRequest:
             self._report(exc)
             if self._reply.begun:
                 return self._reply.abort()
+            if self._turn is not None and not self._turn.may_go_elsewhere():
+                return self._reply.error(502, "packlight failed after upstream had the request", "defect")
             return await self._over_http(raw, Mismatch.DEFECT)
 
     async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:

@@ -153,11 +153,12 @@ class Connection:
         self.baseline: Baseline | None = None
         self.keepsake: Keepsake | None = None
         self.turns = 0
+        self.last_response: str | None = None
         self._socket = socket
         self._timing = timing
         self._raw = socket.transport.get_extra_info("socket")
         self._sent = self._delivered = False
-        self._began_at = self._sent_at = self._progress_at = socket.heard_at
+        self._opened_heard = self._began_at = self._sent_at = self._progress_at = socket.heard_at
         self._acknowledged = 0
         self._given_up: str | None = None
         self._hurried = False
@@ -319,6 +320,17 @@ class Connection:
             raise ConnectionLost(f"upstream sent something that is not an event: {exc}") from exc
 
     @property
+    def is_mute(self) -> bool:
+        """Whether nothing was heard since it opened, not even the pong that is long due."""
+        due = self._opened_heard + 2 * self._timing.ping_interval
+        return self._socket.heard_at == self._opened_heard and self._now() > due
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether it was closed because too much was unread."""
+        return self._socket.inbox.overrun
+
+    @property
     def has_more(self) -> bool:
         """Whether another event has arrived already."""
         return bool(self._socket.inbox)
@@ -406,7 +418,7 @@ class Connection:
         self.abort()
 
     def _lost(self) -> ConnectionLost:
-        if self._socket.inbox.overrun:
+        if self.is_overrun:
             return ConnectionLost("the agent read so slowly that too much was unread (max_unread_bytes)")
         if self._given_up is not None:
             return ConnectionLost(self._given_up, sent=self._sent)

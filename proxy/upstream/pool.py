@@ -35,7 +35,7 @@ _DOUBTS_KEPT = 64
 _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
 _SUSPECT_SECONDS = 30.0
-"""How long plain HTTP is used after WebSockets that opened, and were lost under every turn."""
+"""How long plain HTTP is used at first after WebSockets that opened, and were lost under every turn."""
 
 _LOOK_SECONDS = 0.25
 """How often a connection at work is looked at."""
@@ -62,11 +62,6 @@ _COLLAPSE_PATIENCE = 12
 """How many times longer a chain that collapsed is remembered than one that upstream owns up to having lost."""
 
 _COLLAPSE_LONGEST = 24 * 3600.0
-
-
-def suspicion(longest: float) -> float:
-    """Return for how many seconds that is: never for longer than *longest*, after a definite refusal."""
-    return min(_SUSPECT_SECONDS, longest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +129,8 @@ class Partition:
     misses: int = 0
     pauses: Iterator[float] | None = None
     turns_lost: int = 0
+    turn_lost_at: float = 0.0
+    suspicions: Iterator[float] | None = None
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
@@ -144,6 +141,11 @@ class Partition:
         if len(self.verdicts) >= _DOUBTS_KEPT:
             del self.verdicts[next(iter(self.verdicts))]
         self.verdicts[form] = equal
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its WebSockets were lost under turn after turn, and have carried none to its end since."""
+        return self.suspicions is not None
 
     def refuse_until(self, moment: float) -> None:
         """Use plain HTTP until the clock shows *moment*."""
@@ -328,6 +330,25 @@ class Pool:
         is_known = any(each is partition for each in self._partitions.values())
         can_open = is_known and partition.pauses is None and self._clock() >= partition.websocket_refused_until
         return can_open and (self._spare(partition) is not None or self.has_room(partition))
+
+    def note_lost(self, partition: Partition, connection: Connection, *, enough: int) -> None:
+        """Take note that *connection* was lost, or silent for too long, under a turn.
+
+        After *enough* in a row something may be closing or swallowing every WebSocket that is used: plain HTTP
+        is used then, for longer each time. Turns that were lost together count as one.
+        """
+        now = self._clock()
+        if connection.opened_at >= partition.turn_lost_at:
+            partition.turns_lost += 1
+            partition.turn_lost_at = now
+        if partition.turns_lost >= enough or partition.is_suspect:
+            partition.suspicions = partition.suspicions or self._pauses(_SUSPECT_SECONDS)
+            partition.refuse_until(now + next(partition.suspicions))
+
+    @staticmethod
+    def note_done(partition: Partition) -> None:
+        """Take note that a WebSocket carried a turn to its end."""
+        partition.turns_lost, partition.suspicions = 0, None
 
     @asynccontextmanager
     async def lease(
@@ -544,7 +565,8 @@ class Pool:
             if isinstance(exc, UpstreamTimeout) or partition.pauses is not None:
                 # Something swallows upgrades, or the link is dark: the next turns need not wait for it as well.
                 partition.refuse_until(self._clock() + self._pause(partition))
-            partition.pauses = partition.pauses or self._pauses()  # one that broke off is no pattern yet
+            # One that broke off is no pattern yet.
+            partition.pauses = partition.pauses or self._pauses(_FIRST_PAUSE)
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         partition.pauses = None
         self._link.clear()
@@ -553,12 +575,12 @@ class Pool:
         self._connections.open += 1
         return connection
 
-    def _pauses(self) -> Iterator[float]:
-        return pauses(self._jitter, first=_FIRST_PAUSE, most=self._limits.websocket_retry_seconds)
+    def _pauses(self, first: float) -> Iterator[float]:
+        return pauses(self._jitter, first=first, most=self._limits.websocket_retry_seconds)
 
     def _pause(self, partition: Partition) -> float:
         """Return how long to leave WebSockets alone after a failure that any middlebox can cause: ever longer."""
-        partition.pauses = partition.pauses or self._pauses()
+        partition.pauses = partition.pauses or self._pauses(_FIRST_PAUSE)
         return next(partition.pauses)
 
     def _gone(self, partition: Partition, key: int) -> None:

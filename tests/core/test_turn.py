@@ -668,3 +668,51 @@ def test_a_response_that_both_tell_alike_can_be_continued_by_both() -> None:
 def test_a_response_is_stored_unless_the_agent_says_no(fields: JSON, stored: bool) -> None:  # noqa: FBT001
     """That is the API's default."""
     assert request(*HISTORY, **fields).is_stored is stored
+
+
+# What belongs to the response before.
+
+EARLIER = event("response.completed", response={"id": "resp_1", "output": []})
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.failed", "response.incomplete"])
+def test_an_end_of_the_response_before_is_not_this_ones(kind: str) -> None:
+    """Before the response begins it is nobody's; in its middle nothing on the connection can be trusted."""
+    stale = event(kind, response={"id": "resp_1", "status": "failed", "output": []})
+    turn = Turn(SENT)
+    turn.start(delta(), reused=True, earlier="resp_1")
+    assert turn.receive(stale) == ()
+    assert turn.state is State.SENT
+    turn.receive(continued())
+    with pytest.raises(ConnectionLost, match=f"{kind} of an earlier response"):
+        turn.receive(stale)
+
+
+def test_a_server_that_gives_all_responses_one_id_is_taken_at_its_word() -> None:
+    """Its second response ends as its first did."""
+    turn = Turn(SENT)
+    turn.start(FULL, reused=True, earlier="resp_1")
+    turn.receive(event("response.created", response={"id": "resp_1"}))
+    assert turn.receive(EARLIER) == (EARLIER,)
+    assert turn.state is State.COMPLETED
+
+
+def test_what_is_held_back_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that is shown at its end, and has none, is broken off."""
+    monkeypatch.setattr("proxy.core.turn._MOST_UNSHOWN", 10 * len(WORD.raw))
+    turn = Turn(SENT, tells=lambda shown: shown.terminal)
+    turn.start(FULL, reused=False)
+    for _ in range(10):
+        assert turn.receive(WORD) == ()
+    with pytest.raises(ConnectionLost, match="held back"):
+        turn.receive(WORD)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_turn_that_is_given_up_counts_as_an_attempt(retries: int) -> None:
+    """Freely before it was sent, and afterwards as often as after a loss."""
+    turn = Turn(SENT, ambiguous_retries=retries)
+    assert turn.may_go_elsewhere()
+    turn.start(FULL, reused=False)
+    assert [turn.may_go_elsewhere() for _ in range(2)] == [retries > 0, False]
+    assert turn.replays.ambiguous == retries

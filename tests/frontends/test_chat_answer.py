@@ -396,3 +396,14 @@ def test_a_bad_request_without_a_type_gets_one() -> None:
         WholeCompletion(logprobs=False).refusal(UpstreamError(400, b'{"error":{"message":"x"}}', {}))
     )
     assert said["error"] == {"message": "x", "type": "invalid_request_error", "param": None, "code": None}
+
+
+@pytest.mark.parametrize("moment", [b"NaN", b"Infinity", b'"now"'])
+def test_a_moment_that_is_none_is_the_beginning_of_time(moment: bytes) -> None:
+    """Some servers write numbers that JSON does not have."""
+    created = ServerEvent.parse(
+        b'{"type":"response.created","response":{"id":"resp_1","model":"m","created_at":%b}}' % moment
+    )
+    answer = StreamedCompletion(usage=False, logprobs=False, named=False)
+    chunk = answer.add(created) + answer.add(words("Hi"))
+    assert b'"created":0,' in chunk

@@ -14,7 +14,7 @@ import pytest
 from proxied import KEY, Peer
 from websockets.asyncio.server import ServerConnection, serve
 
-from proxy.frontends.responses import Responses
+from proxy.frontends.responses import Responses, WholeAnswer
 from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
 
 CREATED = b'{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","output":[]}}'
@@ -536,3 +536,21 @@ async def test_a_request_that_cannot_be_read_for_a_defect_of_ours_goes_on_as_it_
     await run.recorded(1)
     (turn,) = (await run.figures("turns"))["turns"]
     assert (turn["upload"], turn["reason"]) == ("http", "defect")
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_defect_after_upstream_had_the_request_counts_as_a_loss(
+    proxied: Any, monkeypatch: pytest.MonkeyPatch, retries: int
+) -> None:
+    """The request is sent again over HTTP as often as after a loss, and no more."""
+
+    def fail(_self: WholeAnswer) -> None:
+        raise KeyError
+
+    run = await proxied(scripted(["alpha", "beta"]), ambiguous_retries=retries)
+    monkeypatch.setattr(WholeAnswer, "finish", fail)
+    answer = await run.post({**ASK, "stream": False})
+    assert answer.status == (200 if retries else 502)
+    assert [turn.transport for turn in run.simulator.turns] == ["ws"] + ["http"] * retries
+    await run.recorded(1)
+    assert run.server.ledger.replays["ambiguous"] == retries
