@@ -68,7 +68,8 @@ class NoWebSocket(UpstreamUnavailable):
     """Upstream answered the upgrade with *status* and no WebSocket: plain HTTP is the way.
 
     *definite* is true where the status says that there is no WebSocket endpoint (404, 405, 426, 501), and
-    false where anything between here and there may have answered instead (a captive portal, a gateway).
+    false where that may pass (429), or anything between here and there may have answered instead (a captive
+    portal, a gateway).
     """
 
     def __init__(self, status: int, *, definite: bool) -> None:

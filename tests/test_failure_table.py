@@ -970,22 +970,79 @@ async def test_a_pool_that_is_busy_throughout_leaves_plain_http(proxied: Start, 
 # The upgrade is refused
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, "invalid_api_key"), (403, None), (429, "rate_limit_exceeded")])
-async def test_a_refused_agent_gets_upstreams_status(
-    proxied: Start, agents: Agents, status: int, code: str | None
-) -> None:
-    """What the upgrade was answered with is what HTTP would have said; the next turn asks again."""
+async def test_a_refused_agent_gets_upstreams_status(proxied: Start, agents: Agents) -> None:
+    """The API's own refusal of a key is what HTTP would have said; the next turn asks again."""
     start = await proxied(numbered)
     agent, simulator = await agents(start.server.url), start.simulator
-    fault = Fault("handshake", "error", status=status, code=code, message="Not you.", retry_after=9)
+    fault = Fault("handshake", "error", status=401, code="invalid_api_key", message="Not you.", retry_after=9)
     simulator.inject(fault)
     answer = await agent.turn("one")
-    assert answer.status == status
+    assert answer.status == 401
     assert answer.body == fault.error().body()
     assert answer.headers["retry-after"] == "9"
     assert simulator.turns == []
     assert (await agent.turn()).text == "answer 0"
     assert await figures(start, 2) == [("full", "first_turn", 0, "failed"), ("full", "first_turn", 1, "completed")]
+
+
+REFUSALS = {
+    "uvicorn": b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+    "a gateway": b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: 23\r\n\r\n"
+    b'{"message":"Forbidden"}',
+    "a key of its own": b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 26\r\n\r\n{"message":"Unauthorized"}',
+    "in one word": b'HTTP/1.1 401 Unauthorized\r\nContent-Length: 24\r\n\r\n{"error":"unauthorized"}',
+    "too many": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 60\r\nContent-Length: 0\r\n\r\n",
+    "too many, it says": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 60\r\nContent-Length: 28\r\n\r\n"
+    b'{"error":{"message":"many"}}',
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS.keys())
+async def test_a_refusal_of_websockets_is_none_of_the_turn(
+    proxied: Start, agents: Agents, raw_upstream: RawUpstreams, refusal: bytes
+) -> None:
+    """Servers without a WebSocket there, or with enough of them, refuse so what they take over plain HTTP."""
+    asked: list[str] = []
+
+    async def serve(peer: Peer) -> None:
+        while True:
+            message = await peer.message()
+            asked.append(message.start.partition(" ")[0])
+            if message.get("Upgrade"):
+                await peer.send(refusal)
+                if b"connection: close" in refusal:
+                    return
+                continue
+            whole = b'{"id":"resp_1","status":"completed","output":[]}'
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(whole)}\r\n\r\n"
+            await peer.send(head.encode() + whole)
+
+    clock = Clock()
+    start = await proxied(upstream=(await raw_upstream(serve)).base_url, clock=clock)
+    for said in ("one", "two"):
+        answer = await start.post({"model": "m", "input": said})
+        assert (answer.status, answer.json()["id"]) == (200, "resp_1")
+    clock.advance(10)
+    assert (await start.post({"model": "m", "input": "three"})).status == 200
+    assert asked == ["GET", "POST", "POST", "GET", "POST"]
+    assert await figures(start, 3) == [("http", "no_websocket", 1, "completed")] * 3
+
+
+async def test_who_has_a_connection_keeps_it_where_no_more_are_granted(proxied: Start, agents: Agents) -> None:
+    """An upstream that caps WebSockets leaves another conversation to plain HTTP, and this one its deltas."""
+    start = await proxied(numbered)
+    one, other = await agents(start.server.url), await agents(start.server.url)
+    await one.turn("one")
+    start.simulator.inject(Fault("handshake", "error", status=429, retry_after=60, times=None))
+    await other.turn("something else")
+    await other.turn("and more")
+    await one.turn("two")
+    assert len(upgrades(start.simulator)) == 2
+    assert [row[:2] for row in await figures(start, 4)] == [
+        ("full", "first_turn"),
+        *[("http", "no_websocket")] * 2,
+        ("delta", None),
+    ]
 
 
 PORTAL = b"<html><body>Welcome on board! Please accept the terms.</body></html>"
@@ -1034,10 +1091,12 @@ async def test_an_upstream_without_websocket_gets_plain_http_and_is_asked_again(
         Fault("handshake", "error", status=302, body=b"", headers={"Location": "http://portal.example/login"}),
         Fault("handshake", "error", status=400, code=None),
         Fault("handshake", "error", status=403, body=PORTAL),
+        Fault("handshake", "error", status=403, body=b""),
+        Fault("handshake", "error", status=429, code="rate_limit_exceeded", retry_after=600),
         Fault("handshake", "error", status=503, code=None),
         Fault("handshake", "error", status=511, body=PORTAL),
     ],
-    ids=lambda fault: f"{fault.status}-html" if fault.body is not None else str(fault.status),
+    ids=lambda fault: f"{fault.status}-{fault.body[:6].decode()}" if fault.body is not None else str(fault.status),
 )
 async def test_an_upgrade_that_something_in_between_refused_is_asked_for_again_soon(
     proxied: Start, agents: Agents, fault: Fault

@@ -14,6 +14,7 @@ from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, cast
 
+import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import (
@@ -48,9 +49,6 @@ from proxy.upstream.trouble import advice, trouble_of
 
 _DEFINITE = frozenset({404, 405, 426, 501})
 """Statuses that say there is no WebSocket endpoint."""
-
-_THE_AGENTS_AFFAIR = frozenset({401, 403, 429})
-"""Statuses of an upgrade that plain HTTP would have answered as well."""
 
 _CLOCK = 0.0005
 """Seconds below which no answer is believed to have come."""
@@ -183,8 +181,9 @@ class Connection:
         permessage-deflate is offered without `client_max_window_bits`: a server may then not shrink the window
         that our uploads are compressed with (RFC 7692, section 7.1.2.2).
 
-        Raises UpstreamError where upstream refuses the agent, NoWebSocket where it has no WebSocket, Unreachable
-        where nobody answers at all, and UpstreamUnavailable where it cannot be reached for another reason.
+        Raises UpstreamError where upstream refuses the agent's key, NoWebSocket where it has no WebSocket or none
+        for now, Unreachable where nobody answers at all, and UpstreamUnavailable where it cannot be reached for
+        another reason.
         """
         tls: dict[str, Any] = {"ssl": endpoint.ssl_context} if endpoint.secure else {}
         agent = next((value for name, value in headers if name.lower() == "user-agent"), None)
@@ -442,12 +441,22 @@ class Connection:
 
 def _refusal(response: Response) -> UpstreamError | NoWebSocket:
     """Say what an answer to the upgrade that is not 101 means."""
-    status = response.status_code
-    content_type = response.headers.get("Content-Type", "")
-    if status in _THE_AGENTS_AFFAIR and "html" not in content_type.lower():
-        headers = of_answer(response.headers.raw_items())
-        return UpstreamError(status, bytes(response.body or b""), dict(headers))
+    status, body = response.status_code, bytes(response.body or b"")
+    if status == 401 and _is_error(body):
+        return UpstreamError(status, body, dict(of_answer(response.headers.raw_items())))
     return NoWebSocket(status, definite=status in _DEFINITE)
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether *body* is the API's own error: plain HTTP would say the same.
+
+    Frameworks without a WebSocket on the path answer 403 and nothing, gateways with words of their own.
+    """
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(said, dict) and isinstance(said.get("error"), dict)
 
 
 def _describe(exc: Exception) -> str:

@@ -116,13 +116,17 @@ _RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
 
 @dataclass(slots=True)
 class Partition:
-    """What one set of credentials may share."""
+    """What one set of credentials may share.
+
+    Until `no_more_until` no further connection is opened; those that are open go on.
+    """
 
     headers: Headers
     query: str
     slots: dict[int, _Slot] = field(default_factory=dict)
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
     websocket_refused_until: float = 0.0
+    no_more_until: float = 0.0
     chaining_off_until: float = 0.0
     chaining_off_reason: Mismatch = Mismatch.DISABLED
     collapses: int = 0
@@ -525,6 +529,8 @@ class Pool:
             slot = partition.slots[spare]
             slot.free, slot.wanted, slot.last_used = False, True, now
             return spare, slot, upload
+        if now < partition.no_more_until:
+            raise NoLease(Mismatch.NO_WEBSOCKET)
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
@@ -558,8 +564,10 @@ class Pool:
                 clock=self._clock,
             )
         except NoWebSocket as exc:
-            pause = self._limits.websocket_retry_seconds if exc.definite else self._pause(partition)
-            partition.refuse_until(self._clock() + pause)
+            if exc.definite:
+                partition.refuse_until(self._clock() + self._limits.websocket_retry_seconds)
+            else:  # there may be too many of them already
+                partition.no_more_until = self._clock() + self._pause(partition)
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         except UpstreamUnavailable as exc:
             if isinstance(exc, UpstreamTimeout) or partition.pauses is not None:
@@ -604,7 +612,7 @@ class Pool:
             and slot.connection is not None
             and slot.connection.baseline is not None
             and now - slot.last_used < LATELY_SECONDS
-            and now >= partition.websocket_refused_until
+            and now >= max(partition.websocket_refused_until, partition.no_more_until)
             and len(partition.slots) < self._limits.max_connections
             and not any(each.is_spare for each in partition.slots.values())
         ):

@@ -342,14 +342,18 @@ async def test_a_refused_upgrade_is_remembered_for_a_while(
 
 
 async def test_open_connections_outlive_a_refused_upgrade_elsewhere(pooled: Start, simulator: Simulator) -> None:
-    """A refusal closes nothing: once it is forgotten, old conversations go on where they were."""
+    """A refusal closes nothing: old conversations go on where they were, and new ones once it is forgotten."""
     here, conversation = await pooled(), Conversation()
     await converse(here, simulator, conversation, "a")
     simulator.inject(Fault("handshake", "error", status=503))
     with pytest.raises(NoLease):
         await here.lend(request(user("else")))
-    here.clock.advance(300)
     assert reason(await converse(here, simulator, conversation, "b")) is None
+    with pytest.raises(NoLease):
+        await here.lend(request(user("else")))
+    assert len(simulator.requests) == 2
+    here.clock.advance(300)
+    await here.lend(request(user("else")))
 
 
 async def test_an_upgrade_that_breaks_off_is_not_remembered(pooled: Start, simulator: Simulator) -> None:
