@@ -1,9 +1,12 @@
 """A network that answers in upstream's place: recognised, told, waited for, and never passed off as an answer."""
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import openai
@@ -14,7 +17,10 @@ import trustme
 from conversation import Clock
 from proxied import Message, Peer, Proxied, RawUpstream
 from structlog.testing import capture_logs
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
 
+from proxy.errors import Trouble
 from proxy.simulator import Simulator, SimulatorSettings, echo_script
 from proxy.upstream import link as link_module
 
@@ -23,6 +29,13 @@ RawUpstreams = Callable[..., Awaitable[RawUpstream]]
 
 PAGE = b"<html>Welcome on board! Accept the terms.</html>"
 TURN = orjson.dumps({"model": "m", "store": False, "input": "words of the agent"})
+TURN_AFTER = orjson.dumps(
+    {
+        "model": "m",
+        "store": False,
+        "input": [{"role": "user", "content": each} for each in ("words of the agent", "x")],
+    }
+)
 COMPLETED = orjson.dumps({"id": "resp_1", "status": "completed", "output": []})
 
 
@@ -45,10 +58,14 @@ PORTALS = {
 
 @dataclass
 class Network:
-    """What stands where upstream should be: *says* to every request, or upstream's own words once it is *open*."""
+    """What stands where upstream should be: *says* to every request, or upstream's own words once it is *open*.
+
+    An upstream that is *open_to_turns* says that to all that has no key or is no turn.
+    """
 
     says: bytes
     open: bool = False
+    open_to_turns: bool = False
     asked: list[Message] = field(default_factory=list)
 
     async def __call__(self, peer: Peer) -> None:
@@ -56,7 +73,8 @@ class Network:
         while True:
             asked = await peer.message()
             self.asked.append(asked)
-            if not self.open:
+            is_turn = bool(asked.get("Upgrade") or asked.body)
+            if not (self.open or (self.open_to_turns and is_turn)):
                 await peer.send(self.says)
             elif asked.get("Upgrade"):
                 await peer.send(answer("404 No", b"{}", "application/json"))
@@ -87,12 +105,32 @@ async def test_a_portal_is_no_answer_to_a_turn(
     assert (await run.figures())["link"]["state"] == "captive_portal"
 
 
-async def test_a_page_is_no_answer_to_anything_the_api_says_in_json(
-    proxied: Start, raw_upstream: RawUpstreams
+@pytest.mark.parametrize("portal", ["a page", "a page in other words", "a redirect", "another redirect"])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("GET", "/v1"), ("POST", "/v1/embeddings")])
+async def test_a_page_in_answer_to_anything_but_a_turn_says_nothing(
+    proxied: Start, raw_upstream: RawUpstreams, method: str, path: str, portal: str
 ) -> None:
-    """A list of models is never a web page."""
-    run = await proxied(upstream=(await raw_upstream(Network(PORTALS["a page"]))).base_url)
-    assert (await run.ask("GET", "/v1/models")).status == 502
+    """Some upstreams have a page there, or a redirect to it: the agent gets it as it is, and turns go on."""
+    network = Network(PORTALS[portal], open_to_turns=True)
+    run = await proxied(upstream=(await raw_upstream(network)).base_url)
+    for _ in range(2):
+        got = await run.ask(method, path, ("Authorization", "Bearer key"))
+        head, _, page = PORTALS[portal].partition(b"\r\n\r\n")
+        assert (got.start.encode(), got.body) == (head.partition(b"\r\n")[0], page)
+        assert got.get("Location") == ("http://portal.invalid/login" if b"Location" in head else "")
+        assert (await run.figures())["link"]["state"] == "ok"
+        assert (await run.post(TURN)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/files/file-1/content"])
+async def test_the_status_of_a_portal_is_no_answer_to_anything(
+    proxied: Start, raw_upstream: RawUpstreams, path: str
+) -> None:
+    """Network Authentication Required is nothing that an API says."""
+    run = await proxied(upstream=(await raw_upstream(Network(PORTALS["a status of its own"]))).base_url)
+    got = await run.ask("GET", path)
+    assert (got.status, b"Welcome" in got.body) == (502, False)
+    assert (await run.figures())["link"]["state"] == "captive_portal"
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "500 Error", "502 Bad Gateway", "503 Busy"])
@@ -142,6 +180,113 @@ async def test_the_turn_after_the_portal_goes_through(proxied: Start, raw_upstre
     clock.advance(5)
     got = await run.post(TURN)
     assert (got.status, got.json()["id"]) == (200, "resp_1")
+    assert (await run.figures())["link"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("portal", ["a page", "a redirect"])
+async def test_an_upstream_that_answers_the_probe_with_a_page_is_found_again(
+    proxied: Start, raw_upstream: RawUpstreams, portal: str
+) -> None:
+    """No probe can tell it from the portal. A turn can, and after some seconds one is let through."""
+    clock, network = Clock(), Network(PORTALS[portal])
+    run = await proxied(upstream=(await raw_upstream(network)).base_url, clock=clock)
+    assert (await run.post(TURN)).status == 502
+    network.open_to_turns = True
+    clock.advance(7)
+    assert (await run.post(TURN)).status == 502
+    assert (await run.ask("GET", "/v1/models", ("Authorization", "Bearer key"))).status == 502
+    clock.advance(8)
+    for _ in range(3):
+        assert (await run.post(TURN)).status == 200
+    assert (await run.figures())["link"]["state"] == "ok"
+    clock.advance(60)
+    assert (await run.post(TURN)).status == 200
+
+
+async def test_a_turn_at_a_time_is_let_through_and_ever_more_rarely(
+    proxied: Start, raw_upstream: RawUpstreams
+) -> None:
+    """While the portal is there, each gets its page and its agent a 502; the others are not sent."""
+    clock, network = Clock(), Network(PORTALS["a page"])
+    run = await proxied(upstream=(await raw_upstream(network)).base_url, clock=clock)
+    assert (await run.post(TURN)).status == 502
+    for pause in (15, 30, 60, 60):
+        network.asked.clear()
+        for seconds, sent in ((pause / 2 - 1, 0), (pause / 2 + 1, 1)):
+            clock.advance(seconds)
+            for got in [await run.post(TURN) for _ in range(3)]:
+                assert (got.status, b"Welcome" in got.body, got.get("retry-after")) == (502, False, "10")
+            assert [message.start[:4] for message in network.asked].count("POST") == sent
+            assert all(
+                message.get("Authorization") == "" for message in network.asked if "/models" in message.start
+            )
+            assert (await run.figures())["link"]["state"] == "captive_portal"
+
+
+async def test_what_a_portal_says_to_an_upgrade_is_forgotten_with_it(
+    proxied: Start, raw_upstream: RawUpstreams
+) -> None:
+    """However long it was there: WebSockets are asked for again at once."""
+    clock, network = Clock(), Network(PORTALS["a page"])
+    run = await proxied(upstream=(await raw_upstream(network)).base_url, clock=clock)
+    for _ in range(4):
+        assert (await run.post(TURN)).status == 502
+        clock.advance(60)
+    network.open_to_turns = True
+    assert (await run.post(TURN)).status == 200
+    network.asked.clear()
+    clock.advance(1)
+    assert (await run.post(TURN)).status == 200
+    assert network.heard == ["GET /v1/responses HTTP/1.1", "POST /v1/responses HTTP/1.1"]
+
+
+EVENTS = (
+    {"type": "response.created", "response": {"id": "resp_1"}},
+    {"type": "response.completed", "response": {"id": "resp_1", "status": "completed", "output": []}},
+)
+
+
+def page_of_its_own(connection: ServerConnection, request: Request) -> Response | None:
+    """Answer what asks for no WebSocket with a page."""
+    if request.headers.get("Upgrade"):
+        return None
+    page = connection.respond(HTTPStatus.OK, PAGE.decode())
+    del page.headers["Content-Type"]
+    page.headers["Content-Type"] = "text/html"
+    return page
+
+
+async def test_an_event_on_a_websocket_ends_a_portal(proxied: Start, speaking: Callable[..., Any]) -> None:
+    """A connection that was open before goes on, and shows that the way is open for the others."""
+    run = await proxied(upstream=await speaking(*EVENTS, process_request=page_of_its_own), clock=Clock())
+    assert (await run.post(TURN)).status == 200
+    run.server.link.block(Trouble.CAPTIVE_PORTAL, "sign in")
+    assert (await run.post({**orjson.loads(TURN), "input": "something else"})).status == 502
+    assert (await run.post(TURN_AFTER)).status == 200
+    assert (await run.figures())["link"]["state"] == "ok"
+    assert (await run.post({**orjson.loads(TURN), "input": "something else"})).status == 200
+
+
+async def test_a_websocket_that_opens_ends_a_portal(proxied: Start, speaking: Callable[..., Any]) -> None:
+    """The turn that is let through asks for one first, as any turn does."""
+    clock = Clock()
+    run = await proxied(upstream=await speaking(*EVENTS, process_request=page_of_its_own), clock=clock)
+    run.server.link.block(Trouble.CAPTIVE_PORTAL, "sign in")
+    clock.advance(7)
+    assert (await run.post(TURN)).status == 502
+    clock.advance(8)
+    assert (await run.post(TURN)).status == 200
+    assert (await run.figures())["link"]["state"] == "ok"
+
+
+async def test_a_refused_key_ends_a_portal(proxied: Start) -> None:
+    """The words of the API are upstream's, whatever they are in answer to."""
+    clock = Clock()
+    run = await proxied(clock=clock, simulated={"api_keys": ("sk-right",)})
+    run.server.link.block(Trouble.CAPTIVE_PORTAL, "sign in")
+    run.server.link.probe_with(partial(asyncio.sleep, 0))
+    clock.advance(20)
+    assert (await run.post(TURN)).status == 401
     assert (await run.figures())["link"]["state"] == "ok"
 
 

@@ -145,7 +145,9 @@ class _NoRedirect(websocket_connect):
 class Connection:
     """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one."""
 
-    def __init__(self, socket: _Socket, meter: Meter, timing: Timing, *, opened_at: float) -> None:
+    def __init__(
+        self, socket: _Socket, meter: Meter, timing: Timing, *, opened_at: float, heard: Callable[[], None]
+    ) -> None:
         self.meter = meter
         self.opened_at = opened_at
         self.baseline: Baseline | None = None
@@ -160,6 +162,7 @@ class Connection:
         self._acknowledged = 0
         self._given_up: str | None = None
         self._hurried = False
+        self._heard = heard
 
     @classmethod
     async def open(
@@ -172,9 +175,12 @@ class Connection:
         query: str = "",
         dialer: Dialer | None = None,
         gone: Callable[[], None] = lambda: None,
+        heard: Callable[[], None] = lambda: None,
         clock: Callable[[], float],
     ) -> "Connection":
-        """Open a WebSocket to *endpoint* with the agent's identity *headers*; *gone* is called when it closes.
+        """Open a WebSocket to *endpoint* with the agent's identity *headers*.
+
+        *gone* is called when it closes, *heard* for each event that is received.
 
         With *dialer* it is waited for link_timeout while the link is dark.
 
@@ -222,7 +228,7 @@ class Connection:
         except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
             message = f"no WebSocket to upstream: {_describe(exc)}; {advice(exc)}"
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
-        return cls(cast("_Socket", socket), meter, timing, opened_at=clock())
+        return cls(cast("_Socket", socket), meter, timing, opened_at=clock(), heard=heard)
 
     @property
     def is_open(self) -> bool:
@@ -312,11 +318,13 @@ class Connection:
             if not inbox and not await inbox.wait(limit - waited):
                 raise self._lost()
             self._delivered = True
-            return ServerEvent.parse(inbox.take())
+            event = ServerEvent.parse(inbox.take())
         except TimeoutError as exc:
             raise UpstreamTimeout(f"upstream was silent for {limit:g} s ({name})") from exc
         except GarbledEvent as exc:
             raise ConnectionLost(f"upstream sent something that is not an event: {exc}") from exc
+        self._heard()
+        return event
 
     @property
     def is_mute(self) -> bool:

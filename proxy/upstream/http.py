@@ -20,7 +20,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter, MeteredTransport
-from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
+from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_page, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers the library would add by itself; the agent's own decide."""
@@ -29,9 +29,6 @@ _LINE_LIMIT = 64 * 1024
 
 _TURNS = frozenset({"/responses", "/chat/completions", "/completions", "/messages"})
 """Paths whose answers are JSON or a stream of events, and never somewhere else."""
-
-_OF_ANY_TYPE = "/content"
-"""The end of paths that give back a file as it was uploaded or made, a web page too."""
 
 _PROBE_TIMEOUT = 3.0
 
@@ -128,11 +125,14 @@ class Http:
         )
 
     async def _probe(self) -> None:
-        """Look whether upstream itself answers, on a new connection and without anybody's credentials."""
+        """Look whether upstream itself answers, on a new connection and without anybody's credentials.
+
+        A page is no sign of it. It need not be the network's either, so it changes nothing.
+        """
         session = self._new_session(aiohttp.ClientTimeout(total=_PROBE_TIMEOUT), once=True)
         try:
             async with session, session.get(self._endpoint.http("/models"), allow_redirects=False) as response:
-                self._judge(response, is_turn=True)
+                self._judge(response, is_turn=False)
         except UpstreamUnavailable:
             return
         except (aiohttp.ClientError, OSError) as exc:
@@ -140,16 +140,21 @@ class Http:
                 self._link.block(trouble_of(exc), advice(exc))
 
     def _judge(self, response: aiohttp.ClientResponse, *, is_turn: bool) -> None:
-        """Take note of who answered. Raises UpstreamUnavailable for a sign-in page, or an outbound proxy."""
+        """Take note of who answered. Raises UpstreamUnavailable for a sign-in page, or an outbound proxy.
+
+        A page in answer to anything but a turn says nothing: some upstreams have pages there.
+        """
         if response.status == 407 and self._endpoint.outbound_proxy is not None:
             # Over plain HTTP the proxy answers in upstream's place; a tunnel's refusal is an exception.
             self._link.block(Trouble.OUTBOUND_PROXY, LOGIN_WANTED)
             raise UpstreamUnavailable(LOGIN_WANTED, trouble=Trouble.OUTBOUND_PROXY)
-        if is_portal(response.status, response.headers.get("Content-Type", ""), is_turn=is_turn):
+        content_type = response.headers.get("Content-Type", "")
+        if is_portal(response.status, content_type, is_turn=is_turn):
             message = ADVICE[Trouble.CAPTIVE_PORTAL]
             self._link.block(Trouble.CAPTIVE_PORTAL, message)
             raise UpstreamUnavailable(message, trouble=Trouble.CAPTIVE_PORTAL)
-        self._link.clear()
+        if not is_page(response.status, content_type):
+            self._link.clear()
 
     @asynccontextmanager
     async def request(
@@ -167,11 +172,11 @@ class Http:
         *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket.
         *again* is called if upstream refused the encoding that a turn's body was sent in, and it goes once more
         as it is.
-        Redirects are not followed, and a network's sign-in page is no response. Raises UpstreamUnavailable.
+        Redirects are not followed, and a network's sign-in page is no response to a turn. Raises
+        UpstreamUnavailable.
         """
-        await self._link.look()
         is_turn = method == "POST" and path.partition("?")[0] in _TURNS
-        any_type = path.partition("?")[0].endswith(_OF_ANY_TYPE)
+        await self._link.look(is_turn=is_turn)
         encoding = self._encodings.get(path.partition("?")[0]) if is_turn else None
         encoded = await _encoded(encoding, headers, body)
         send = partial(self._send, method, path, traffic)
@@ -180,8 +185,7 @@ class Http:
         else:
             response = await self._in_either_form(encoding, send, headers, encoded, body, again)
         try:
-            if not any_type:
-                self._judge(response, is_turn=is_turn)
+            self._judge(response, is_turn=is_turn)
             yield response
         finally:
             # What was not read to its end cannot be reused; a connection that was is already back in the pool.

@@ -1,13 +1,17 @@
 """The way to upstream, as it was seen last: open, or closed by a sign-in page, a certificate, a dead network.
 
-Behind a sign-in page nothing of an agent's is sent, over either transport. A short probe without credentials looks
-whether the way is open again: when an agent asks, and every few seconds for as long as one asked lately.
+Behind a sign-in page next to nothing of an agent's is sent, over either transport. A short probe without
+credentials looks whether the way is open again: when an agent asks, and every few seconds for as long as one asked
+lately. There are upstreams that answer the probe with a page themselves. So now and then a single turn is let
+through, which finds out for certain.
+
+    OPEN -> a page in answer to a turn -> CAPTIVE -> (a probe, a turn let through, a WebSocket) upstream -> OPEN
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,12 +19,17 @@ import structlog
 
 from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.upstream.background import Background
+from proxy.upstream.backoff import pauses
 
 PROBE_SECONDS = 5.0
 """Least time between two probes; they come up to twice as late, so that many machines do not probe in step."""
 
 ASKED_SECONDS = 120.0
 """How long after an agent's last request the way is still looked at."""
+
+FIRST_TURN_SECONDS = 15.0
+LAST_TURN_SECONDS = 60.0
+"""How long a sign-in page was in the way before a turn is let through, and between two of them in the end."""
 
 
 class Link:
@@ -45,6 +54,8 @@ class Link:
         self._probed_at = self._asked_at = clock()
         self._watching: asyncio.Task[None] | None = None
         self._background = Background()
+        self._turn_pauses = self._pauses()
+        self._turn_due_at = clock()
 
     def __repr__(self) -> str:
         return f"<Link {self.trouble or 'ok'}>"
@@ -62,8 +73,11 @@ class Link:
     def block(self, trouble: Trouble, detail: str) -> None:
         """Take note that *trouble* stands in the way; *detail* tells a person what to do.
 
-        An unknown authority's certificate, where a good one was before, is that of a network that intercepts.
+        An unknown authority's certificate, where a good one was before, is that of a network that intercepts. That
+        nobody answers says nothing of a sign-in page that was there.
         """
+        if self.is_captive and trouble is Trouble.UNREACHABLE:
+            return
         if trouble is Trouble.UNTRUSTED and self._heard:
             trouble = Trouble.CAPTIVE_PORTAL
         if trouble is Trouble.CAPTIVE_PORTAL:
@@ -74,22 +88,36 @@ class Link:
         """Use *probe* to look; it calls `clear` or `block`."""
         self._probe = probe
 
-    async def look(self) -> None:
+    async def look(self, *, is_turn: bool = False) -> None:
         """Have an agent's request wait for a probe, where a sign-in page was in the way some seconds ago.
 
-        Raises UpstreamUnavailable while it still is.
+        Raises UpstreamUnavailable while it still is; but now and then one turn is let through.
         """
+        await self._look_if_due()
+        if is_turn and self._is_turn_due:
+            self._turn_due_at = self._clock() + next(self._turn_pauses)
+        elif self.is_captive:
+            raise UpstreamUnavailable(self.detail, trouble=Trouble.CAPTIVE_PORTAL)
+
+    async def look_for_upgrade(self) -> None:
+        """Likewise, before a WebSocket is asked for. It has none of a turn's words, and does not count as one."""
+        await self._look_if_due()
+        if self.is_captive and not self._is_turn_due:
+            raise UpstreamUnavailable(self.detail, trouble=Trouble.CAPTIVE_PORTAL)
+
+    @property
+    def _is_turn_due(self) -> bool:
+        return self.is_captive and self._clock() >= self._turn_due_at
+
+    async def _look_if_due(self) -> None:
         self._asked_at = self._clock()
         if not self.is_captive:
             return
         async with self._probing:
             if self.is_captive and self._clock() - self._probed_at >= PROBE_SECONDS:
                 await self._look()
-        if self.trouble is not Trouble.CAPTIVE_PORTAL:
-            return
-        if self._watching is None or self._watching.done():
+        if self.is_captive and (self._watching is None or self._watching.done()):
             self._watching = self._background.start(self._watch(), "watch the link")
-        raise UpstreamUnavailable(self.detail, trouble=Trouble.CAPTIVE_PORTAL)
 
     def as_json(self) -> dict[str, Any]:
         """Return what `/_packlight/stats` shows."""
@@ -109,14 +137,20 @@ class Link:
         if trouble is self.trouble:
             return
         self.trouble, self.detail, self.since = trouble, detail, self._now()
+        self._turn_pauses = self._pauses()
+        self._turn_due_at = self._clock() + next(self._turn_pauses)
         log = structlog.get_logger("link")
         (log.info if trouble is None else log.warning)("link", state=trouble or "ok", detail=detail)
+
+    def _pauses(self) -> Iterator[float]:
+        return pauses(self._jitter, first=FIRST_TURN_SECONDS, most=LAST_TURN_SECONDS)
 
     async def _watch(self) -> None:
         while self.is_captive and self._clock() - self._asked_at < ASKED_SECONDS:
             await asyncio.sleep(PROBE_SECONDS * (1 + self._jitter()))
             async with self._probing:
-                await self._look()
+                if self.is_captive:
+                    await self._look()
 
     async def _look(self) -> None:
         self._probed_at = self._clock()

@@ -549,7 +549,7 @@ class Pool:
 
     async def _open(self, partition: Partition, key: int) -> Connection:
         try:
-            await self._link.look()
+            await self._link.look_for_upgrade()
         except UpstreamUnavailable as exc:
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         try:
@@ -561,10 +561,16 @@ class Pool:
                 query=partition.query,
                 dialer=self._dialer if self._endpoint.outbound_proxy is None else None,
                 gone=lambda: self._gone(partition, key),
+                heard=self._link.clear,
                 clock=self._clock,
             )
+        except UpstreamError:
+            self._link.clear()
+            raise
         except NoWebSocket as exc:
-            if exc.definite:
+            if self._link.is_captive:
+                pass  # it may be the sign-in page's
+            elif exc.definite:
                 partition.refuse_until(self._clock() + self._limits.websocket_retry_seconds)
             else:  # there may be too many of them already
                 partition.no_more_until = self._clock() + self._pause(partition)

@@ -81,10 +81,15 @@ def advice(error: BaseException) -> str:
 def is_portal(status: int, content_type: str, *, is_turn: bool) -> bool:
     """Whether an answer is a network's sign-in page: no API redirects a turn, or answers it with HTML.
 
-    An error page keeps its meaning: gateways write theirs in HTML. Other requests than turns may be redirected.
+    An error page keeps its meaning: gateways write theirs in HTML. What is no turn may be a page, or elsewhere.
     """
+    return status == _SIGN_IN or (is_turn and is_page(status, content_type))
+
+
+def is_page(status: int, content_type: str) -> bool:
+    """Whether an answer may be anybody's: a web page, or a redirect."""
     is_html = content_type.lower().startswith(("text/html", "application/xhtml"))
-    return status == _SIGN_IN or (status in _REDIRECTS and is_turn) or (200 <= status < 300 and is_html)
+    return status in _REDIRECTS or (200 <= status < 300 and is_html)
 
 
 def _of_certificate(code: int) -> Trouble:

@@ -137,8 +137,8 @@ def test_a_circle_of_causes_has_an_end() -> None:
         (200, "application/json", False, False),
         (200, "text/event-stream", False, False),
         (200, "", False, False),
-        (200, "text/html; charset=utf-8", True, True),
-        (200, "TEXT/HTML", True, True),
+        (200, "text/html; charset=utf-8", True, False),
+        (200, "TEXT/HTML", True, False),
         (302, "text/html", True, False),
         (308, "", True, False),
         (304, "", False, False),
@@ -148,7 +148,7 @@ def test_a_circle_of_causes_has_an_end() -> None:
     ],
 )
 def test_which_answers_are_a_portals(status: int, content_type: str, *, of_turn: bool, of_another: bool) -> None:
-    """HTML that is no error, 511, and a redirect of a turn."""
+    """511, and in answer to a turn HTML that is no error, or a redirect."""
     assert is_portal(status, content_type, is_turn=True) is of_turn
     assert is_portal(status, content_type, is_turn=False) is of_another
 
