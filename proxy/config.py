@@ -125,8 +125,14 @@ class Config:
         "then over HTTP. Each can cost a second generation; SDKs do the same twice.",
         least=0,
     )
-    first_event_timeout: float = setting(600.0, "Longest wait for upstream's first event of a turn.")
-    event_timeout: float = setting(600.0, "Longest silence between two events of a turn.")
+    first_event_timeout: float = setting(
+        600.0,
+        "Longest wait for upstream's first event of a turn; over plain HTTP for its answer to begin, which one "
+        "that is not streamed does at its end.",
+    )
+    event_timeout: float = setting(
+        600.0, "Longest silence between two events of a turn, or within its answer over plain HTTP."
+    )
     keepalive_after: float = setting(
         75.0,
         "A streaming agent that has had no answer for this long gets a status and a sign of life, so that its own "

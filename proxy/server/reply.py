@@ -172,6 +172,13 @@ class EventReply:
         async with self._writing:
             await self._life.close(0)
 
+    async def yields(self) -> bool:
+        """Make way for an answer of upstream's own: return whether nothing was sent yet, and nothing will be."""
+        async with self._writing:
+            if not self._reply.begun:
+                await self._life.close(0)
+            return not self._reply.begun
+
     async def _live(self, signs: SignsOfLife) -> None:
         while True:
             left = self._written_at + (signs.every if self._reply.begun else signs.after) - _now()

@@ -29,7 +29,7 @@ from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
 from proxy.upstream.encoding import inflated, is_gzip
 from proxy.upstream.headers import Headers, end_to_end, of_answer, of_identity, of_wire, to_http
-from proxy.upstream.http import Http, chunks
+from proxy.upstream.http import Http, chunks, in_time
 from proxy.upstream.pool import Pool
 from proxy.upstream.progress import Progress
 
@@ -287,11 +287,11 @@ class AgentRequest:
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
-        """Wait for upstream's answer no longer than first_event_timeout where the agent may wait for ever.
+        """Wait for the beginning of upstream's answer to a turn for first_event_timeout, beside its upload.
 
-        One that gets signs of life has no limit of its own any more; any other has, and keeps it.
+        One that is not streamed begins when the model is done. What is no turn takes as long as it takes.
         """
-        if self._events is None or not self._events.lives:
+        if self._front_end is None:
             yield
             return
         limit = self._services.config.first_event_timeout
@@ -354,37 +354,53 @@ class AgentRequest:
         if self._stalled is not None:
             raise self._stalled
         is_inflated = self._is_inflated and is_gzip(_encoding_of(response))
-        body = inflated(chunks(response)) if is_inflated else chunks(response)
+        body = inflated(self._chunks(response)) if is_inflated else self._chunks(response)
+        chunk: bytes | None = None
         if self._events is not None:
-            await self._events.quiet()
-            if self._events.awaited:
-                return await self._relay_late(response, body, self._events)
+            chunk = await anext(body, b"")  # signs of life until then
+            if not await self._events.yields():
+                return await self._relay_late(response, chunk, body, self._events)
             self._events = None  # the answer is upstream's own from here on: nothing of ours may follow on it
         headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
         if is_inflated:
             headers.popall("Content-Encoding")
             headers.popall("Content-Length", None)
         await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
-        async for chunk in body:
-            self._note_shown()
-            await self._reply.write(chunk)
-        self._status = "completed" if response.status < 400 else "failed"
-        return await self._reply.end()
+        return await self._pass_on(response, await anext(body, b"") if chunk is None else chunk, body)
+
+    def _chunks(self, response: ClientResponse) -> AsyncIterator[bytes]:
+        """Return the body of *response* as it arrives, within a turn's limits if it answers one."""
+        if self._front_end is None:
+            return chunks(response)
+        config = self._services.config
+        return in_time(chunks(response), first=config.first_event_timeout, later=config.event_timeout)
 
     async def _relay_late(
-        self, response: ClientResponse, body: AsyncIterator[bytes], events: EventReply
+        self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes], events: EventReply
     ) -> web.StreamResponse:
-        """Relay a *response* to an agent that has a status already, and signs of life in a stream of events."""
+        """Relay a *response* to an agent that has a status already, and signs of life in a stream of events.
+
+        They go on until there is something to show.
+        """
         if (encoding := _encoding_of(response)) and not is_gzip(encoding):
+            await events.quiet()  # whatever waits after an abort is cancelled
             return self._reply.abort()  # the agent was not told of one
         if response.status >= 400 or response.content_type != "text/event-stream":
-            whole = b"".join([chunk async for chunk in body])
+            whole = b"".join([chunk, *[each async for each in body]])
             return await events.fail(UpstreamError(response.status, whole, {}))
+        await events.quiet()
         self._events = None  # likewise
-        async for chunk in body:
+        return await self._pass_on(response, chunk, body)
+
+    async def _pass_on(
+        self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes]
+    ) -> web.StreamResponse:
+        """Give the agent *chunk* and what follows it in the *body* of *response*, to the end."""
+        while chunk:
             self._note_shown()
             await self._reply.write(chunk)
-        self._status = "completed"
+            chunk = await anext(body, b"")
+        self._status = "completed" if response.status < 400 else "failed"
         return await self._reply.end()
 
     def _note_shown(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from proxy.errors import Trouble, UpstreamUnavailable
+from proxy.errors import Trouble, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.encoding import Encoding, RequestEncoding
@@ -81,7 +81,7 @@ def _connector(endpoint: Endpoint, total: Traffic, congestion: str, *, once: boo
 class Http:
     """Plain HTTP to *endpoint*. An async context manager.
 
-    No total time limit: a model may think for as long as it likes, and the agent has a limit of its own.
+    No time limit but that of connecting: who asks knows how long an answer may take.
     """
 
     def __init__(
@@ -260,3 +260,21 @@ async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield chunk
     except (aiohttp.ClientError, OSError) as exc:
         raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc
+
+
+async def in_time(chunks: AsyncIterator[bytes], *, first: float, later: float) -> AsyncIterator[bytes]:
+    """Yield *chunks* as they arrive, the *first* and each *later* one within so many seconds.
+
+    Raises UpstreamTimeout. The time that whoever takes the chunks needs for them does not count.
+    """
+    limit, name = first, "first_event_timeout"
+    while True:
+        try:
+            async with asyncio.timeout(limit):
+                chunk = await anext(chunks, b"")
+        except TimeoutError as exc:
+            raise UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP ({name})") from exc
+        if not chunk:
+            return
+        yield chunk
+        limit, name = later, "event_timeout"

@@ -36,10 +36,10 @@ def events(body: bytes) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-async def asking(run: Any) -> Peer:
-    """Return an agent that has sent ASK, and heard nothing yet."""
+async def asking(run: Any, **fields: Any) -> Peer:
+    """Return an agent that has sent ASK with more *fields*, and heard nothing yet."""
     agent: Peer = await run.dial()
-    body = orjson.dumps(ASK)
+    body = orjson.dumps({**ASK, **fields})
     await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(body))))
     await agent.send(body)
     return agent
@@ -487,10 +487,8 @@ async def silent(raw_upstream: Any) -> str:
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before signs of life", "after them"])
-async def test_plain_http_that_never_answers_ends_where_the_agent_gets_signs_of_life(
-    proxied: Any, silent: str, *, late: bool
-) -> None:
-    """With those its own limit never passes: first_event_timeout does, as over a WebSocket."""
+async def test_plain_http_that_never_answers_has_an_end(proxied: Any, silent: str, *, late: bool) -> None:
+    """It is first_event_timeout, as over a WebSocket."""
     run = await proxied(upstream=silent, first_event_timeout=0.4, keepalive_after=0.1 if late else 60)
     answer = await run.post(ASK)
     assert answer.status == (200 if late else 504)
@@ -500,11 +498,121 @@ async def test_plain_http_that_never_answers_ends_where_the_agent_gets_signs_of_
     assert run.server.ledger.statuses == {"failed": 1}
 
 
-async def test_an_agent_without_signs_of_life_has_a_limit_of_its_own(proxied: Any, silent: str) -> None:
-    """Packlight waits for as long as it does: a model may think for longer than anybody foresaw."""
-    run = await proxied(upstream=silent, first_event_timeout=0.1, keepalive_after=0.1)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(run.post({**ASK, "stream": False}), 1)
+@pytest.mark.parametrize("fields", [{}, {"background": True}], ids=["a turn", "a request not ours to read"])
+async def test_plain_http_that_never_answers_has_an_end_without_signs_of_life_too(
+    proxied: Any, silent: str, fields: Any
+) -> None:
+    """The head of an answer that is not streamed comes when the model is done: this is the limit for all of it."""
+    run = await proxied(upstream=silent, first_event_timeout=0.2)
+    answer = await run.post({**ASK, "stream": False, **fields})
+    assert answer.status == 504
+    assert "(first_event_timeout)" in answer.json()["error"]["message"]
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"failed": 1}
+
+
+async def test_what_is_no_turn_takes_as_long_as_it_takes(proxied: Any, raw_upstream: Any) -> None:
+    """A file, or a picture: neither its head nor the rest of its body has a limit of ours."""
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        asked.set()
+        await goes_on.wait()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na")
+        goes_on.clear()
+        await goes_on.wait()
+        await peer.send(b"b")
+
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, first_event_timeout=0.01, event_timeout=0.01)
+    agent = await run.dial()
+    await agent.begin("GET", "/v1/files/1/content", KEY)
+    await asked.wait()
+    await asyncio.sleep(0.2)
+    goes_on.set()
+    assert (await agent.head()).status == 200
+    assert await agent.reader.readexactly(1) == b"a"
+    await asyncio.sleep(0.2)
+    goes_on.set()
+    assert await agent.reader.readexactly(1) == b"b"
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+ERROR = b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("fields", [{}, {"background": True}], ids=["a turn", "a request not ours to read"])
+async def test_plain_http_that_falls_silent_is_an_answer_that_breaks_off(
+    proxied: Any, raw_upstream: Any, fields: Any
+) -> None:
+    """After event_timeout, as over a WebSocket."""
+
+    async def serve(peer: Any) -> None:
+        if not await refused_upgrade(peer):
+            await peer.send(STREAM + b"2\r\n:\n\r\n")
+            await asyncio.Event().wait()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, event_timeout=0.2)
+    agent = await asking(run, **fields)
+    pieces = agent.pieces(await agent.head())
+    assert await anext(pieces) == b":\n"
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await anext(pieces)
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"failed": 1}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before signs of life", "after them"])
+async def test_a_head_over_plain_http_and_nothing_behind_it_is_no_answer(
+    proxied: Any, raw_upstream: Any, *, late: bool
+) -> None:
+    """The agent was shown nothing: it gets a status, or signs of life and an error event."""
+
+    async def serve(peer: Any) -> None:
+        if not await refused_upgrade(peer):
+            await peer.send(STREAM)
+            await asyncio.Event().wait()
+
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, first_event_timeout=0.5, keepalive_after=0.1 if late else 60)
+    answer = await run.post(ASK)
+    assert answer.status == (200 if late else 504)
+    assert b"(first_event_timeout)" in answer.body
+    assert answer.body.startswith(b":") is late
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("head", [ERROR, ERROR.replace(b"500 Oh", b"200 OK")], ids=["an error", "not streamed"])
+async def test_signs_of_life_go_on_while_the_rest_of_a_body_is_awaited(
+    proxied: Any, raw_upstream: Any, head: bytes, *, ends: bool
+) -> None:
+    """It is told as an event, whole; where it does not end, event_timeout does."""
+    alive, ended = asyncio.Event(), asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        if not await refused_upgrade(peer):
+            await alive.wait()
+            await peer.send(head + b'c\r\n{"error":{"m\r\n')
+            await ended.wait()
+            await peer.send(b'c\r\nessage":1}}\n\r\n0\r\n\r\n')
+
+    run = await proxied(
+        upstream=(await raw_upstream(serve)).base_url,
+        event_timeout=60 if ends else 0.5,
+        keepalive_after=0.1,
+        keepalive_interval=0.1,
+    )
+    agent = await asking(run)
+    pieces = agent.pieces(await agent.head())
+    assert (await anext(pieces)).startswith(b":")
+    alive.set()
+    if ends:
+        for _ in range(5):
+            assert (await anext(pieces)).startswith(b":")
+        ended.set()
+    last = [piece async for piece in pieces][-1]
+    assert (b'"message":1' if ends else b"(event_timeout)") in last
 
 
 @pytest.mark.parametrize("name", ["x" * 65, "my secret \x1b[31m", "é", ""])
