@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from proxy.upstream.encoding import Encoding, RequestEncoding
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.link import Link
+from proxy.upstream.liveness import Signs, has_moved, is_doubtful, lag
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_page, is_portal, trouble_of
 
@@ -37,12 +39,27 @@ _turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
 
 
 class _MeteredHandler(ResponseHandler):
-    """The library's side of one connection, counting bytes for the request that is using it."""
+    """The library's side of one connection, counting bytes for the request that is using it.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, total: Traffic, congestion: str) -> None:
+    *lag* tells how far the time of day is ahead of a clock that stops while the machine sleeps, in seconds.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, total: Traffic, congestion: str, lag: Callable[[], float]
+    ) -> None:
         super().__init__(loop=loop)
         self._meter = Meter(total)
         self._congestion = congestion
+        self._lag = lag
+        self._lag_when_heard = lag()
+
+    def is_connected(self) -> bool:
+        """Whether the connection, which is idle, may be used again: a sleep or a new address may have ended it."""
+        if not super().is_connected() or self.transport is None:
+            return False
+        slept = self._lag() - self._lag_when_heard
+        signs = Signs(slept=slept, moved=has_moved(self.transport.get_extra_info("socket")))
+        return not is_doubtful(signs, ping_interval=math.inf)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         control(transport.get_extra_info("socket"), self._congestion)
@@ -51,6 +68,7 @@ class _MeteredHandler(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         self._meter.received(len(data))
+        self._lag_when_heard = self._lag()
         super().data_received(data)
 
 
@@ -64,7 +82,9 @@ class _ClaimingTransport(MeteredTransport):
         super().write(data)
 
 
-def _connector(endpoint: Endpoint, total: Traffic, congestion: str, *, once: bool = False) -> aiohttp.TCPConnector:
+def _connector(
+    endpoint: Endpoint, total: Traffic, congestion: str, lag: Callable[[], float], *, once: bool = False
+) -> aiohttp.TCPConnector:
     connector = aiohttp.TCPConnector(
         limit=0,
         force_close=once,
@@ -73,7 +93,7 @@ def _connector(endpoint: Endpoint, total: Traffic, congestion: str, *, once: boo
     )
     # The library has no public way to hand in a protocol; tests/upstream/test_http.py guards this one.
     cast("Any", connector)._factory = partial(  # noqa: SLF001
-        _MeteredHandler, loop=asyncio.get_running_loop(), total=total, congestion=congestion
+        _MeteredHandler, loop=asyncio.get_running_loop(), total=total, congestion=congestion, lag=lag
     )
     return connector
 
@@ -93,7 +113,9 @@ class Http:
         link: Link | None = None,
         encodings: Mapping[str, Encoding] | None = None,
         congestion: str = SYSTEM,
+        lag: Callable[[], float] = lag,
     ) -> None:
+        self._lag = lag
         self._congestion = congestion
         self._encodings = {path: RequestEncoding(name) for path, name in (encodings or {}).items()}
         self._link = link or Link()
@@ -113,7 +135,7 @@ class Http:
 
     def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_connector(self._endpoint, self._traffic, self._congestion, once=once),
+            connector=_connector(self._endpoint, self._traffic, self._congestion, self._lag, once=once),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,

@@ -23,10 +23,12 @@ Start = Callable[..., Awaitable[Http]]
 def http(stack: AsyncExitStack) -> Start:
     """Start a client towards a base URL."""
 
-    async def start(base: str, traffic: Traffic | None = None, *, connect_timeout: float = 5) -> Http:
+    async def start(
+        base: str, traffic: Traffic | None = None, *, connect_timeout: float = 5, **options: Any
+    ) -> Http:
         endpoint = Endpoint(base)
         return await stack.enter_async_context(
-            Http(endpoint, connect_timeout=connect_timeout, traffic=traffic or Traffic())
+            Http(endpoint, connect_timeout=connect_timeout, traffic=traffic or Traffic(), **options)
         )
 
     return start
@@ -100,6 +102,20 @@ async def test_each_request_is_counted_for_itself(raw_upstream: Any, http: Start
     assert sum(traffic.sent for traffic in figures) == total.sent == upstream.received[0]
     assert sum(traffic.received for traffic in figures) == total.received == upstream.sent[0]
     assert figures[1].sent - figures[0].sent == 1990 + len("2000") - len("10")
+
+
+async def test_a_connection_that_slept_is_not_used_again(raw_upstream: Any, http: Start) -> None:
+    """It may be gone without a sign of it, and nothing would answer there."""
+    upstream, slept = Counted(), [0.0]
+    client = await http((await raw_upstream(upstream)).base_url, lag=lambda: slept[0])
+    await ask(client)
+    slept[0] += 1  # a clock that was set right
+    await ask(client)
+    assert len(upstream.received) == 1
+    slept[0] += 3600
+    await ask(client)
+    await ask(client)
+    assert len(upstream.received) == 2
 
 
 async def test_simultaneous_requests_are_not_mixed(raw_upstream: Any, http: Start) -> None:
