@@ -9,9 +9,11 @@ timeout does not fire. What fails after that is an event in its API's words.
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from socket import SO_LINGER, SOL_SOCKET
 
 import orjson
 from aiohttp import web
@@ -25,6 +27,9 @@ from proxy.upstream.background import Background
 
 _FILLED_IN = ("Content-Type", "Date", "Server")
 """Headers that the library adds to a response without them."""
+
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+"""Headers that tell where a body ends; without them the end of the connection does."""
 
 
 class RelayedResponse(web.StreamResponse):
@@ -84,9 +89,12 @@ class Reply:
 
     def abort(self) -> web.StreamResponse:
         """Break the agent's connection off, so that what it has cannot pass for the whole."""
-        if self._request.transport is not None:
-            self._request.transport.abort()
         assert self._response is not None  # noqa: S101
+        if (transport := self._request.transport) is not None:
+            if _FRAMING.isdisjoint(name.lower() for name in self._response.headers):
+                with suppress(OSError):  # HTTP/1.0: a close ends such a body properly, a reset does not
+                    transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
         return self._response
 
     def whole(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

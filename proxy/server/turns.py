@@ -131,8 +131,11 @@ class AgentRequest:
             return self._reply.error(408, str(exc), "request_timeout")
         except asyncio.CancelledError:
             self._status = self._ended_early()
-            if self._reply.begun or not self._services.stopping.is_set():
-                raise  # the agent is gone, or has a part of the answer that must not pass for the whole
+            if self._reply.begun:
+                self._reply.abort()  # a part of an answer must not pass for the whole
+                raise
+            if not self._services.stopping.is_set():
+                raise
             task.uncancel()
             return self._reply.error(503, "packlight is stopping", "stopping")
         except ConnectionResetError:

@@ -20,6 +20,8 @@ from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
 CREATED = b'{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","output":[]}}'
 COMPLETED = b'{"type":"response.completed","sequence_number":9,"response":{"id":"resp_1","output":[]}}'
 ASK = {"model": "m", "input": "x", "stream": True}
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+ERROR = b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 TCPI_DATA_SEGS_IN = 152
 """Where Linux's struct tcp_info (include/uapi/linux/tcp.h) counts the segments that brought data."""
 
@@ -474,6 +476,36 @@ async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
         await anext(pieces)
 
 
+@pytest.mark.parametrize("how", ["a loss", "a loss over plain HTTP", "a shutdown"])
+async def test_an_answer_without_framing_is_reset_where_it_breaks_off(
+    proxied: Any, raw_upstream: Any, how: str
+) -> None:
+    """An HTTP/1.0 agent has no chunks: a proper end of the connection would be the proper end of its answer."""
+    heard = asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        if not await refused_upgrade(peer):
+            await peer.send(STREAM + b"2\r\n:\n\r\n")
+            await heard.wait()
+
+    plain = how == "a loss over plain HTTP"
+    run = await proxied(**({"upstream": (await raw_upstream(serve)).base_url} if plain else {}))
+    if not plain:
+        run.simulator.inject(Fault("after_events", "abort" if how == "a loss" else "silence", events=4))
+    agent = await run.dial()
+    body = orjson.dumps(ASK)
+    await agent.send(b"POST /v1/responses HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer key\r\n")
+    await agent.send(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    head = await agent.head()
+    assert not head.all("Transfer-Encoding") + head.all("Content-Length")
+    assert await agent.reader.readexactly(2)
+    heard.set()
+    if how == "a shutdown":
+        await run.server.drain()
+    with pytest.raises(ConnectionResetError):
+        await agent.reader.read()
+
+
 @pytest.fixture
 async def silent(raw_upstream: Any) -> str:
     """Return the address of an upstream that has no WebSocket, and over HTTP listens and never answers."""
@@ -536,10 +568,6 @@ async def test_what_is_no_turn_takes_as_long_as_it_takes(proxied: Any, raw_upstr
     await asyncio.sleep(0.2)
     goes_on.set()
     assert await agent.reader.readexactly(1) == b"b"
-
-
-STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-ERROR = b"HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("fields", [{}, {"background": True}], ids=["a turn", "a request not ours to read"])
