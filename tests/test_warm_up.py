@@ -295,7 +295,7 @@ async def test_a_link_that_loses_everything_is_not_filled_with_uploads(proxied: 
 
 async def test_an_upload_that_a_turn_waits_for_is_its_own(slow: Callable[..., Any], agents: Agents) -> None:
     """Another request does not interrupt it: the turn would have to begin anew."""
-    run, simulator, link = await slow(keepalive_after=0.1)
+    run, simulator, link = await slow(keepalive_after=0.5)
     agent, other = await agents(run.server.url), await agents(run.server.url)
     await agent.turn(LONG)
     await uploading(link, simulator)
