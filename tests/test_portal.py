@@ -1,6 +1,7 @@
 """A network that answers in upstream's place: recognised, told, waited for, and never passed off as an answer."""
 
 import asyncio
+import gzip
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -52,6 +53,9 @@ PORTALS = {
     "a page in other words": answer("203 Other", content_type="application/xhtml+xml"),
     "a redirect": answer("302 Found", b"", more="Location: http://portal.invalid/login\r\n"),
     "another redirect": answer("307 Go", PAGE, more="Location: http://portal.invalid/login\r\n"),
+    "a page without a type": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE,
+    "a page as text": answer("200 OK", b"\xef\xbb\xbf\r\n <!DOCTYPE html>" + PAGE, "text/plain"),
+    "a page in gzip": answer("200 OK", gzip.compress(PAGE), "Text/Plain", "Content-Encoding: gzip\r\n"),
     "a status of its own": answer("511 Network Authentication Required"),
 }
 
@@ -131,6 +135,121 @@ async def test_the_status_of_a_portal_is_no_answer_to_anything(
     got = await run.ask("GET", path)
     assert (got.status, b"Welcome" in got.body) == (502, False)
     assert (await run.figures())["link"]["state"] == "captive_portal"
+
+
+ANSWERS = {
+    "no type": (COMPLETED, ""),
+    "text": (COMPLETED, "Content-Type: text/plain; charset=utf-8\r\n"),
+    "text after blanks": (b"\r\n\r\n  " + COMPLETED, "Content-Type: text/json\r\n"),
+    "nothing but blanks": (b" " * 6000, ""),
+    "nothing": (b"", ""),
+    "gzip": (gzip.compress(COMPLETED), "Content-Encoding: gzip\r\nContent-Type: text/plain\r\n"),
+    "no gzip": (COMPLETED, "Content-Encoding: gzip\r\nContent-Type: text/plain\r\n"),
+    "another encoding": (b"<" + COMPLETED, "Content-Encoding: br\r\n"),
+    "events that begin so": (b"<" + COMPLETED, "Content-Type: text/event-stream\r\n"),
+    "JSON that begins so": (b"<" + COMPLETED, "Content-Type: application/json\r\n"),
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize("kind", ANSWERS)
+async def test_an_answer_that_was_looked_at_is_relayed_to_the_byte(
+    proxied: Start, raw_upstream: RawUpstreams, kind: str, size: int
+) -> None:
+    """However it is cut: what is read of it to know that it is no page is part of it."""
+    body, headers = ANSWERS[kind]
+
+    async def serve(peer: Peer) -> None:
+        while True:
+            await peer.message()
+            await peer.send(f"HTTP/1.1 200 OK\r\n{headers}Transfer-Encoding: chunked\r\n\r\n".encode())
+            for at in range(0, len(body), size):
+                piece = body[at : at + size]
+                await peer.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await peer.send(b"0\r\n\r\n")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    for _ in range(2):
+        got = await run.post(TURN, target="/v1/messages")
+        assert (got.status, got.body) == (200, body)
+    assert (await run.figures())["link"]["state"] == "ok"
+
+
+async def test_a_page_that_breaks_off_before_it_begins_is_no_answer(
+    proxied: Start, raw_upstream: RawUpstreams
+) -> None:
+    """Nothing was shown of it, so there is a status to say so."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n  ")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    assert (await run.post(TURN)).status == 502
+
+
+async def test_an_agent_may_hang_up_before_a_page_begins(proxied: Start, raw_upstream: RawUpstreams) -> None:
+    """Then upstream's connection is closed too."""
+    waiting, closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n  ")
+        waiting.set()
+        try:
+            await peer.message()
+        finally:
+            closed.set()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/messages", ("Content-Length", str(len(TURN))))
+    await agent.send(TURN)
+    await waiting.wait()
+    agent.close()
+    await closed.wait()
+
+
+async def test_a_page_that_follows_on_signs_of_life_is_no_answer(
+    proxied: Start, raw_upstream: RawUpstreams
+) -> None:
+    """The agent has a status by then; it gets an error in the stream, and none of the page."""
+
+    async def serve(peer: Peer) -> None:
+        while True:
+            if (await peer.message()).get("Upgrade"):
+                await peer.send(answer("404 No", b"{}", "application/json"))
+                continue
+            await peer.send(PORTALS["a page as text"][: -len(PAGE) - 15])
+            await alive.wait()
+            await peer.send(PORTALS["a page as text"][-len(PAGE) - 15 :])
+
+    alive = asyncio.Event()
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, keepalive_after=0.01, keepalive_interval=0.01)
+    agent = await run.dial()
+    body = orjson.dumps({**orjson.loads(TURN), "stream": True})
+    length = ("Content-Length", str(len(body)))
+    await agent.begin("POST", "/v1/responses", ("Authorization", "Bearer key"), length)
+    await agent.send(body)
+    head = await agent.head()
+    assert head.status == 200
+    alive.set()
+    shown = b"".join([piece async for piece in agent.pieces(head)])
+    assert b"open a browser" in shown
+    assert b"Welcome" not in shown
+    assert (await run.figures())["link"]["state"] == "captive_portal"
+
+
+async def test_a_probe_is_not_deceived_by_a_page_as_text(proxied: Start, raw_upstream: RawUpstreams) -> None:
+    """It would let every turn through that comes after it."""
+    clock, network = Clock(), Network(PORTALS["a page as text"])
+    run = await proxied(upstream=(await raw_upstream(network)).base_url, clock=clock)
+    await run.post(TURN)
+    network.asked.clear()
+    clock.advance(5)
+    await run.post(TURN)
+    assert network.heard == ["GET /v1/models HTTP/1.1"]
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "500 Error", "502 Bad Gateway", "503 Busy"])

@@ -22,7 +22,8 @@ from proxy.upstream.headers import Headers
 from proxy.upstream.link import Link
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, lag
 from proxy.upstream.meter import Meter, MeteredTransport
-from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_page, is_portal, trouble_of
+from proxy.upstream.opening import Answer
+from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers the library would add by itself; the agent's own decide."""
@@ -136,6 +137,7 @@ class Http:
     def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=_connector(self._endpoint, self._traffic, self._congestion, self._lag, once=once),
+            response_class=Answer,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=timeout,
@@ -154,14 +156,15 @@ class Http:
         session = self._new_session(aiohttp.ClientTimeout(total=_PROBE_TIMEOUT), once=True)
         try:
             async with session, session.get(self._endpoint.http("/models"), allow_redirects=False) as response:
-                self._judge(response, is_turn=False)
+                answer = cast("Answer", response)
+                self._judge(answer, is_page=await answer.is_page(), is_turn=False)
         except UpstreamUnavailable:
             return
         except (aiohttp.ClientError, OSError) as exc:
             if trouble_of(exc) is not Trouble.UNREACHABLE:
                 self._link.block(trouble_of(exc), advice(exc))
 
-    def _judge(self, response: aiohttp.ClientResponse, *, is_turn: bool) -> None:
+    def _judge(self, response: Answer, *, is_page: bool, is_turn: bool) -> None:
         """Take note of who answered. Raises UpstreamUnavailable for a sign-in page, or an outbound proxy.
 
         A page in answer to anything but a turn says nothing: some upstreams have pages there.
@@ -170,12 +173,11 @@ class Http:
             # Over plain HTTP the proxy answers in upstream's place; a tunnel's refusal is an exception.
             self._link.block(Trouble.OUTBOUND_PROXY, LOGIN_WANTED)
             raise UpstreamUnavailable(LOGIN_WANTED, trouble=Trouble.OUTBOUND_PROXY)
-        content_type = response.headers.get("Content-Type", "")
-        if is_portal(response.status, content_type, is_turn=is_turn):
+        if is_portal(response.status, is_page=is_page, is_turn=is_turn):
             message = ADVICE[Trouble.CAPTIVE_PORTAL]
             self._link.block(Trouble.CAPTIVE_PORTAL, message)
             raise UpstreamUnavailable(message, trouble=Trouble.CAPTIVE_PORTAL)
-        if not is_page(response.status, content_type):
+        if not is_page:
             self._link.clear()
 
     @asynccontextmanager
@@ -207,7 +209,7 @@ class Http:
         else:
             response = await self._in_either_form(encoding, send, headers, encoded, body, again)
         try:
-            self._judge(response, is_turn=is_turn)
+            self._judge(response, is_page=await response.is_page(looking=is_turn), is_turn=is_turn)
             yield response
         finally:
             # What was not read to its end cannot be reused; a connection that was is already back in the pool.
@@ -216,12 +218,12 @@ class Http:
     async def _in_either_form(
         self,
         encoding: RequestEncoding,
-        send: Callable[[Headers, Any], Awaitable[aiohttp.ClientResponse]],
+        send: Callable[[Headers, Any], Awaitable[Answer]],
         headers: Headers,
         encoded: tuple[Encoding, bytes],
         body: Any,
         again: Callable[[], None],
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Send a turn's body *encoded*, and then as it is where upstream may have refused that."""
         name, data = encoded
         rest = tuple(each for each in headers if each[0].lower() != "content-length")
@@ -231,7 +233,7 @@ class Http:
             encoding.broke()
             raise
         status = response.status
-        if is_portal(status, response.headers.get("Content-Type", ""), is_turn=True):
+        if is_portal(status, is_page=await response.is_page(), is_turn=True):
             return response  # not upstream's: it says nothing about what upstream takes
         if not encoding.doubts(status):
             return response
@@ -248,14 +250,15 @@ class Http:
         traffic: Traffic,
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         token = _turn.set(traffic)
         # A file is written in pieces; bytes would all be handed to the transport at once.
         data = io.BytesIO(body) if isinstance(body, bytes) else body
         try:
-            return await self._session.request(
+            response = await self._session.request(
                 method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
             )
+            return cast("Answer", response)
         except (aiohttp.ClientError, OSError) as exc:
             if body is None or isinstance(body, bytes):  # what fails is not the agent's own upload
                 self._link.block(trouble_of(exc), advice(exc))
@@ -277,6 +280,8 @@ async def _encoded(
 
 async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield the body of *response* as it arrives. Raises UpstreamUnavailable where it breaks off."""
+    if isinstance(response, Answer) and response.opening:
+        yield response.opening
     try:
         async for chunk in response.content.iter_any():
             yield chunk

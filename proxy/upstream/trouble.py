@@ -78,18 +78,24 @@ def advice(error: BaseException) -> str:
     return ADVICE[trouble_of(error)]
 
 
-def is_portal(status: int, content_type: str, *, is_turn: bool) -> bool:
+def is_portal(status: int, *, is_page: bool, is_turn: bool) -> bool:
     """Whether an answer is a network's sign-in page: no API redirects a turn, or answers it with HTML.
 
     An error page keeps its meaning: gateways write theirs in HTML. What is no turn may be a page, or elsewhere.
     """
-    return status == _SIGN_IN or (is_turn and is_page(status, content_type))
+    return status == _SIGN_IN or (is_turn and is_page)
 
 
-def is_page(status: int, content_type: str) -> bool:
-    """Whether an answer may be anybody's: a web page, or a redirect."""
-    is_html = content_type.lower().startswith(("text/html", "application/xhtml"))
-    return status in _REDIRECTS or (200 <= status < 300 and is_html)
+def is_page(status: int, content_type: str) -> bool | None:
+    """Whether an answer may be anybody's, a web page or a redirect; None where only its body tells."""
+    if status in _REDIRECTS:
+        return True
+    kind = content_type.lower().strip()
+    if not 200 <= status < 300 or kind.startswith("text/event-stream"):
+        return False
+    if kind.startswith(("text/html", "application/xhtml")):
+        return True
+    return None if not kind or kind.startswith("text/") else False
 
 
 def _of_certificate(code: int) -> Trouble:

@@ -198,14 +198,16 @@ async def test_an_answer_in_gzip_that_is_cut_off_or_corrupt_never_looks_whole(
     assert next(run.server.ledger.turns(1)).status == "failed"
 
 
-async def test_a_portals_page_says_nothing_of_upstream(raw_upstream: Any) -> None:
+@pytest.mark.parametrize("kind", [b"text/html", b"text/plain"])
+async def test_a_portals_page_says_nothing_of_upstream(raw_upstream: Any, kind: bytes) -> None:
     """Its 200 is nobody's who took the encoding: a refusal that comes later is still doubted."""
-    answers = iter((b"200 OK\r\nContent-Type: text/html", b"400 No", b"200 OK\r\nContent-Type: application/json"))
+    page, taken = b"200 OK\r\nContent-Type: " + kind, b"200 OK\r\nContent-Type: application/json"
+    answers = iter(((page, b"<>"), (b"400 No", b"{}"), (taken, b"{}")))
 
     async def serve(peer: Any) -> None:
         while True:
             await peer.message()
-            await peer.send(b"HTTP/1.1 " + next(answers) + b"\r\nContent-Length: 2\r\n\r\n{}")
+            await peer.send(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\n%b" % next(answers))
 
     upstream, link, body = await raw_upstream(serve), Link(), orjson.dumps(ASK)
     endpoint, traffic = Endpoint(upstream.base_url), Traffic()

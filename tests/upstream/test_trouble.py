@@ -21,7 +21,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
 from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter
-from proxy.upstream.trouble import ADVICE, advice, is_portal, trouble_of
+from proxy.upstream.trouble import ADVICE, advice, is_page, is_portal, trouble_of
 
 NOW = datetime.now(UTC)
 CERTIFICATES: dict[str, tuple[dict[str, Any], Trouble]] = {
@@ -132,25 +132,38 @@ def test_a_circle_of_causes_has_an_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "content_type", "of_turn", "of_another"),
+    ("status", "content_type", "verdict"),
     [
-        (200, "application/json", False, False),
-        (200, "text/event-stream", False, False),
-        (200, "", False, False),
-        (200, "text/html; charset=utf-8", True, False),
-        (200, "TEXT/HTML", True, False),
-        (302, "text/html", True, False),
-        (308, "", True, False),
-        (304, "", False, False),
-        (404, "text/html", False, False),
-        (502, "text/html", False, False),
-        (511, "text/html", True, True),
+        (200, "application/json", False),
+        (200, "text/event-stream; charset=utf-8", False),
+        (200, "application/octet-stream", False),
+        (200, "", None),
+        (200, "text/plain", None),
+        (201, " TEXT/plain", None),
+        (200, "text/html; charset=utf-8", True),
+        (200, "TEXT/HTML", True),
+        (203, "application/xhtml+xml", True),
+        (302, "text/html", True),
+        (308, "", True),
+        (304, "", False),
+        (404, "text/html", False),
+        (404, "", False),
+        (502, "text/html", False),
     ],
 )
-def test_which_answers_are_a_portals(status: int, content_type: str, *, of_turn: bool, of_another: bool) -> None:
-    """511, and in answer to a turn HTML that is no error, or a redirect."""
-    assert is_portal(status, content_type, is_turn=True) is of_turn
-    assert is_portal(status, content_type, is_turn=False) is of_another
+def test_which_answers_are_pages(status: int, content_type: str, *, verdict: bool | None) -> None:
+    """HTML that is no error, and redirects; text, or what has no type, tells by its body."""
+    assert is_page(status, content_type) is verdict
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "of_turn", "of_another"),
+    [(200, False, False, False), (200, True, True, False), (302, True, True, False), (511, False, True, True)],
+)
+def test_which_answers_are_a_portals(status: int, *, page: bool, of_turn: bool, of_another: bool) -> None:
+    """511, and in answer to a turn a page."""
+    assert is_portal(status, is_page=page, is_turn=True) is of_turn
+    assert is_portal(status, is_page=page, is_turn=False) is of_another
 
 
 async def test_a_link_shows_its_state() -> None:
