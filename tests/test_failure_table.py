@@ -1464,6 +1464,32 @@ async def test_a_shutdown_lets_a_turn_in_flight_finish(proxied: Start, agents: A
     assert next(start.server.ledger.turns(1)).status == "completed"
 
 
+async def test_a_shutdown_takes_no_more_requests(proxied: Start, agents: Agents) -> None:
+    """One that comes on a connection that is open already is refused, not begun and cut off."""
+    start = await proxied(scripted([LONG]), simulated={"event_seconds": 0.01}, drain_seconds=20)
+    agent, simulator = await agents(start.server.url), start.simulator
+    other = await start.dial()
+    assert (await other.ask("GET", "/_packlight/health")).status == 200
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+        async with asyncio.TaskGroup() as group:
+            draining = group.create_task(start.server.drain())
+            while True:
+                try:
+                    (await start.dial()).close()
+                except OSError:
+                    break
+            answer = await other.ask("POST", "/v1/responses", body=b'{"model":"m","input":"x"}')
+            assert await other.reader.read() == b""
+            assert not draining.done()
+            simulator.settings.event_seconds = 0
+            events = await stream.rest()
+    assert (answer.status, answer.json()["error"]["code"]) == (503, "stopping")
+    assert answer.get("Connection") == "close"
+    assert events[-1]["type"] == "response.completed"
+    assert len(simulator.turns) == 1
+
+
 async def test_a_shutdown_aborts_what_does_not_finish(proxied: Start, agents: Agents) -> None:
     """After drain_seconds the answer breaks off, visibly."""
     start = await proxied(scripted([LONG]), simulated={"event_seconds": 0.5}, drain_seconds=0.2)

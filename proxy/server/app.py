@@ -200,7 +200,7 @@ def _application(config: Config, services: Services, link: Link) -> web.Applicat
         )
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
-        refused = _refused(guard, request)
+        refused = _refused(guard, services, request)
         if refused is None and request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -208,7 +208,7 @@ def _application(config: Config, services: Services, link: Link) -> web.Applicat
 
     @web.middleware
     async def guarded(request: web.Request, handler: Callable) -> web.StreamResponse:  # type: ignore[type-arg]
-        refused = _refused(guard, request)
+        refused = _refused(guard, services, request)
         return await handler(request) if refused is None else refused
 
     application = web.Application(middlewares=[guarded])
@@ -224,12 +224,15 @@ def _application(config: Config, services: Services, link: Link) -> web.Applicat
     return application
 
 
-def _refused(guard: Guard, request: web.Request) -> web.Response | None:
+def _refused(guard: Guard, services: Services, request: web.Request) -> web.Response | None:
     refusal = guard.refusal(request)
-    if refusal is None:
+    if refusal is not None:
+        status, message = refusal
+        response = Reply(request).error(status, message, "refused")
+    elif services.draining.is_set():
+        response = Reply(request).error(503, "packlight is stopping", "stopping")
+    else:
         return None
-    status, message = refusal
-    response = Reply(request).error(status, message, "refused")
     response.force_close()  # the body was not read, and will not be
     return response
 

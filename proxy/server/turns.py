@@ -62,12 +62,15 @@ class Services:
     now: Callable[[], datetime]
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     in_flight: set[asyncio.Task[Any]] = field(default_factory=set)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """No further requests are taken: agents ask again, and would else lose what there is no more time for."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     reading: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 1))
     """One large request is read at a time: several threads would only keep the interpreter from the loop."""
 
     async def drain(self) -> None:
-        """Give the requests in flight drain_seconds, and then end them."""
+        """Take no more requests, give those in flight drain_seconds, and then end them."""
+        self.draining.set()
         if self.in_flight:
             await asyncio.wait(set(self.in_flight), timeout=self.config.drain_seconds)
         self.stopping.set()
