@@ -142,6 +142,7 @@ class Config:
     close_timeout: float = setting(2.0, "Longest wait for upstream's half of a closing handshake.")
     connect_timeout: float = setting(20.0, "Longest wait for a plain HTTP connection to upstream.")
     body_timeout: float = setting(60.0, "Longest time in which an agent's request body may make no progress.")
+    agent_timeout: float = setting(600.0, "Longest time in which an agent may take nothing of what it is sent.")
 
     max_message_bytes: int = setting(
         16_000_000, "Larger WebSocket messages go over HTTP instead; OpenAI closes above 16777216."

@@ -9,10 +9,12 @@ timeout does not fire. What fails after that is an event in its API's words.
 """
 
 import asyncio
+import math
 import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
 
 import orjson
@@ -24,12 +26,17 @@ from proxy.errors import UpstreamError
 from proxy.frontends import sse
 from proxy.frontends.base import Answer
 from proxy.upstream.background import Background
+from proxy.upstream.progress import Progress
+from proxy.upstream.sendqueue import owed
 
 _FILLED_IN = ("Content-Type", "Date", "Server")
 """Headers that the library adds to a response without them."""
 
 _FRAMING = frozenset({"content-length", "transfer-encoding"})
 """Headers that tell where a body ends; without them the end of the connection does."""
+
+_NEVER_WAITS = 32 * 1024
+"""Bytes that an empty buffer always takes: asyncio's holds 64 KiB."""
 
 
 class RelayedResponse(web.StreamResponse):
@@ -45,10 +52,42 @@ class RelayedResponse(web.StreamResponse):
             self.headers.popall(name, None)
 
 
+class WholeResponse(web.Response):
+    """A JSON *body* in answer to *request*, which the library sends, but within *agent_timeout*."""
+
+    def __init__(self, request: web.Request, body: bytes, status: int, *, agent_timeout: float) -> None:
+        super().__init__(status=status, body=body, content_type="application/json")
+        self._request = request
+        self._agent_timeout = agent_timeout
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the body."""
+        async with taken(self._request.transport, self._agent_timeout):
+            await super().write_eof(data)
+
+
 class EventStream(web.StreamResponse):
     """A response whose headers leave in one piece with the first event."""
 
     _send_headers_immediately = False  # aiohttp's own switch, which its whole responses use; else: two packets
+
+
+@asynccontextmanager
+async def taken(transport: asyncio.Transport | None, limit: float) -> AsyncIterator[None]:
+    """Write to *transport* in this block for as long as some of it is taken every *limit* seconds.
+
+    Otherwise the connection is closed, and ConnectionResetError raised.
+    """
+    if transport is None or math.isinf(limit):
+        yield  # what is written there fails at once
+        return
+    try:
+        async with asyncio.timeout(limit) as deadline:
+            with Progress(deadline, limit, partial(owed, transport)):
+                yield
+    except TimeoutError as exc:
+        transport.abort()
+        raise ConnectionResetError(f"the agent took nothing for {limit:g} s (agent_timeout)") from exc
 
 
 async def prepare(_request: web.Request, response: web.StreamResponse) -> None:
@@ -58,11 +97,15 @@ async def prepare(_request: web.Request, response: web.StreamResponse) -> None:
 
 
 class Reply:
-    """The HTTP response to one agent request."""
+    """The HTTP response to one agent request.
 
-    def __init__(self, request: web.Request) -> None:
+    An agent that takes nothing of it for *agent_timeout* seconds has hung up: ConnectionResetError.
+    """
+
+    def __init__(self, request: web.Request, *, agent_timeout: float = math.inf) -> None:
         self.bytes_sent = 0
         self._request = request
+        self._agent_timeout = agent_timeout
         self._response: web.StreamResponse | None = None
 
     @property
@@ -79,12 +122,18 @@ class Reply:
         """Send *chunk* of the body; wait for an agent that reads slowly."""
         assert self._response is not None  # noqa: S101  (begun)
         self.bytes_sent += len(chunk)
-        await self._response.write(chunk)
+        transport = self._request.transport
+        if transport is None or (not transport.get_write_buffer_size() and len(chunk) < _NEVER_WAITS):
+            await self._response.write(chunk)
+            return
+        async with taken(transport, self._agent_timeout):
+            await self._response.write(chunk)
 
     async def end(self) -> web.StreamResponse:
         """End the body properly."""
         assert self._response is not None  # noqa: S101
-        await self._response.write_eof()
+        async with taken(self._request.transport, self._agent_timeout):
+            await self._response.write_eof()
         return self._response
 
     def abort(self) -> web.StreamResponse:
@@ -100,7 +149,7 @@ class Reply:
     def whole(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
         """Answer with *body*, JSON, at once."""
         self.bytes_sent += len(body)
-        response = web.Response(status=status, body=body, content_type="application/json")
+        response = WholeResponse(self._request, body, status, agent_timeout=self._agent_timeout)
         response.headers.update(headers or {})
         return response
 

@@ -99,7 +99,7 @@ class AgentRequest:
         self._request = request
         self._services = services
         self._front_end = front_end
-        self._reply = Reply(request)
+        self._reply = Reply(request, agent_timeout=services.config.agent_timeout)
         self._traffic = Traffic()
         self._started_at, self._started = services.now(), services.clock()
         self._first_shown: float | None = None

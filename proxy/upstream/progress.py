@@ -1,13 +1,14 @@
-"""Progress: a deadline that does not pass while an upload goes on."""
+"""Progress: a deadline that does not pass while bytes go on to be taken."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class Progress:
-    """Pushes *deadline* back to *limit* seconds from now as long as more bytes have *arrived*.
+    """Pushes *deadline* back to *limit* seconds from now as long as the number of bytes that *arrived* changes.
 
-    A slow upload is not a stuck one. A context manager; it looks four times in each *limit*.
+    It may be the number of those that did not, too. A slow upload is not a stuck one. A context manager; it looks
+    four times in each *limit*.
     """
 
     def __init__(self, deadline: asyncio.Timeout, limit: float, arrived: Callable[[], int]) -> None:

@@ -1,0 +1,121 @@
+"""Agents that take their answer slowly, or stop taking it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import orjson
+import pytest
+from proxied import KEY, Peer, Proxied, RawUpstream
+from websockets.asyncio.server import ServerConnection, serve
+
+PIECES, PIECE = 30, 300_000
+CREATED = {"type": "response.created", "response": {"id": "r"}}
+DELTA = {"type": "response.output_text.delta", "delta": "x" * PIECE}
+COMPLETED = {"type": "response.completed", "response": {"id": "r", "output": [], "text": "x" * PIECE * PIECES}}
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
+
+Start = Callable[..., Awaitable[Proxied]]
+RawUpstreams = Callable[..., Awaitable[RawUpstream]]
+
+
+class Large:
+    """An upstream with a large answer on a WebSocket, whose end it waits for."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.url = ""
+
+    async def speak(self, connection: ServerConnection) -> None:
+        """Answer one turn."""
+        await connection.recv()
+        for each in (CREATED, *[DELTA] * PIECES, COMPLETED):
+            await connection.send(orjson.dumps(each).decode())
+        await connection.wait_closed()
+        self.closed.set()
+
+
+@pytest.fixture
+async def large(stack: AsyncExitStack) -> AsyncIterator[Large]:
+    """Start an upstream with a large answer."""
+    upstream = Large()
+    server = await stack.enter_async_context(serve(upstream.speak, "127.0.0.1", 0, compression=None))
+    upstream.url = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+    yield upstream
+    await stack.aclose()
+
+
+async def asking(run: Proxied, **fields: Any) -> Peer:
+    """Return an agent with small buffers that has asked for an answer, and takes what it is made to read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    sock.setblocking(False)  # noqa: FBT003
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", run.port))
+    agent = Peer(*await asyncio.open_connection(sock=sock, limit=32 * 1024))
+    run.peers.append(agent)
+    body = orjson.dumps({"model": "m", "input": "x", "stream": True, **fields})
+    await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(body))))
+    await agent.send(body)
+    return agent
+
+
+async def test_an_agent_that_takes_nothing_is_hung_up_on(proxied: Start, large: Large) -> None:
+    """Its turn ends, and so does the connection upstream that it held."""
+    run = await proxied(upstream=large.url, agent_timeout=0.3)
+    agent = await asking(run)
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"aborted": 1}
+    await large.closed.wait()
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await agent.message()
+
+
+async def test_an_agent_that_takes_nothing_over_plain_http_is_hung_up_on(
+    proxied: Start, raw_upstream: RawUpstreams
+) -> None:
+    """A turn or not, packlight keeps no upstream waiting for it."""
+
+    async def serve(peer: Peer) -> None:
+        await peer.message()
+        await peer.send(HEAD % (PIECES * PIECE))
+        for _ in range(PIECES):
+            await peer.send(b"x" * PIECE)
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, agent_timeout=0.3, websocket="off")
+    agent = await asking(run)
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"aborted": 1}
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+        await agent.message()
+
+
+async def test_an_agent_that_takes_nothing_of_a_whole_answer_is_hung_up_on(proxied: Start, large: Large) -> None:
+    """The library writes it, after the turn's end; its connection is not kept for ever either."""
+    run = await proxied(upstream=large.url, agent_timeout=0.3)
+    agent = await asking(run, stream=False)
+    writer = agent.writer
+    await run.recorded(1)
+    while True:  # the first byte after the end is answered by a reset
+        try:
+            await agent.send(b"\r\n")
+        except ConnectionError:
+            break
+        await asyncio.sleep(0.01)
+    assert writer.is_closing()
+
+
+async def test_an_agent_that_reads_slowly_gets_all_of_its_answer(proxied: Start, large: Large) -> None:
+    """Whatever it takes gives it time for more."""
+    run = await proxied(upstream=large.url, agent_timeout=1)
+    agent = await asking(run)
+    began = asyncio.get_running_loop().time()
+    heard = b""
+    while not heard.endswith(b"\r\n0\r\n\r\n"):
+        heard += await agent.reader.read(2**16)
+        await asyncio.sleep(0.01)
+    assert asyncio.get_running_loop().time() > began + 2
+    assert len(heard) > PIECES * PIECE
+    await run.recorded(1)
+    assert run.server.ledger.statuses == {"completed": 1}
