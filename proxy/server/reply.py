@@ -12,7 +12,7 @@ import asyncio
 import math
 import struct
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
@@ -122,19 +122,23 @@ class Reply:
         """Send *chunk* of the body; wait for an agent that reads slowly."""
         assert self._response is not None  # noqa: S101  (begun)
         self.bytes_sent += len(chunk)
-        transport = self._request.transport
-        if transport is None or (not transport.get_write_buffer_size() and len(chunk) < _NEVER_WAITS):
-            await self._response.write(chunk)
-            return
-        async with taken(transport, self._agent_timeout):
+        async with self._taken(len(chunk)):
             await self._response.write(chunk)
 
-    async def end(self) -> web.StreamResponse:
-        """End the body properly."""
+    async def end(self, last: bytes = b"") -> web.StreamResponse:
+        """End the body properly, behind *last*, in one piece: some clients stop reading at the last record."""
         assert self._response is not None  # noqa: S101
-        async with taken(self._request.transport, self._agent_timeout):
-            await self._response.write_eof()
+        self.bytes_sent += len(last)
+        async with self._taken(len(last)):
+            await self._response.write_eof(last)
         return self._response
+
+    def _taken(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Return what limits a wait for the agent to take *size* bytes, where there can be one."""
+        transport = self._request.transport
+        if transport is None or (not transport.get_write_buffer_size() and size < _NEVER_WAITS):
+            return nullcontext()
+        return taken(transport, self._agent_timeout)
 
     def abort(self) -> web.StreamResponse:
         """Break the agent's connection off, so that what it has cannot pass for the whole."""
@@ -260,9 +264,7 @@ class EventReply:
         last = self._answer.finish()
         if not self._reply.begun:
             return self._reply.whole(last)
-        if last:
-            await self._reply.write(last)
-        return await self._reply.end()
+        return await self._reply.end(last)
 
 
 def _now() -> float:
