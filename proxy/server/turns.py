@@ -193,7 +193,7 @@ class AgentRequest:
             return await self._over_websocket(turn, read.answer, events)
         except PlainHTTP as exc:
             response = await self._over_http(raw, exc.reason)
-            if response.status < 400:
+            if self._status == "completed":  # a refusal may have been told in a stream that began with 200
                 exc.accepted()
             return response
 

@@ -155,3 +155,18 @@ async def test_an_error_over_plain_http_after_a_sign_of_life_is_an_error_event(p
     answer = await run.post(CHAT, target="/v1/chat/completions")
     assert answer.status == 200
     assert answer.body.split(b"\n\n")[-2].startswith(b'data: {"error":{"message":"broken"')
+
+
+@pytest.mark.parametrize("patience", [0.1, 60])
+async def test_a_refusal_over_both_transports_says_nothing_about_the_first(proxied: Any, patience: float) -> None:
+    """However the agent was told: it is the request that upstream minds, so the next one is a turn again."""
+    run = await proxied(keepalive_after=patience, keepalive_interval=0.1)
+    for transport in ("ws", "http"):
+        fault = {"status": 400, "code": "invalid_value", "message": "bad image", "seconds": 0.4}
+        run.simulator.inject(Fault("before_created", "error", transport=transport, **fault))
+    for _ in range(2):
+        answer = await run.post(CHAT, target="/v1/chat/completions")
+    assert answer.status == 200
+    await run.recorded(2)
+    turns = (await run.figures("turns"))["turns"]
+    assert [(turn["upload"], turn["status"]) for turn in turns] == [("full", "completed"), ("http", "failed")]
