@@ -8,8 +8,6 @@ import asyncio
 import errno
 import socket
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any, TypeAlias
 
 import structlog
 from aiohappyeyeballs import start_connection
@@ -17,9 +15,7 @@ from yarl import URL
 
 from proxy.errors import Unreachable
 from proxy.upstream.endpoint import Endpoint
-
-Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
-"""As `getaddrinfo` returns it."""
+from proxy.upstream.lookup import Address, look_up
 
 _FIRST_ATTEMPT, _LONGEST_ATTEMPT, _GROWTH = 2.0, 4.0, 1.5
 _BETWEEN_ATTEMPTS = 1.0
@@ -94,8 +90,7 @@ class Dialer:
     async def _addresses(self) -> Sequence[Address]:
         """Look the host up, one lookup at a time: on a dark link each holds a thread for long."""
         if self._lookup is None or self._lookup.done():
-            ask = partial(socket.getaddrinfo, self._host, self._port, type=socket.SOCK_STREAM)
-            self._lookup = asyncio.get_running_loop().run_in_executor(None, ask)
+            self._lookup = look_up(self._host, self._port)
             self._lookup.add_done_callback(self._found)
         if not self._known:
             return await asyncio.shield(self._lookup)

@@ -21,6 +21,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.link import Link
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, lag
+from proxy.upstream.lookup import Resolver
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.opening import Answer
 from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
@@ -89,6 +90,7 @@ def _connector(
     connector = aiohttp.TCPConnector(
         limit=0,
         force_close=once,
+        resolver=Resolver(),
         ssl=endpoint.ssl_context if endpoint.secure else cast("ssl.SSLContext", False),  # noqa: FBT003
         enable_cleanup_closed=False,
     )

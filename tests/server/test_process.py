@@ -158,6 +158,37 @@ async def test_an_idle_process_ends_at_once(launch: Launch, agents: Agents, simu
     assert simulator.connections[0].close_code == 1000
 
 
+SLOW_LOOKUPS = """
+import pathlib, socket, threading
+def getaddrinfo(host, *args, usual=socket.getaddrinfo, **options):
+    if host != "dark.invalid":
+        return usual(host, *args, **options)
+    pathlib.Path(__file__).with_name("asked").touch()
+    threading.Event().wait()
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+@pytest.mark.parametrize("websocket", ["auto", "off"])
+async def test_a_lookup_that_never_ends_does_not_hold_the_process(
+    launch: Launch, agents: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, websocket: str
+) -> None:
+    """On a dark link a name server that does not answer is asked for long."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_LOOKUPS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = await launch(
+        "serve", "--upstream", "https://dark.invalid/v1", drain_seconds=0.1, websocket=websocket
+    )
+    agent = await agents(process.url)
+    turn = asyncio.get_running_loop().create_task(agent.turn("one"))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "asked").exists():
+            await process.figures("health")
+    process.popen.send_signal(signal.SIGTERM)
+    assert (await turn).status == 503
+    assert await process.ended() == 0
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
 async def test_an_upstream_that_is_killed_in_mid_stream_is_an_error(launch: Launch, *, stream: bool) -> None:
     """The official SDK raises: a broken stream cannot pass for a whole answer, a whole one is a 502."""
