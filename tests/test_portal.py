@@ -342,6 +342,31 @@ async def test_a_turn_at_a_time_is_let_through_and_ever_more_rarely(
             assert (await run.figures())["link"]["state"] == "captive_portal"
 
 
+async def test_a_turn_let_through_that_gets_no_answer_finds_nothing_out(
+    proxied: Start, raw_upstream: RawUpstreams
+) -> None:
+    """A portal may as well hang up: the verdict stands, and the next turn is not sent."""
+    clock, asked = Clock(), []
+
+    async def serve(peer: Peer) -> None:
+        while True:
+            asked.append((await peer.message()).start)
+            if len(asked) > 2:
+                return
+            await peer.send(PORTALS["a page"])
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, clock=clock)
+    assert (await run.post(TURN)).status == 502
+    clock.advance(15)
+    assert (await run.post(TURN)).status == 502
+    assert asked[2] == "GET /v1/models HTTP/1.1"
+    assert asked[-1] == "POST /v1/responses HTTP/1.1"
+    assert (await run.figures())["link"]["state"] == "captive_portal"
+    asked_then = len(asked)
+    assert (await run.post(TURN)).status == 502
+    assert len(asked) == asked_then
+
+
 async def test_what_a_portal_says_to_an_upgrade_is_forgotten_with_it(
     proxied: Start, raw_upstream: RawUpstreams
 ) -> None:
