@@ -14,6 +14,9 @@ PacklightError
 from collections.abc import Mapping
 from enum import StrEnum
 
+TOO_BIG = 1009
+"""The close code for what is larger than can be taken (RFC 6455, section 7.4.1)."""
+
 
 class PacklightError(Exception):
     """Anything packlight raises on purpose."""

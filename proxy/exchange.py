@@ -9,7 +9,7 @@ from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.core.warmup import Keepsake
-from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import TOO_BIG, ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool
@@ -17,9 +17,6 @@ from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
 
-
-_TOO_BIG = 1009
-"""The close code for a message that is larger than upstream takes (RFC 6455, section 7.4.1)."""
 
 _REJECTED = frozenset({400, 404, 422})
 """Statuses of an error that may lie in the form of the request, which over HTTP is the agent's own."""
@@ -139,9 +136,9 @@ class Exchange:
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
         lease.connection.baseline = self.turn.baseline
-        lease.connection.last_response = self.turn.response_id
+        lease.connection.last_response = self.turn.response_id or lease.connection.last_response
         lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
-        self._pool.note_done(self._partition)
+        self._partition.trust.done()
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
             self._partition.accept(doubt, self._clock())
         self._learn(lease, upload)
@@ -158,6 +155,7 @@ class Exchange:
         except GarbledEvent as exc:
             raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
         except UpstreamError as exc:
+            self._partition.trust.done()
             raise self._instead(exc) from exc
         else:
             if turn.finished or turn.again is not None:
@@ -204,7 +202,7 @@ class Exchange:
             )
 
     def _lost(self, fault: ConnectionLost) -> None:
-        if fault.code == _TOO_BIG and not self.turn.shown:
+        if fault.code == TOO_BIG and not self.turn.shown:
             raise PlainHTTP(Mismatch.TOO_LARGE) from fault
         try:
             self.turn.connection_lost(fault)
@@ -214,16 +212,16 @@ class Exchange:
         except UpstreamUnavailable as exc:
             self._note_lost(fault)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from exc
-        if self._partition.is_suspect:  # this was the trial whether they are carried again
+        if self._partition.trust.is_suspect and fault.sent:  # this was the trial
             self._note_lost(fault)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from fault
 
     def _note_lost(self, fault: ConnectionLost) -> None:
-        """Have the pool know of a turn that did not end on its WebSocket, unless that was the agent's doing."""
+        """Take note of a turn that did not end on its WebSocket, unless that says nothing of WebSockets."""
         connection = self._connection
-        if connection is None or connection.is_overrun:
+        if connection is None or connection.is_dropped:
             return
         enough = _LOST if self.turn.shown else _LOST_UNSHOWN
         if isinstance(fault, UpstreamTimeout) and connection.is_mute:
             enough = 1  # what opened may never have been a WebSocket to upstream
-        self._pool.note_lost(self._partition, connection, enough=enough)
+        self._partition.trust.lost(self._clock(), opened=connection.opened_at, enough=enough)

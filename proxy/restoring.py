@@ -294,7 +294,7 @@ class Restoring:
         return partition.verdicts[form]
 
     async def _run(self, turn: Turn, upload: Delta | Full, connection: Connection) -> None:
-        message = turn.start(upload, reused=connection.turns > 0)
+        message = turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
         connection.turns += 1
         await connection.send(message)
         await self._hear(turn, connection, _PROBE_PATIENCE)
@@ -306,9 +306,11 @@ class Restoring:
             turn.receive(await connection.receive(max(0.0, until - self._clock()), "warm_up"))
             if self._clock() > until and turn.in_flight:
                 raise UpstreamTimeout(f"upstream took more than {patience:g} s (warm_up)")
+        connection.last_response = turn.response_id or connection.last_response
 
     async def _on(self, connection: Connection, job: Job, warm_up: WarmUp) -> None:
-        message = warm_up.start(Full(Mismatch.CONNECTION_LOST), reused=connection.turns > 0)
+        lost = Full(Mismatch.CONNECTION_LOST)
+        message = warm_up.start(lost, reused=connection.turns > 0, earlier=connection.last_response)
         if len(message) > self._max_message_bytes:
             return
         began = self._clock()

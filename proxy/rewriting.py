@@ -158,7 +158,7 @@ class Rewriting:
     async def _read(self, turn: Turn, upload: Delta | Full, connection: Connection) -> tuple[int, Turn]:
         """Run *turn* once; return how many tokens upstream read for it, 0 where it refused or did not say."""
         connection.baseline = None
-        message = turn.start(upload, reused=connection.turns > 0)
+        message = turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
         connection.turns += 1
         await connection.send(message)
         read = 0
@@ -167,6 +167,7 @@ class Rewriting:
                 response = event.json().get("response") if event.terminal else None
                 reading = Reading.of({}, (), response) if isinstance(response, dict) else None
                 read = reading.read if reading is not None else 0
+        connection.last_response = turn.response_id or connection.last_response
         return read, turn
 
 

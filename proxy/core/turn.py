@@ -19,7 +19,7 @@ from proxy.core.items import Item, Output, Raw
 from proxy.core.message import Message
 from proxy.core.replay import Replays, Verdict
 from proxy.core.weight import Reading, Weight
-from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
 _MOST_EARLY, _MOST_EARLY_BYTES = 1000, 1024 * 1024
 """Events that may come before a response begins. Where there are more of them, none is to be expected."""
@@ -227,7 +227,7 @@ class Turn:
 
         Raises ConnectionLost where it comes in the middle of this one.
         """
-        if self._earlier is None or self._earlier == self.response_id or not event.terminal:
+        if self._earlier is None or self._earlier == self.response_id or event.type != "response.completed":
             return False  # a server that gives all its responses one id leaves no telling
         is_earlier = self._earlier.encode() in event.raw and _response(event).get("id") == self._earlier
         if is_earlier and self.begun:
@@ -252,7 +252,7 @@ class Turn:
             self._unshown.append(event)
             self._unshown_bytes += len(event.raw)
             if self._unshown_bytes > _MOST_UNSHOWN:
-                raise ConnectionLost("upstream said more than can be held back until it is shown")
+                raise ConnectionLost("upstream said more than can be held back", code=TOO_BIG)
             return ()
         shown = (*self._unshown, event)
         self._unshown = []

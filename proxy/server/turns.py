@@ -1,6 +1,7 @@
 """One agent request, from its first byte to its record in the ledger."""
 
 import asyncio
+import codecs
 import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -379,7 +380,12 @@ class AgentRequest:
         if self._front_end is None:
             return chunks(response)
         config = self._services.config
-        return in_time(chunks(response), first=config.first_event_timeout, later=config.event_timeout)
+        return in_time(
+            chunks(response),
+            first=config.first_event_timeout,
+            later=config.event_timeout,
+            sent=lambda: self._traffic.sent,
+        )
 
     async def _relay_late(
         self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes], events: EventReply
@@ -391,7 +397,7 @@ class AgentRequest:
         if (encoding := _encoding_of(response)) and not is_gzip(encoding):
             await events.quiet()  # whatever waits after an abort is cancelled
             return self._reply.abort()  # the agent was not told of one
-        if response.status >= 400 or response.content_type != "text/event-stream":
+        if not _is_stream(response, chunk):
             whole = b"".join([chunk, *[each async for each in body]])
             return await events.fail(UpstreamError(response.status, whole, {}))
         await events.quiet()
@@ -458,10 +464,21 @@ def _encoding_of(response: ClientResponse) -> str:
     return ",".join(response.headers.getall("Content-Encoding", []))
 
 
+def _is_stream(response: ClientResponse, beginning: bytes) -> bool:
+    """Whether *response* is a stream of events, by its type, or where that says little by its *beginning*."""
+    if response.status >= 400 or response.content_type == "application/json":
+        return False
+    begins = beginning.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").startswith(_FIELDS)
+    return response.content_type == "text/event-stream" or begins
+
+
 def _shown(name: str | None) -> str | None:
     """Return the *name* of a parameter for the figures; one that is no name at all may be anything."""
     return name if name is None or _NAME.fullmatch(name) else "a field with an odd name"
 
+
+_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
+"""What a line of server-sent events begins with."""
 
 _LARGE = 1024 * 1024
 """Bytes of a body that is read on a thread, so that other agents' events do not wait for it."""

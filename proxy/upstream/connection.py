@@ -333,9 +333,9 @@ class Connection:
         return self._socket.heard_at == self._opened_heard and self._now() > due
 
     @property
-    def is_overrun(self) -> bool:
-        """Whether it was closed because too much was unread."""
-        return self._socket.inbox.overrun
+    def is_dropped(self) -> bool:
+        """Whether it was closed here: too much was unread, or it was given up for a new one."""
+        return self._socket.inbox.overrun or self._given_up is not None
 
     @property
     def has_more(self) -> bool:
@@ -425,7 +425,7 @@ class Connection:
         self.abort()
 
     def _lost(self) -> ConnectionLost:
-        if self.is_overrun:
+        if self._socket.inbox.overrun:
             return ConnectionLost("the agent read so slowly that too much was unread (max_unread_bytes)")
         if self._given_up is not None:
             return ConnectionLost(self._given_up, sent=self._sent)

@@ -24,6 +24,7 @@ from proxy.upstream.liveness import Signs, has_moved, is_doubtful, lag
 from proxy.upstream.lookup import Resolver
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.opening import Answer
+from proxy.upstream.progress import Progress
 from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -291,19 +292,28 @@ async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc
 
 
-async def in_time(chunks: AsyncIterator[bytes], *, first: float, later: float) -> AsyncIterator[bytes]:
+async def in_time(
+    chunks: AsyncIterator[bytes], *, first: float, later: float, sent: Callable[[], int]
+) -> AsyncIterator[bytes]:
     """Yield *chunks* as they arrive, the *first* and each *later* one within so many seconds.
 
-    Raises UpstreamTimeout. The time that whoever takes the chunks needs for them does not count.
+    Raises UpstreamTimeout. The time that whoever takes the chunks needs for them does not count, nor does that of
+    an upload that goes on beside the first: *sent* says how far it is.
     """
-    limit, name = first, "first_event_timeout"
-    while True:
+    try:
+        async with asyncio.timeout(first) as deadline:
+            with Progress(deadline, first, sent):
+                chunk = await anext(chunks, b"")
+    except TimeoutError as exc:
+        raise _silence(first, "first_event_timeout") from exc
+    while chunk:
+        yield chunk
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(later):
                 chunk = await anext(chunks, b"")
         except TimeoutError as exc:
-            raise UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP ({name})") from exc
-        if not chunk:
-            return
-        yield chunk
-        limit, name = later, "event_timeout"
+            raise _silence(later, "event_timeout") from exc
+
+
+def _silence(limit: float, name: str) -> UpstreamTimeout:
+    return UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP ({name})")

@@ -15,7 +15,8 @@ _BLANKS = b" \t\r\n\f\v\0\xef\xbb\xbf\xfe\xff"
 """White space, and byte order marks."""
 
 _ENOUGH = 4096
-"""Bytes of nothing but blanks after which no more is waited for."""
+_ENOUGH_CHUNKS = 2
+"""Bytes, and chunks, of blanks alone after which no more is waited for: some keep an answer alive with them."""
 
 
 class Answer(aiohttp.ClientResponse):
@@ -46,15 +47,17 @@ class Answer(aiohttp.ClientResponse):
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in {"", "identity"} and not is_gzip(encoding):
             return b""
+        chunks = 0
         while True:
             text = _inflated(self.opening) if is_gzip(encoding) else self.opening
             text = text.lstrip(_BLANKS)
-            if text or len(self.opening) >= _ENOUGH:
+            if text or len(self.opening) >= _ENOUGH or chunks == _ENOUGH_CHUNKS:
                 return text
             chunk = await self.content.readany()
             if not chunk:
                 return b""
             self.opening += chunk
+            chunks += 1
 
 
 def _inflated(opening: bytes) -> bytes:

@@ -7,7 +7,7 @@ upstream speaks WebSocket and honours chains. Dropping any of it costs bytes, ne
 import asyncio
 import random
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
@@ -20,13 +20,13 @@ from proxy.core.turn import Rewrite
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
-from proxy.upstream.backoff import pauses
 from proxy.upstream.connection import Connection, Timing
 from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter
+from proxy.upstream.trust import Trust
 
 _PARTITIONS_KEPT = 64
 _DOUBTS_KEPT = 64
@@ -34,9 +34,6 @@ _DOUBTS_KEPT = 64
 
 _FORMERS_KEPT = 64
 _SWEEP_SECONDS = 5.0
-_SUSPECT_SECONDS = 30.0
-"""How long plain HTTP is used at first after WebSockets that opened, and were lost under every turn."""
-
 _LOOK_SECONDS = 0.25
 """How often a connection at work is looked at."""
 
@@ -51,9 +48,6 @@ LATELY_SECONDS = 300.0
 
 _BETWEEN_RESCUES = 5.0
 """How soon another connection is opened for a turn that is stuck, where the last one could not be."""
-
-_FIRST_PAUSE = 10.0
-"""Seconds before upstream is asked for a WebSocket again, after a failure that is no verdict on WebSockets."""
 
 _MISSES_BELIEVED = 3
 """After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
@@ -116,25 +110,17 @@ _RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
 
 @dataclass(slots=True)
 class Partition:
-    """What one set of credentials may share.
-
-    Until `no_more_until` no further connection is opened; those that are open go on.
-    """
+    """What one set of credentials may share."""
 
     headers: Headers
     query: str
+    trust: Trust
     slots: dict[int, _Slot] = field(default_factory=dict)
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
-    websocket_refused_until: float = 0.0
-    no_more_until: float = 0.0
     chaining_off_until: float = 0.0
     chaining_off_reason: Mismatch = Mismatch.DISABLED
     collapses: int = 0
     misses: int = 0
-    pauses: Iterator[float] | None = None
-    turns_lost: int = 0
-    turn_lost_at: float = 0.0
-    suspicions: Iterator[float] | None = None
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
@@ -145,15 +131,6 @@ class Partition:
         if len(self.verdicts) >= _DOUBTS_KEPT:
             del self.verdicts[next(iter(self.verdicts))]
         self.verdicts[form] = equal
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether its WebSockets were lost under turn after turn, and have carried none to its end since."""
-        return self.suspicions is not None
-
-    def refuse_until(self, moment: float) -> None:
-        """Use plain HTTP until the clock shows *moment*."""
-        self.websocket_refused_until = max(self.websocket_refused_until, moment)
 
     def refuse(self, doubt: Doubt, moment: float) -> None:
         """Take *doubt* for certain until the clock shows *moment*."""
@@ -282,7 +259,8 @@ class Pool:
     def partition(self, headers: Headers, query: str = "") -> Partition:
         """Return what the identity *headers* and *query* share; a new one where they were never seen."""
         key = partition_key(self._endpoint.websocket(query), headers)
-        found = self._partitions.setdefault(key, Partition(headers, query))
+        trust = Trust(self._jitter, self._limits.websocket_retry_seconds)
+        found = self._partitions.setdefault(key, Partition(headers, query, trust))
         self._partitions.move_to_end(key)
         if len(self._partitions) > _PARTITIONS_KEPT:
             self._forget_one(newest=key)
@@ -332,27 +310,8 @@ class Pool:
         if opening:
             await asyncio.wait(opening)
         is_known = any(each is partition for each in self._partitions.values())
-        can_open = is_known and partition.pauses is None and self._clock() >= partition.websocket_refused_until
+        can_open = is_known and not partition.trust.is_shaken and self._may_open(partition)
         return can_open and (self._spare(partition) is not None or self.has_room(partition))
-
-    def note_lost(self, partition: Partition, connection: Connection, *, enough: int) -> None:
-        """Take note that *connection* was lost, or silent for too long, under a turn.
-
-        After *enough* in a row something may be closing or swallowing every WebSocket that is used: plain HTTP
-        is used then, for longer each time. Turns that were lost together count as one.
-        """
-        now = self._clock()
-        if connection.opened_at >= partition.turn_lost_at:
-            partition.turns_lost += 1
-            partition.turn_lost_at = now
-        if partition.turns_lost >= enough or partition.is_suspect:
-            partition.suspicions = partition.suspicions or self._pauses(_SUSPECT_SECONDS)
-            partition.refuse_until(now + next(partition.suspicions))
-
-    @staticmethod
-    def note_done(partition: Partition) -> None:
-        """Take note that a WebSocket carried a turn to its end."""
-        partition.turns_lost, partition.suspicions = 0, None
 
     @asynccontextmanager
     async def lease(
@@ -415,8 +374,12 @@ class Pool:
         key, slot, won = 0, None, False
         try:
             await asyncio.wait([proof], timeout=connection.patience)
+            if not proof.done() and not partition.trust.has_room(self._clock()):
+                await asyncio.wait([proof])
             if proof.done() and proof.result():
                 return None
+            if not partition.trust.has_room(self._clock()):
+                raise NoLease(Mismatch.NO_WEBSOCKET)
             key, slot = self._open_ahead(partition, wanted=True)
             opening = slot.opening
             assert opening is not None  # noqa: S101  (it was begun just now)
@@ -440,7 +403,7 @@ class Pool:
         """Open a new connection where a turn does not get through on its own, and then give that one up."""
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
-            if not connection.is_stuck:
+            if not connection.is_stuck or not partition.trust.has_room(self._clock()):
                 continue
             key, slot = self._open_ahead(partition, wanted=True)
             assert slot.opening is not None  # noqa: S101  (it was begun just now)
@@ -500,7 +463,7 @@ class Pool:
     ) -> tuple[int, _Slot, Delta | Full]:
         """Take a place at once, so that nobody else takes it while a connection opens."""
         now = self._clock()
-        if now < partition.websocket_refused_until:
+        if not partition.trust.allows(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         self._sweep(partition, now)
         choice = choose(
@@ -519,6 +482,7 @@ class Pool:
             upload = Full(partition.chaining_off_reason)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
+        partition.trust.begin(now)
         if isinstance(choice, Use):
             slot = partition.slots[choice.key]
             slot.free, slot.wanted = False, True
@@ -529,7 +493,7 @@ class Pool:
             slot = partition.slots[spare]
             slot.free, slot.wanted, slot.last_used = False, True, now
             return spare, slot, upload
-        if now < partition.no_more_until:
+        if not partition.trust.has_room(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
@@ -538,6 +502,11 @@ class Pool:
     def _may_recall(self, request: TurnRequest, partition: Partition) -> bool:
         """Whether upstream may still know a response whose connection is gone."""
         return request.is_stored and not partition.refuses(_RECALL, self._clock())
+
+    def _may_open(self, partition: Partition) -> bool:
+        """Whether another connection may be opened, as far as upstream is concerned."""
+        now = self._clock()
+        return partition.trust.allows(now) and partition.trust.has_room(now)
 
     def _spare(self, partition: Partition) -> int | None:
         """Return the place of a connection that was opened ahead, or is being; rather of one that is there."""
@@ -552,6 +521,7 @@ class Pool:
             await self._link.look_for_upgrade()
         except UpstreamUnavailable as exc:
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
+        trust, began = partition.trust, self._clock()
         try:
             connection = await Connection.open(
                 self._endpoint,
@@ -571,31 +541,20 @@ class Pool:
             if self._link.is_captive:
                 pass  # it may be the sign-in page's
             elif exc.definite:
-                partition.refuse_until(self._clock() + self._limits.websocket_retry_seconds)
-            else:  # there may be too many of them already
-                partition.no_more_until = self._clock() + self._pause(partition)
+                trust.refused(self._clock())
+            else:
+                trust.not_now(self._clock(), began=began)
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         except UpstreamUnavailable as exc:
-            if isinstance(exc, UpstreamTimeout) or partition.pauses is not None:
-                # Something swallows upgrades, or the link is dark: the next turns need not wait for it as well.
-                partition.refuse_until(self._clock() + self._pause(partition))
-            # One that broke off is no pattern yet.
-            partition.pauses = partition.pauses or self._pauses(_FIRST_PAUSE)
+            if not self._link.is_captive:
+                trust.broke_off(self._clock(), began=began, silent=isinstance(exc, UpstreamTimeout))
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
-        partition.pauses = None
+        trust.opened()
         self._link.clear()
         self._connections.opened += 1
         self._connections.compressions[connection.compression or "none"] += 1
         self._connections.open += 1
         return connection
-
-    def _pauses(self, first: float) -> Iterator[float]:
-        return pauses(self._jitter, first=first, most=self._limits.websocket_retry_seconds)
-
-    def _pause(self, partition: Partition) -> float:
-        """Return how long to leave WebSockets alone after a failure that any middlebox can cause: ever longer."""
-        partition.pauses = partition.pauses or self._pauses(_FIRST_PAUSE)
-        return next(partition.pauses)
 
     def _gone(self, partition: Partition, key: int) -> None:
         """Take note that a socket closed, whoever closed it. Also called for one whose upgrade failed."""
@@ -618,7 +577,7 @@ class Pool:
             and slot.connection is not None
             and slot.connection.baseline is not None
             and now - slot.last_used < LATELY_SECONDS
-            and now >= max(partition.websocket_refused_until, partition.no_more_until)
+            and self._may_open(partition)
             and len(partition.slots) < self._limits.max_connections
             and not any(each.is_spare for each in partition.slots.values())
         ):

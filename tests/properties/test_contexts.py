@@ -106,6 +106,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "settings are not compared": (delta, "digest", lambda value: b""),
     "reasoning is not identified": (items.Output, "_identified_by", lambda self, raw: True),
     "an ignored chain is not noticed": (turn.Turn, "_begin", _believe),
+    "the end of an earlier response ends this one": (turn.Turn, "_is_earlier", lambda self, event: False),
     "an incomplete response is continued": (
         turn,
         "_ENDINGS",

@@ -1,5 +1,6 @@
 """What an agent gets in a long silence, and what then becomes of an error."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -145,6 +146,30 @@ async def test_after_a_sign_of_life_the_encoding_is_up_to_us(
     headers = run.simulator.requests[-1].headers
     assert [value for name, value in headers if name.lower() == "accept-encoding"] == asked
     assert b"over http" in answer.body
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain; charset=utf-8", "application/octet-stream"])
+async def test_a_late_stream_is_one_whatever_its_type_says(
+    proxied: Any, raw_upstream: Any, content_type: str
+) -> None:
+    """Its head comes at once, and its first event after a sign of life."""
+    event = b'data: {"type":"response.completed","response":{"id":"r","output":[]}}\n\n'
+
+    async def serve(peer: Any) -> None:
+        while (await peer.message()).get("Upgrade"):
+            await peer.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+        await peer.send(f"HTTP/1.1 200 OK\r\n{kind}Content-Length: {len(event)}\r\n\r\n".encode())
+        await asyncio.sleep(0.5)
+        await peer.send(event)
+
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, **SOON)
+    answer = await run.post(ASK)
+    assert answer.body.startswith(b": ")
+    assert answer.body.endswith(event)
+    (record,) = run.server.ledger.turns(1)
+    assert record.status == "completed"
 
 
 async def test_an_error_over_plain_http_after_a_sign_of_life_is_an_error_event(proxied: Any) -> None:

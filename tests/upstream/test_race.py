@@ -12,6 +12,7 @@ from proxy.simulator import Simulator
 from proxy.upstream import connection as connection_module
 from proxy.upstream import pool as pool_module
 from proxy.upstream.connection import Connection
+from proxy.upstream.pool import NoLease
 
 Start = Callable[..., Awaitable[Pooled]]
 
@@ -43,6 +44,35 @@ async def test_a_doubtful_connection_that_is_silent_is_overtaken(pooled: Start, 
     assert upload == Full(Mismatch.CONNECTION_LOST)
     assert [record.turns for record in simulator.connections] == [1, 1]
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_a_doubtful_connection_is_not_raced_where_upstream_has_no_more(
+    pooled: Start, simulator: Simulator, *, alive: bool
+) -> None:
+    """Upstream refused another one lately: this one is waited for; where it is dead the turn goes over HTTP."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    here.partition.trust.not_now(here.clock(), began=here.clock())
+    here.pool._timing = replace(TIMING, link_timeout=0.2)
+    held = connection(here)
+    prove, held_prove = asyncio.Event(), held.prove
+
+    async def slowly(limit: float) -> bool:
+        await asyncio.sleep(4 * held.patience)
+        prove.set()
+        return await held_prove(limit)
+
+    held.prove = slowly  # type: ignore[method-assign]
+    if alive:
+        assert isinstance(await converse(here, simulator, conversation, "b"), Delta)
+    else:
+        simulator.silence_connections()
+        with pytest.raises(NoLease) as caught:
+            await here.lend(conversation.says("b"))
+        assert caught.value.reason is Mismatch.NO_WEBSOCKET
+    assert prove.is_set()
+    assert len(simulator.requests) == 1
 
 
 async def test_whoever_leaves_during_the_race_leaves_the_connection(pooled: Start, simulator: Simulator) -> None:
