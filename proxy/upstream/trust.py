@@ -60,8 +60,9 @@ class Trust:
     # Upgrades
 
     def opened(self) -> None:
-        """Take note that one opened."""
-        self._pauses, self._no_more_until = None, -inf
+        """Take note that one opened: there is a way, whatever others met."""
+        self._pauses = None
+        self._refused_until = self._no_more_until = -inf
 
     def refused(self, now: float) -> None:
         """Take note that upstream has none."""

@@ -49,6 +49,17 @@ def test_upgrades_that_fail_together_are_one_failure() -> None:
         assert known.has_room(16)
 
 
+def test_one_that_opens_ends_every_pause() -> None:
+    """On a link that is back, turns need not wait for what was decided in the dark."""
+    known = trust()
+    known.broke_off(5, began=0, silent=True)
+    known.not_now(6, began=5.5)
+    assert not known.allows(7)
+    known.opened()
+    assert known.allows(7)
+    assert known.has_room(7)
+
+
 @pytest.mark.parametrize(("together", "pause"), [(True, 0), (False, 10)])
 def test_one_upgrade_that_is_broken_off_is_no_pattern(together: bool, pause: float) -> None:  # noqa: FBT001
     """A second one that began after it is."""
