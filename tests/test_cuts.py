@@ -90,7 +90,7 @@ async def cut_all(lanes: list[Lane], api: API, cuts: list[Cut]) -> dict[Cut, Tol
 
     async def work(lane: Lane) -> None:
         for number, cut in waiting:
-            told[cut] = await lane.cut(api, cut, f"key-{number:08}")
+            told[cut] = await lane.cut(api, cut, f"key-{number:07}")
 
     async with asyncio.TaskGroup() as group:
         for lane in lanes:
