@@ -1442,6 +1442,15 @@ async def test_silence_in_mid_stream_is_a_504_where_nothing_was_sent_yet(proxied
 # Shutdown
 
 
+async def not_listening(proxied: Proxied) -> None:
+    """Wait until nobody can connect any more."""
+    while True:
+        try:
+            (await proxied.dial()).close()
+        except OSError:
+            return
+
+
 async def test_a_shutdown_lets_a_turn_in_flight_finish(proxied: Start, agents: Agents) -> None:
     """Draining waits for the answer to end, and takes no new connections meanwhile."""
     start = await proxied(scripted([LONG]), simulated={"event_seconds": 0.01}, drain_seconds=20)
@@ -1450,12 +1459,7 @@ async def test_a_shutdown_lets_a_turn_in_flight_finish(proxied: Start, agents: A
         assert await stream.event() is not None
         async with asyncio.TaskGroup() as group:
             draining = group.create_task(start.server.drain())
-            while True:
-                try:
-                    peer = await start.dial()
-                except OSError:
-                    break
-                peer.close()
+            await not_listening(start)
             assert not draining.done()
             simulator.settings.event_seconds = 0
             events = await stream.rest()
@@ -1474,11 +1478,7 @@ async def test_a_shutdown_takes_no_more_requests(proxied: Start, agents: Agents)
         assert await stream.event() is not None
         async with asyncio.TaskGroup() as group:
             draining = group.create_task(start.server.drain())
-            while True:
-                try:
-                    (await start.dial()).close()
-                except OSError:
-                    break
+            await not_listening(start)
             answer = await other.ask("POST", "/v1/responses", body=b'{"model":"m","input":"x"}')
             assert await other.reader.read() == b""
             assert not draining.done()

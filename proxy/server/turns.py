@@ -30,7 +30,7 @@ from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply, SignsOfLife, error_body
 from proxy.upstream.encoding import inflated, is_gzip
 from proxy.upstream.headers import Headers, end_to_end, of_answer, of_identity, of_wire, to_http
-from proxy.upstream.http import Http, chunks, in_time
+from proxy.upstream.http import Http, chunks, in_time, silence
 from proxy.upstream.pool import Pool
 from proxy.upstream.progress import Progress
 
@@ -307,7 +307,7 @@ class AgentRequest:
                 with Progress(deadline, limit, lambda: self._traffic.sent):
                     yield
         except TimeoutError as exc:
-            raise UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP (first_event_timeout)") from exc
+            raise silence(limit, "first_event_timeout") from exc
 
     @property
     def _is_inflated(self) -> bool:

@@ -305,15 +305,16 @@ async def in_time(
             with Progress(deadline, first, sent):
                 chunk = await anext(chunks, b"")
     except TimeoutError as exc:
-        raise _silence(first, "first_event_timeout") from exc
+        raise silence(first, "first_event_timeout") from exc
     while chunk:
         yield chunk
         try:
             async with asyncio.timeout(later):
                 chunk = await anext(chunks, b"")
         except TimeoutError as exc:
-            raise _silence(later, "event_timeout") from exc
+            raise silence(later, "event_timeout") from exc
 
 
-def _silence(limit: float, name: str) -> UpstreamTimeout:
+def silence(limit: float, name: str) -> UpstreamTimeout:
+    """Return what is raised where nothing came for *limit* seconds, the setting *name*."""
     return UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP ({name})")
