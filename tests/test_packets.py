@@ -1,5 +1,6 @@
 """Packet links: what a bottleneck does to packets, and real TCP between two namespaces."""
 
+import asyncio
 import socket
 import sys
 import time
@@ -11,6 +12,8 @@ from packets import PacketLink
 from side import NoPacketLink, why_not
 
 from proxy.cli.bench.profiles import Profile
+from proxy.upstream.dial import Dialer
+from proxy.upstream.endpoint import Endpoint
 
 LARGE = 10**9
 WHY_NOT = why_not()
@@ -154,3 +157,19 @@ def test_there_is_no_way_out_but_the_link() -> None:
     """Nothing of the machine's own network is reachable from a side."""
     with PacketLink(Profile("", 1e6, 1e6, 0.01)) as link, pytest.raises(OSError, match="unreachable"):
         link.near.run(socket.create_connection, ("192.0.2.1", 80), 5)
+
+
+@pytest.mark.skipif(WHY_NOT is not None, reason=f"no packet link: {WHY_NOT}")
+def test_upstream_is_found_behind_a_long_queue() -> None:
+    """A round trip of 5 s, as on an uplink that others have filled, is longer than the pause between attempts."""
+    with PacketLink(Profile("", 1e6, 1e6, 5)) as link:
+        server = link.far.start([sys.executable, "-c", SERVE, link.far.address], stdout=-1)
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            dialer = Dialer(Endpoint(f"http://{link.far.address}:9/v1"))
+            with link.near.run(asyncio.run, dialer.dial(30)) as connection:
+                assert connection.getpeername() == (link.far.address, 9)
+        finally:
+            server.kill()
+            server.communicate()

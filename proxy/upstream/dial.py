@@ -1,24 +1,31 @@
-"""One TCP connection to upstream: short attempts, again and again, for as long as the link is dark.
+"""One TCP connection to upstream: attempt after attempt, side by side, for as long as the link is dark.
 
 A connection request that is lost is sent again after 1, 3, 7, 15 seconds; a new one gets through as soon as the
-link is back. Where upstream was found once it is looked for again when its name cannot be had.
+link is back. Earlier ones go on beside it: on a saturated link the answer may take longer than the next one waits.
+Where upstream was found once it is looked for again when its name cannot be had.
 """
 
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, Self, TypeAlias
 
 import structlog
 from aiohappyeyeballs import start_connection
 from yarl import URL
 
 from proxy.errors import Unreachable
+from proxy.upstream.background import Background
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.lookup import Address, look_up
+from proxy.upstream.trouble import errors_of
 
-_FIRST_ATTEMPT, _LONGEST_ATTEMPT, _GROWTH = 2.0, 4.0, 1.5
-_BETWEEN_ATTEMPTS = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 2.0, 4.0, 1.5
+_PAUSE_AFTER_FAILURE = 1.0
+_LONGEST_ATTEMPT = 20.0
+"""Seconds in which an attempt may still succeed: a queue of 8 s, and a request that had to be sent again."""
+
 _OTHER_FAMILY_AFTER = 0.25
 """Seconds after which the other IP version is tried as well (RFC 8305, section 5)."""
 
@@ -28,12 +35,15 @@ _DARK = frozenset(
 """Errors that say no packet came back, or none could leave."""
 
 
-def attempts() -> Iterator[float]:
-    """Yield how long each attempt may take, in seconds: a link may have a round trip longer than the first."""
-    length = _FIRST_ATTEMPT
+Attempt: TypeAlias = "asyncio.Task[socket.socket | OSError]"
+
+
+def pauses() -> Iterator[float]:
+    """Yield how long each attempt has before another begins beside it, in seconds."""
+    length = _FIRST_PAUSE
     while True:
         yield length
-        length = min(length * _GROWTH, _LONGEST_ATTEMPT)
+        length = min(length * _GROWTH, _LONGEST_PAUSE)
 
 
 def is_dark(exc: OSError, *, known: bool) -> bool:
@@ -43,13 +53,14 @@ def is_dark(exc: OSError, *, known: bool) -> bool:
     """
     if isinstance(exc, socket.gaierror):
         return known or exc.errno == socket.EAI_AGAIN
-    return isinstance(exc, TimeoutError) or exc.errno in _DARK
+    return isinstance(exc, TimeoutError) or errors_of(exc) <= _DARK
 
 
 class Dialer:
     """Connects to *endpoint*, and remembers where it was found."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         url = URL(endpoint.base)
         self._host, self._port = url.host or "", url.port or 443
         self._known: Sequence[Address] = ()
@@ -62,37 +73,42 @@ class Dialer:
         """
         loop = asyncio.get_running_loop()
         began, dark = loop.time(), False
-        for patience in attempts():
-            started = loop.time()
-            try:
-                async with asyncio.timeout(min(patience, max(began + limit - started, 0.001))):
-                    sock = await self._connect()
-            except OSError as exc:
-                if not is_dark(exc, known=bool(self._known)):
-                    raise
+        with _Race() as race:
+            for pause in pauses():
+                started = loop.time()
+                race.start(self._attempt(min(_LONGEST_ATTEMPT, max(began + limit - started, 0.001))))
+                until = started + pause
+                while (over := await race.next(min(until, began + limit))) is not None:
+                    if isinstance(over, socket.socket):
+                        if dark:
+                            _log().info("link_back", dark_seconds=round(loop.time() - began, 1))
+                        return over
+                    if not is_dark(over, known=bool(self._known)):
+                        raise over
+                    until = min(until, started + _PAUSE_AFTER_FAILURE)
                 if loop.time() >= began + limit:
-                    raise Unreachable(
-                        f"nothing answered where upstream is for {limit:g} s (link_timeout)"
-                    ) from exc
-            else:
-                if dark:
-                    structlog.get_logger("link").info("link_back", dark_seconds=round(loop.time() - began, 1))
-                return sock
-            if not dark:
-                dark = True
-                structlog.get_logger("link").warning("link_dark")
-            await asyncio.sleep(max(started + _BETWEEN_ATTEMPTS - loop.time(), 0))
-        raise AssertionError("attempts never end")
+                    raise Unreachable(f"nothing answered where upstream is for {limit:g} s (link_timeout)")
+                if not dark:
+                    dark = True
+                    _log().warning("link_dark")
+        raise AssertionError("pauses never end")
 
-    async def _connect(self) -> socket.socket:
-        return await start_connection(await self._addresses(), happy_eyeballs_delay=_OTHER_FAMILY_AFTER)
+    async def _attempt(self, limit: float) -> socket.socket | OSError:
+        try:
+            async with asyncio.timeout(limit):
+                return await start_connection(await self._addresses(), happy_eyeballs_delay=_OTHER_FAMILY_AFTER)
+        except OSError as exc:
+            return exc
 
     async def _addresses(self) -> Sequence[Address]:
-        """Look the host up, one lookup at a time: on a dark link each holds a thread for long."""
+        """Look the host up, one lookup at a time: on a dark link each holds a thread for long.
+
+        An address from before is good enough where a certificate proves that it is still upstream's.
+        """
         if self._lookup is None or self._lookup.done():
             self._lookup = look_up(self._host, self._port)
             self._lookup.add_done_callback(self._found)
-        if not self._known:
+        if not (self._known and self._endpoint.secure):
             return await asyncio.shield(self._lookup)
         await asyncio.wait([self._lookup], timeout=_OTHER_FAMILY_AFTER)
         return self._known
@@ -100,3 +116,47 @@ class Dialer:
     def _found(self, lookup: "asyncio.Future[Sequence[Address]]") -> None:
         if not lookup.cancelled() and lookup.exception() is None:
             self._known = lookup.result()
+
+
+class _Race:
+    """Attempts to connect, side by side. Leaving it ends those that are under way."""
+
+    def __init__(self) -> None:
+        self._running = Background()
+        self._attempts: set[Attempt] = set()
+
+    def start(self, attempt: Coroutine[None, None, socket.socket | OSError]) -> None:
+        """Begin another."""
+        self._attempts.add(self._running.start(attempt, "connect"))
+
+    async def next(self, until: float) -> socket.socket | OSError | None:
+        """Return what came of an attempt that is over; None where none is at *until*, by the clock of the loop."""
+        left = max(until - asyncio.get_running_loop().time(), 0)
+        if not self._attempts:
+            await asyncio.sleep(left)
+            return None
+        over, _ = await asyncio.wait(self._attempts, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if not over:
+            return None
+        one = min(over, key=lambda each: isinstance(each.result(), OSError))
+        self._attempts.remove(one)
+        return one.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for each in self._attempts:
+            each.cancel()
+            each.add_done_callback(_discard)
+
+
+def _discard(attempt: Attempt) -> None:
+    if attempt.cancelled() or attempt.exception() is not None:
+        return
+    if isinstance(late := attempt.result(), socket.socket):
+        late.close()
+
+
+def _log() -> Any:
+    return structlog.get_logger("link")

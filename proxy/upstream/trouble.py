@@ -5,6 +5,7 @@ what is looked at; so both transports say the same.
 """
 
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ _NO_TLS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL",
 
 _NO_NETWORK = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 
+_NUMBERS = re.compile(r"\[(?:Errno|WinError) (\d+)\]")
+
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 _SIGN_IN = 511
 """Network Authentication Required (RFC 6585, section 6)."""
@@ -62,9 +65,16 @@ def trouble_of(error: BaseException) -> Trouble:
                 return Trouble.CAPTIVE_PORTAL
             case socket.gaierror():
                 return Trouble.OFFLINE
-            case OSError() if each.errno in _NO_NETWORK:
+            case OSError() if errors_of(each) <= _NO_NETWORK:
                 return Trouble.OFFLINE
     return Trouble.UNREACHABLE
+
+
+def errors_of(error: OSError) -> frozenset[int | None]:
+    """Return the numbers of *error*: where several addresses failed in several ways, its text alone has them."""
+    if error.errno is None and (told := _NUMBERS.findall(str(error))):
+        return frozenset(map(int, told))
+    return frozenset({error.errno})
 
 
 def advice(error: BaseException) -> str:
