@@ -1,7 +1,8 @@
 """Where a name leads: lookups that nobody has to wait for.
 
 Nothing ends a lookup, which on a dark link lasts for long, and a program waits at its end for the threads that
-asyncio has for them. These are threads of our own, for which it does not.
+asyncio has for them. These are threads of our own, for which it does not. A lookup keeps to the name servers that
+it began with, so that one that falls into the dark is followed by another.
 """
 
 import asyncio
@@ -18,13 +19,17 @@ Address: TypeAlias = tuple[int, int, int, str, tuple[Any, ...]]
 """As `getaddrinfo` returns it."""
 
 
+_AGAIN_AFTER, _MOST = 5.0, 6
+"""Seconds after which another lookup begins beside the last, and how many there are in all."""
+
+
 def look_up(host: str, port: int, *, family: int = 0, flags: int = 0) -> "asyncio.Future[Sequence[Address]]":
-    """Find the addresses of *host*, as `getaddrinfo` does, and raise what it does."""
+    """Find the addresses of *host*, as `getaddrinfo` does. Raises what it raises, and EAI_AGAIN after 30 s."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[Sequence[Address]] = loop.create_future()
 
     def tell(answer: Callable[[], None]) -> None:
-        if not found.cancelled():
+        if not found.done():
             answer()
 
     def ask() -> None:
@@ -36,7 +41,17 @@ def look_up(host: str, port: int, *, family: int = 0, flags: int = 0) -> "asynci
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(tell, answer)
 
-    Thread(target=ask, name=f"lookup {host}", daemon=True).start()
+    def begin(left: int) -> None:
+        if found.done():
+            return
+        if not left:
+            found.set_exception(socket.gaierror(socket.EAI_AGAIN, "no name server answers"))
+            return
+        Thread(target=ask, name=f"lookup {host}", daemon=True).start()
+        again = loop.call_later(_AGAIN_AFTER, begin, left - 1)
+        found.add_done_callback(lambda _: again.cancel())
+
+    begin(_MOST)
     return found
 
 
