@@ -31,6 +31,8 @@ _SUSPICIOUS = 80
 
 _PIECE = 64 * 1024
 _NAMES = frozenset({"gzip", "x-gzip"})
+_MAGIC = b"\x1f\x8b"
+"""What a member begins with (RFC 1952, section 2.3.1)."""
 
 
 def _gzip(body: bytes) -> bytes:
@@ -97,6 +99,8 @@ async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             rest = chunk
             while rest:
                 if member.eof:
+                    if not _MAGIC.startswith(rest[: len(_MAGIC)]):
+                        break  # padding: what is no further member is nothing
                     member = _member()
                 if piece := member.decompress(rest, _PIECE):
                     yield piece

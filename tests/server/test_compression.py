@@ -185,7 +185,7 @@ async def test_what_is_not_inflated_keeps_its_name(
     assert answer.body == (GZIP if kept else gzip.decompress(GZIP))
 
 
-@pytest.mark.parametrize("body", [GZIP[: len(GZIP) // 2], GZIP[:-1], b"no gzip", GZIP + b"more"])
+@pytest.mark.parametrize("body", [GZIP[: len(GZIP) // 2], GZIP[:-1], b"no gzip", GZIP + b"\x1f\x8bmore"])
 async def test_an_answer_in_gzip_that_is_cut_off_or_corrupt_never_looks_whole(
     proxied: Any, raw_upstream: Any, body: bytes
 ) -> None:
@@ -196,6 +196,17 @@ async def test_an_answer_in_gzip_that_is_cut_off_or_corrupt_never_looks_whole(
         await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))
     await run.recorded(1)
     assert next(run.server.ledger.turns(1)).status == "failed"
+
+
+@pytest.mark.parametrize("behind", [bytes(8), b"\r\n", b"more", GZIP], ids=["zeros", "line", "words", "member"])
+async def test_what_follows_a_whole_answer_in_gzip_harms_it_not(
+    proxied: Any, raw_upstream: Any, behind: bytes
+) -> None:
+    """Padding is nothing to other decoders either; another member is more of the answer."""
+    upstream = await raw_answer(raw_upstream, "gzip", GZIP + behind)
+    run = await proxied(upstream=upstream.base_url, **OFF)
+    answer = await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))
+    assert answer.body == gzip.decompress(GZIP) * (2 if behind == GZIP else 1)
 
 
 @pytest.mark.parametrize("kind", [b"text/html", b"text/plain"])
