@@ -104,7 +104,8 @@ class Config:
     )
     open_ahead: bool = setting(
         True,  # noqa: FBT003
-        "Open a WebSocket before a conversation needs it: shortly before its own retires, and after a loss.",
+        "Open a WebSocket before a conversation needs it: shortly before its own retires, and after a loss. And "
+        "one connection, TLS but no more, when packlight starts.",
     )
     open_timeout: float = setting(20.0, "Longest wait for a WebSocket to open (TCP, TLS and upgrade).")
     send_timeout: float = setting(120.0, "Longest time in which an upload may make no progress.")

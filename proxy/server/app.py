@@ -163,6 +163,8 @@ class Server:
         await site.start()
         self._stack.push_async_callback(services.drain)
         self._stack.push_async_callback(site.stop)
+        if config.websocket == "auto":
+            pool.stand_by()
         host, port = runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

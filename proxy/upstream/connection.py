@@ -35,7 +35,6 @@ from proxy.core.warmup import Keepsake
 from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.deflate import Deflate, DeflateOffer
-from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.inbox import Inbox
@@ -44,11 +43,15 @@ from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
 from proxy.upstream.progress import Progress
 from proxy.upstream.sendqueue import TELLS, SendQueue, last_acknowledged, owed, queue_of
+from proxy.upstream.standby import Standby
 from proxy.upstream.stubborn import hurry, outlast
 from proxy.upstream.trouble import advice, trouble_of
 
 _DEFINITE = frozenset({404, 405, 426, 501})
 """Statuses that say there is no WebSocket endpoint."""
+
+_TOO_SLOW = 408
+"""What a server says to a client that said nothing for long, and that may cross the client's first words."""
 
 _CLOCK = 0.0005
 """Seconds below which no answer is believed to have come."""
@@ -135,8 +138,21 @@ class _Socket(ClientConnection):
         self._gone()
 
 
-class _NoRedirect(websocket_connect):
-    """The library's opening handshake, without following redirects: they would take the credentials along."""
+class _Upgrade(websocket_connect):
+    """The library's opening handshake, on the transport *ready* where there is one.
+
+    Redirects are not followed: they would take the credentials along.
+    """
+
+    ready: asyncio.Transport | None = None
+
+    async def open_tcp_connection(self) -> ClientConnection:
+        if self.ready is None:
+            return await super().open_tcp_connection()
+        connection = self.factory(self.ws_uri)
+        self.ready.set_protocol(connection)
+        connection.connection_made(self.ready)
+        return connection
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
@@ -160,6 +176,7 @@ class Connection:
         self._sent = self._delivered = False
         self._opened_heard = self._began_at = self._sent_at = self._progress_at = socket.heard_at
         self._acknowledged = 0
+        self._asked_since: float | None = None
         self._given_up: str | None = None
         self._hurried = False
         self._heard = heard
@@ -173,7 +190,7 @@ class Connection:
         timing: Timing,
         *,
         query: str = "",
-        dialer: Dialer | None = None,
+        dialer: Standby | None = None,
         gone: Callable[[], None] = lambda: None,
         heard: Callable[[], None] = lambda: None,
         clock: Callable[[], float],
@@ -182,7 +199,8 @@ class Connection:
 
         *gone* is called when it closes, *heard* for each event that is received.
 
-        With *dialer* it is waited for link_timeout while the link is dark.
+        With *dialer* it is waited for link_timeout while the link is dark. The connection that it has ready, if
+        any, is taken; should it turn out to be dead, another is opened.
 
         permessage-deflate is offered without `client_max_window_bits`: a server may then not shrink the window
         that our uploads are compressed with (RFC 7692, section 7.1.2.2).
@@ -193,34 +211,37 @@ class Connection:
         """
         tls: dict[str, Any] = {"ssl": endpoint.ssl_context} if endpoint.secure else {}
         agent = next((value for name, value in headers if name.lower() == "user-agent"), None)
-        try:
-            if dialer is not None:
-                tls["sock"] = await dialer.dial(timing.link_timeout)
-            socket = await _NoRedirect(
-                endpoint.websocket(query),
-                additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
-                user_agent_header=agent,
-                compression=None,
-                extensions=[DeflateOffer(client_max_window_bits=None, compress_settings={"memLevel": 5})],
-                proxy=endpoint.outbound_proxy,
-                open_timeout=timing.open_timeout,
-                ping_interval=timing.ping_interval,
-                ping_timeout=None,  # a pong queues behind our own upload on a slow link
-                close_timeout=timing.close_timeout,
-                max_size=timing.max_event_bytes,
-                max_queue=None,  # see max_unread
-                create_connection=cast(
-                    "type[ClientConnection]",
-                    partial(
-                        _Socket,
-                        meter=meter,
-                        gone=gone,
-                        max_unread=timing.max_unread_bytes,
-                        congestion=timing.congestion,
-                    ),
+        upgrade = partial(
+            _Upgrade,
+            endpoint.websocket(query),
+            additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
+            user_agent_header=agent,
+            compression=None,
+            extensions=[DeflateOffer(client_max_window_bits=None, compress_settings={"memLevel": 5})],
+            proxy=endpoint.outbound_proxy,
+            open_timeout=timing.open_timeout,
+            ping_interval=timing.ping_interval,
+            ping_timeout=None,  # a pong queues behind our own upload on a slow link
+            close_timeout=timing.close_timeout,
+            max_size=timing.max_event_bytes,
+            max_queue=None,  # see max_unread
+            create_connection=cast(
+                "type[ClientConnection]",
+                partial(
+                    _Socket,
+                    meter=meter,
+                    gone=gone,
+                    max_unread=timing.max_unread_bytes,
+                    congestion=timing.congestion,
                 ),
-                **tls,
-            )
+            ),
+            **tls,
+        )
+        try:
+            socket = await _on_standby(upgrade, dialer, timing) if dialer is not None else None
+            if socket is None:
+                sock = await dialer.dial(timing.link_timeout) if dialer is not None else None
+                socket = await upgrade(sock=sock)
         except InvalidStatus as exc:
             raise _refusal(exc.response) from exc
         except TimeoutError as exc:
@@ -354,8 +375,14 @@ class Connection:
         ):
             raise ConnectionLost("no pong after a long silence (probe_timeout)", sent=False)
 
+    @property
+    def is_silent_still(self) -> bool:
+        """Whether it was asked for a pong before, and nothing was heard since."""
+        return self._asked_since == self._socket.heard_at
+
     async def prove(self, limit: float) -> bool:
         """Ask for a pong; return whether it came within *limit* seconds."""
+        self._asked_since = self._socket.heard_at
         try:
             async with asyncio.timeout(limit):
                 await (await self._socket.ping())
@@ -445,6 +472,28 @@ class Connection:
     def __repr__(self) -> str:
         knows = f"knows {self.baseline.response_id}" if self.baseline is not None else "knows nothing"
         return f"<Connection {self._socket.state.name}, {knows}>"
+
+
+async def _on_standby(
+    upgrade: Callable[..., _Upgrade], dialer: Standby, timing: Timing
+) -> ClientConnection | None:
+    """Open a WebSocket on the connection that *dialer* has ready; None where there is none, or it is dead.
+
+    Raises InvalidStatus where upstream answers otherwise.
+    """
+    ready = await dialer.take()
+    if ready is None:
+        return None
+    opening = upgrade(open_timeout=min(timing.open_timeout, timing.probe_timeout))
+    opening.ready = ready
+    try:
+        return await opening
+    except InvalidStatus as exc:
+        if exc.response.status_code == _TOO_SLOW:
+            return None
+        raise
+    except (WebSocketException, OSError, EOFError):
+        return None
 
 
 def _refusal(response: Response) -> UpstreamError | NoWebSocket:

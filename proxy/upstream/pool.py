@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
@@ -26,6 +26,8 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter
+from proxy.upstream.sendqueue import TELLS
+from proxy.upstream.standby import Standby
 from proxy.upstream.trust import Trust
 
 _PARTITIONS_KEPT = 64
@@ -240,7 +242,7 @@ class Pool:
         self._partitions: OrderedDict[bytes, Partition] = OrderedDict()
         self._next_key = 0
         self._background = Background()
-        self._dialer = Dialer(endpoint)
+        self._dialer = Standby(endpoint)
         self.when_lost: WhenLost = untold
 
     async def __aenter__(self) -> Self:
@@ -254,7 +256,13 @@ class Pool:
                 self._retire(slot, Mismatch.RETIRED)
                 if slot.opening is not None:
                     slot.opening.cancel()
+        await self._dialer.close()
         await self._background.close(2 * self._timing.close_timeout)
+
+    def stand_by(self) -> None:
+        """Have a connection ready for the first turn, but for its upgrade, where that takes round trips."""
+        if self._limits.open_ahead and self._endpoint.secure and self._endpoint.outbound_proxy is None:
+            self._dialer.open(self._timing.open_timeout)
 
     def partition(self, headers: Headers, query: str = "") -> Partition:
         """Return what the identity *headers* and *query* share; a new one where they were never seen."""
@@ -343,6 +351,8 @@ class Pool:
         try:
             if slot.opening is not None:
                 await slot.opening
+                if slot.connection is None and not self._may_open(partition):
+                    raise NoLease(Mismatch.NO_WEBSOCKET)  # it was waited for already
             if slot.connection is None:
                 slot.connection = await self._open(partition, key)
             elif slot.connection.is_doubtful:
@@ -370,12 +380,13 @@ class Pool:
 
         Raises NoLease where neither can be had.
         """
+        in_vain = connection.is_silent_still
         proof = self._background.start(connection.prove(self._timing.link_timeout), "prove a connection")
         key, slot, won = 0, None, False
         try:
             await asyncio.wait([proof], timeout=connection.patience)
-            if not proof.done() and not partition.trust.has_room(self._clock()):
-                await asyncio.wait([proof])
+            if not (proof.done() or in_vain or partition.trust.has_room(self._clock())):
+                await asyncio.wait([proof], timeout=self._timing.probe_timeout)
             if proof.done() and proof.result():
                 return None
             if not partition.trust.has_room(self._clock()):
@@ -400,25 +411,86 @@ class Pool:
                 self._release(partition, key, slot)
 
     async def _guard(self, partition: Partition, connection: Connection) -> None:
-        """Open a new connection where a turn does not get through on its own, and then give that one up."""
+        """Give up a connection on which a turn does not get through, where it would on another way."""
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
-            if not connection.is_stuck or not partition.trust.has_room(self._clock()):
+            if not connection.is_stuck:
                 continue
-            key, slot = self._open_ahead(partition, wanted=True)
-            assert slot.opening is not None  # noqa: S101  (it was begun just now)
-            try:
-                while connection.is_stuck and not slot.opening.done():
-                    connection.hurry()
-                    await asyncio.wait([slot.opening], timeout=_LOOK_SECONDS)
-                if slot.connection is not None:
-                    await asyncio.sleep(_GRACE)
-            finally:
-                self._release(partition, key, slot)
-            if slot.free and connection.is_stuck:
-                connection.give_up("nothing got through, where a new connection did (stuck_timeout)")
-            elif not slot.free:
-                await asyncio.sleep(_BETWEEN_RESCUES)
+            if self._may_open(partition) and await self._opens_beside(partition, connection):
+                found = "a new connection did"
+            elif not self._may_open(partition) and await self._answers_beside(connection):
+                found = "no new WebSocket can be had"
+            else:
+                continue
+            await asyncio.sleep(_GRACE)
+            if connection.is_stuck:
+                connection.give_up(f"nothing got through, where {found} (stuck_timeout)")
+
+    async def _opens_beside(self, partition: Partition, stuck: Connection) -> bool:
+        """Have a connection for whichever turn needs one while one is *stuck*; return whether it answers."""
+        if (spare := self._spare(partition)) is not None and partition.slots[spare].free:
+            return await self._answers_still(partition.slots[spare], stuck)
+        key, slot = self._open_ahead(partition, wanted=True)
+        assert slot.opening is not None  # noqa: S101  (it was begun just now)
+        try:
+            await self._while_stuck(stuck, slot.opening)
+        finally:
+            self._release(partition, key, slot)
+        if not slot.free and self._may_open(partition):
+            await self._rest(stuck)
+        return slot.free
+
+    async def _answers_still(self, slot: _Slot, stuck: Connection) -> bool:
+        """Whether a spare connection answers while one is *stuck*; one that does not is closed."""
+        spare = slot.connection
+        assert spare is not None  # noqa: S101  (it is free)
+        proof = self._background.start(spare.prove(self._timing.probe_timeout), "prove a connection")
+        try:
+            await self._while_stuck(stuck, proof)
+        finally:
+            proof.cancel()
+        answers = proof.done() and proof.result()
+        if proof.done() and not answers and slot.free:
+            spare.abort()
+        return answers
+
+    async def _answers_beside(self, stuck: Connection) -> bool:
+        """Whether somebody answers at the next hop while a connection is *stuck*: then plain HTTP gets through.
+
+        Only where the kernel tells that this hop has nothing of the turn; elsewhere upstream may be busy with it.
+        """
+        if not TELLS:
+            await self._rest(stuck)
+            return False
+        dialing = self._background.start(self._answers(), "look whether upstream is there")
+        try:
+            await self._while_stuck(stuck, dialing)
+        finally:
+            dialing.cancel()
+        if dialing.done() and dialing.result():
+            return True
+        await self._rest(stuck)
+        return False
+
+    async def _answers(self) -> bool:
+        via = self._endpoint.outbound_proxy
+        dialer = self._dialer if via is None else Dialer(Endpoint(via))
+        try:
+            (await dialer.dial(self._timing.link_timeout)).close()
+        except (OSError, UnicodeError, UpstreamUnavailable):
+            return False
+        return True
+
+    async def _rest(self, stuck: Connection) -> None:
+        """Wait before the next attempt for a *stuck* connection's turn, if it needs one."""
+        if stuck.is_stuck:
+            await asyncio.sleep(_BETWEEN_RESCUES)
+
+    async def _while_stuck(self, stuck: Connection, work: asyncio.Task[Any]) -> None:
+        """Wait for *work*, and try harder meanwhile, for as long as the connection is *stuck*."""
+        while stuck.is_stuck and not work.done():
+            stuck.hurry()
+            await asyncio.wait([work], timeout=_LOOK_SECONDS)
 
     def _open_ahead(self, partition: Partition, *, wanted: bool) -> tuple[int, _Slot]:
         """Begin to open a connection; one that is not *wanted* by a turn is for whichever turn needs one."""

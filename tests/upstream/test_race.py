@@ -8,11 +8,14 @@ import pytest
 from pooling import TIMING, Conversation, Pooled, Shown, converse, run
 
 from proxy.core.delta import Delta, Full, Mismatch
+from proxy.exchange import PlainHTTP
 from proxy.simulator import Simulator
 from proxy.upstream import connection as connection_module
 from proxy.upstream import pool as pool_module
 from proxy.upstream.connection import Connection
+from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.pool import NoLease
+from proxy.upstream.standby import Standby
 
 Start = Callable[..., Awaitable[Pooled]]
 
@@ -75,6 +78,21 @@ async def test_a_doubtful_connection_is_not_raced_where_upstream_has_no_more(
     assert len(simulator.requests) == 1
 
 
+async def test_a_silent_connection_without_a_rival_is_waited_for_once(pooled: Start, simulator: Simulator) -> None:
+    """For probe_timeout; the next turns need not find out for themselves, until something is heard."""
+    here, conversation = await pooled(timing=replace(TIMING, link_timeout=60, probe_timeout=1)), Conversation()
+    await converse(here, simulator, conversation, "a")
+    here.partition.trust.not_now(here.clock(), began=here.clock())
+    connection(here)
+    simulator.silence_connections()
+    began, took = asyncio.get_running_loop().time(), []
+    for text in "bcd":
+        with pytest.raises(NoLease):
+            await here.lend(conversation.says(text))
+        took.append(asyncio.get_running_loop().time() - began)
+    assert took[0] > 1 > max(took[1] - took[0], took[2] - took[1])
+
+
 async def test_whoever_leaves_during_the_race_leaves_the_connection(pooled: Start, simulator: Simulator) -> None:
     """It may be alive yet, and is there for the next turn; what was being opened is not."""
     here, conversation = await pooled(), Conversation()
@@ -106,6 +124,105 @@ async def test_a_turn_that_does_not_get_through_goes_over_a_new_connection(
     assert here.connections.lost == 1
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a turn count as stuck after stuck_timeout without a pong: nothing is lost on the way in these tests."""
+    monkeypatch.setattr(connection_module, "TELLS", False)
+    monkeypatch.setattr(connection_module, "_BLIND_PATIENCE", 0.0)
+    monkeypatch.setattr(pool_module, "TELLS", True)
+    for name in ("_GRACE", "_LOOK_SECONDS", "_BETWEEN_RESCUES"):
+        monkeypatch.setattr(pool_module, name, 0.02)
+
+
+STUCK_SOON = replace(TIMING, stuck_timeout=0.05, open_timeout=0.2)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("refusal", [403, 429, 404, None], ids=["403", "429", "404", "silence"])
+async def test_a_turn_that_does_not_get_through_goes_over_http_where_no_new_one_can_be_had(
+    pooled: Start, simulator: Simulator, refusal: int | None
+) -> None:
+    """Where upstream is somebody answers, and nothing of the turn was acknowledged."""
+    here, conversation, shown = await pooled(timing=STUCK_SOON), Conversation(), Shown()
+    await converse(here, simulator, conversation, "a")
+    simulator.silence_connections()
+    simulator.settings.refuse_upgrade = refusal
+    simulator.settings.handshake_seconds = 3600 if refusal is None else 0
+    with pytest.raises(PlainHTTP):
+        await here.exchange(conversation.says("b")).run(shown)
+    assert shown.events == []
+    assert here.connections.open == 0
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("why", ["nobody answers", "no outbound proxy answers", "the kernel tells nothing"])
+async def test_a_turn_is_held_where_nothing_speaks_for_http(
+    pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """The link may be dark; and where the kernel does not tell, upstream may have the turn and be busy with it."""
+    here, conversation, shown = await pooled(timing=replace(STUCK_SOON, link_timeout=0.1)), Conversation(), Shown()
+    await converse(here, simulator, conversation, "a")
+    simulator.silence_connections()
+    here.partition.trust.not_now(here.clock(), began=here.clock())
+    if why == "nobody answers":
+        here.pool._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
+    elif why == "the kernel tells nothing":
+        monkeypatch.setattr(pool_module, "TELLS", False)
+    else:
+        monkeypatch.setitem(vars(here.pool._endpoint), "outbound_proxy", "http://127.0.0.1:1")
+    running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(shown))
+    await asyncio.wait([running], timeout=0.5)
+    assert not running.done()
+    assert here.connections.open == 1
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_an_outbound_proxy_that_answers_is_as_good(
+    pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the next hop, which has nothing of the turn."""
+    here, conversation = await pooled(timing=STUCK_SOON), Conversation()
+    await converse(here, simulator, conversation, "a")
+    simulator.silence_connections()
+    here.partition.trust.not_now(here.clock(), began=here.clock())
+    here.pool._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
+    monkeypatch.setitem(vars(here.pool._endpoint), "outbound_proxy", simulator.base_url.removesuffix("/v1"))
+    with pytest.raises(PlainHTTP):
+        await here.exchange(conversation.says("b")).run(Shown())
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_spare_connection_that_answers_is_enough(pooled: Start, simulator: Simulator) -> None:
+    """It takes the turn, and no other is opened."""
+    here, conversation, shown = await pooled(timing=STUCK_SOON), Conversation(), Shown()
+    await converse(here, simulator, conversation, "a")
+    simulator.silence_connections()
+    _, slot = here.pool._open_ahead(here.partition, wanted=False)
+    assert slot.opening is not None
+    await slot.opening
+    await here.exchange(conversation.says("b")).run(shown)
+    assert shown.types[-1] == "response.completed"
+    assert [record.turns for record in simulator.connections] == [1, 1]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_spare_connection_that_does_not_answer_is_replaced(pooled: Start, simulator: Simulator) -> None:
+    """It may be as dead as the one that is stuck."""
+    timing = replace(STUCK_SOON, probe_timeout=0.1, open_timeout=5)
+    here, conversation, shown = await pooled(timing=timing), Conversation(), Shown()
+    await converse(here, simulator, conversation, "a")
+    _, slot = here.pool._open_ahead(here.partition, wanted=False)
+    assert slot.opening is not None
+    await slot.opening
+    simulator.silence_connections()
+    await here.exchange(conversation.says("b")).run(shown)
+    assert shown.types[-1] == "response.completed"
+    assert [record.turns for record in simulator.connections] == [1, 0, 1]
+    assert here.connections.open == 1
+
+
 async def test_a_turn_that_upstream_has_is_waited_for(
     pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +250,13 @@ async def test_a_turn_that_upstream_has_is_waited_for(
 # Ahead
 
 
+async def lose(simulator: Simulator, *, handshake_seconds: float) -> None:
+    """Have the only connection lost, and the next one asked for, which takes that long to open."""
+    simulator.settings.handshake_seconds = handshake_seconds
+    simulator.abort_connections()
+    await simulator.until(lambda: len(simulator.requests) == 2)
+
+
 async def test_after_a_loss_the_next_connection_is_opened_at_once(pooled: Start, simulator: Simulator) -> None:
     """The next turn finds it, in full, and opens no other."""
     here, conversation = await pooled(open_ahead=True), Conversation()
@@ -151,11 +275,31 @@ async def test_a_turn_waits_for_what_is_being_opened(pooled: Start, simulator: S
     """It does not open another beside it."""
     here, conversation = await pooled(open_ahead=True), Conversation()
     await converse(here, simulator, conversation, "a")
-    simulator.settings.handshake_seconds = 0.2
-    simulator.abort_connections()
-    await simulator.until(lambda: len(simulator.requests) == 2)
+    await lose(simulator, handshake_seconds=0.2)
     await converse(here, simulator, conversation, "b")
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
+
+
+async def test_a_turn_waits_once_for_what_cannot_be_opened(pooled: Start, simulator: Simulator) -> None:
+    """What was begun ahead of it met silence, and so would what it begins itself."""
+    here, conversation = await pooled(open_ahead=True, timing=replace(TIMING, open_timeout=0.3)), Conversation()
+    await converse(here, simulator, conversation, "a")
+    await lose(simulator, handshake_seconds=3600)
+    with pytest.raises(NoLease):
+        await here.lend(conversation.says("b"))
+    assert len(simulator.requests) == 2
+
+
+async def test_a_turn_tries_again_what_was_broken_off_once(pooled: Start, simulator: Simulator) -> None:
+    """One reset is no pattern, whoever met it."""
+    here, conversation = await pooled(open_ahead=True), Conversation()
+    await converse(here, simulator, conversation, "a")
+    await lose(simulator, handshake_seconds=0.3)
+    waiting = asyncio.get_running_loop().create_task(converse(here, simulator, conversation, "b"))
+    await asyncio.sleep(0.05)
+    simulator.abort_connections()
+    assert await waiting == Full(Mismatch.CONNECTION_LOST)
+    assert len(simulator.requests) == 3
 
 
 async def test_before_a_connection_retires_the_next_one_is_open(
