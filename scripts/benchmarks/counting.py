@@ -149,6 +149,7 @@ def _agree(counts: dict[str, tuple[int, int]]) -> None:
     "--shape", "names", multiple=True, type=click.Choice(list(SHAPES)), help="Only these; all by default."
 )
 @click.option("--seeds", default=3, show_default=True, help="Sessions of each shape.")
+@click.option("--turns", type=click.IntRange(min=2), help="Of each session, instead of the shape's own.")
 @click.option("--hoist", help="Also packlight with this value of its setting `hoist`.")
 @click.option("--windows", is_flag=True, help="Also upstreams that compress less well.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there.")
@@ -157,6 +158,7 @@ def count_bytes(
     *,
     names: tuple[str, ...],
     seeds: int,
+    turns: int | None,
     hoist: str | None,
     windows: bool,
     json_file: Path | None,
@@ -169,6 +171,7 @@ def count_bytes(
             raise click.UsageError("this packlight has no setting `hoist`")
         ways.append(replace(PACKLIGHT, name="packlight, hoist", settings=(("hoist", hoist),)))
     shapes = [SHAPES[name] for name in names] or list(SHAPES.values())
+    shapes = [replace(shape, turns=turns or shape.turns) for shape in shapes]
     rows = [asyncio.run(_row(shape, ways, range(1, seeds + 1))) for shape in shapes]
     for line in lines(rows):
         click.echo(line)

@@ -11,7 +11,14 @@ from proxy.cli.bench.profiles import PROFILES
 
 WIDTH, LEFT, RIGHT = 860, 250, 130
 BAR, GAP, BETWEEN, TOP = 16, 4, 34, 62
-COLORS = {"keep-alive": "#8c8c8c", "new": "#b3b3b3", "zstd": "#6b8fb5", "packlight": "#2a9d5c", "hoist": "#1e7a46"}
+COLORS = {
+    "keep-alive": "#8c8c8c",
+    "new": "#b3b3b3",
+    "zstd": "#6b8fb5",
+    "packlight": "#2a9d5c",
+    "quiet": "#248b51",
+    "hoist": "#1e7a46",
+}
 
 
 def chart(sessions: Sequence[Lived]) -> str:

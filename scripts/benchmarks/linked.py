@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,11 +24,15 @@ from proxy.cli.bench.profiles import PROFILES
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FAR_PORT, PROXY_PORT = 8443, 8484
+SETTLED = 10
+"""Seconds between packlight's start and the agent's, as for people who start one and then the other."""
+
 WORDS = 500
 """Characters that the model writes in a turn on average, calls included and reasoning not: 100 events."""
 
 PACKLIGHT: Mapping[str, Mapping[str, str]] = {
     "packlight": {"PACKLIGHT_CONGESTION": "system"},
+    "quiet": {"PACKLIGHT_CONGESTION": "system", "PACKLIGHT_OBFUSCATION": "off"},
     "hoist": {"PACKLIGHT_CONGESTION": "system", "PACKLIGHT_HOIST": "on", "PACKLIGHT_OBFUSCATION": "off"},
 }
 """The settings of packlight, by way; congestion control is that of the plan at both ends."""
@@ -66,6 +71,7 @@ def _packlight(link: PacketLink, settings: Mapping[str, str], place: Path, stack
     upstream = f"https://{FAR}:{FAR_PORT}/v1"
     command = (sys.executable, "-m", "proxy", "serve", "--port", str(PROXY_PORT), "--upstream", upstream)
     _ready(link.near, command, place, stack, settings)
+    time.sleep(SETTLED)
     return f"http://127.0.0.1:{PROXY_PORT}/v1"
 
 

@@ -9,6 +9,7 @@ WAYS: dict[str, str] = {
     "new": "HTTP, new connection per turn",
     "zstd": "HTTP keep-alive, zstd bodies",
     "packlight": "packlight",
+    "quiet": "packlight, no padding",
     "hoist": "packlight, `hoist`",
 }
 """How the agent reaches upstream."""

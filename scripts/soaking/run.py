@@ -50,21 +50,22 @@ def lines(report: Report) -> list[str]:
 
 
 def _lives(report: Report) -> list[tuple[str, str]]:
-    """Return the memory and the descriptors of the proxy's longest life, at its beginning and at its end."""
+    """Return the memory and the descriptors of the proxy's longest life."""
     lives: dict[int, list[int]] = {}
     for place, sample in enumerate(report.samples):
         lives.setdefault(sample.life, []).append(place)
     if not lives:
         return []
     longest = [report.samples[place] for place in max(lives.values(), key=len)]
-    tenth = len(longest) // 10
-    first, last = longest[tenth], longest[-1]
-    memory = f"{first.resident / 2**20:.1f} -> {last.resident / 2**20:.1f} MiB"
+    last = longest[-1]
+    tenths = [longest[len(longest) * number // 10] for number in range(1, 10)] + [last]
+    memory = ", ".join(f"{sample.resident / 2**20:.0f}" for sample in tenths)
+    descriptors = ", ".join(str(sample.descriptors) for sample in tenths)
     most = max(sample.descriptors for sample in report.samples)
     return [
         ("turns in the proxy's longest life", str(last.turns - longest[0].turns)),
-        ("its memory, after a tenth of it and at its end", memory),
-        ("its descriptors, likewise", f"{first.descriptors} -> {last.descriptors} (at most {most} in any life)"),
+        ("its memory, after each tenth of it, MiB", memory),
+        ("its descriptors, likewise", f"{descriptors} (at most {most} in any life)"),
     ]
 
 
