@@ -159,14 +159,18 @@ def test_the_beginnings_of_the_last_bodies_are_kept() -> None:
 
 
 def test_bodies_may_be_read_on_several_threads() -> None:
-    """Eight at once read conversations that grow in turns as one that remembers nothing."""
+    """Eight at once read conversations that grow in turns as one that remembers nothing.
+
+    A tracer, as coverage's is, would take a lock at every line: threads that queue for it take minutes, and meet
+    nowhere else.
+    """
     front_end = Responses()
     texts = [b",".join(b'{"role":"user","content":"%d"}' % each for each in range(n)) for n in range(1, 41)]
     bodies = [body_of(b'{"role":"user","content":"of %d"},' % of + text) for text in texts for of in range(100)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        with ThreadPoolExecutor(8) as threads:
+        with ThreadPoolExecutor(8, initializer=sys.settrace, initargs=(None,)) as threads:
             read = list(threads.map(front_end.decode, bodies))
     finally:
         sys.setswitchinterval(interval)
