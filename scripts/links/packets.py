@@ -33,11 +33,11 @@ _PR_SET_TIMERSLACK = 29
 class PacketLink:
     """A link of *profile* between *near* and *far*; use it as a context manager. It runs in a thread.
 
-    *up* carries from near to far, and *down* back. *congestion* is the TCP congestion control of both sides.
-    Raises NoPacketLink where there can be none.
+    *up* carries from near to far, and *down* back. *congestion* is the TCP congestion control of both sides:
+    by default the one that every kernel has and grants. Raises NoPacketLink where there can be none.
     """
 
-    def __init__(self, profile: Profile, *, seed: int = 1, congestion: str = "cubic") -> None:
+    def __init__(self, profile: Profile, *, seed: int = 1, congestion: str = "reno") -> None:
         self.up = _bottleneck(profile, profile.up, f"{seed}/up")
         self.down = _bottleneck(profile, profile.down, f"{seed}/down")
         self._congestion = congestion
