@@ -17,6 +17,13 @@ from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
 
+ShowNow: TypeAlias = Callable[[ServerEvent], bool]
+"""Shows the agent an event without a wait, if it has been shown others and reads along; says whether it did."""
+
+
+def _never(_event: ServerEvent) -> bool:
+    return False
+
 
 _REJECTED = frozenset({400, 404, 422})
 """Statuses of an error that may lie in the form of the request, which over HTTP is the agent's own."""
@@ -80,10 +87,11 @@ class Exchange:
         self._traffic = traffic
         self._sent_at = 0.0
         self._connection: Connection | None = None
+        self._show_now: ShowNow = _never
         self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
 
-    async def run(self, deliver: Deliver) -> None:
-        """Answer the turn. *deliver* gets each event once.
+    async def run(self, deliver: Deliver, show_now: ShowNow = _never) -> None:
+        """Answer the turn. *deliver* gets each event once, unless *show_now* has shown it.
 
         Raises PlainHTTP where HTTP should be used instead; UpstreamError with upstream's own words, before
         anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
@@ -96,7 +104,7 @@ class Exchange:
         while not turn.finished:
             try:
                 async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=self._fits) as lease:
-                    self._connection = lease.connection
+                    self._connection, self._show_now = lease.connection, show_now
                     await self._on(lease, deliver)
             except NoLease as exc:
                 raise PlainHTTP(exc.reason) from exc
@@ -149,7 +157,7 @@ class Exchange:
         shown: list[ServerEvent] = []
         try:
             while True:
-                shown += turn.receive(await self._next(connection))
+                shown += turn.receive(await self._next(connection, at_once=None if shown else self._at_once))
                 if not (turn.in_flight and connection.has_more and len(shown) < _TOGETHER):
                     break
         except GarbledEvent as exc:
@@ -164,12 +172,20 @@ class Exchange:
             if shown:
                 await deliver(tuple(shown))
 
-    async def _next(self, connection: Connection) -> ServerEvent:
+    async def _next(self, connection: Connection, *, at_once: Callable[[ServerEvent], bool] | None) -> ServerEvent:
         waits = self._waits
         if self.turn.begun:
-            return await connection.receive(waits.event_timeout, "event_timeout")
+            return await connection.receive(waits.event_timeout, "event_timeout", at_once=at_once)
         waited = self._clock() - self._sent_at  # one wait, whatever comes before the response
         return await connection.receive(waits.first_event_timeout, "first_event_timeout", waited=waited)
+
+    def _at_once(self, event: ServerEvent) -> bool:
+        """Show *event* where it arrives, if it is a piece of an answer that the agent reads along."""
+        turn = self.turn
+        if not (turn.goes_on and event.is_piece and self._show_now(event)):
+            return False
+        turn.note_piece()
+        return True
 
     def _doubt(self) -> Doubt | None:
         """Return what upstream may refuse here though it takes the agent's own request over HTTP."""

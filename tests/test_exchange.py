@@ -102,6 +102,67 @@ async def test_an_agent_that_reads_slowly_gets_everything(pooled: Pooled, simula
     assert len(shown.events) == simulator.turns[0].events_sent
 
 
+async def test_pieces_that_come_alone_are_shown_where_they_arrive(stack: AsyncExitStack) -> None:
+    """Only pieces, once the answer has begun, and in their order; what is refused there is delivered."""
+    shown, now = Shown(), []
+    taken = asyncio.Semaphore(0)
+    kinds = ["created", *["output_text.delta"] * 3, "output_item.done", *["output_text.delta"] * 3, "completed"]
+    frames = [
+        {"type": f"response.{kind}", "number": number, "item": {}, "response": {"id": "resp_1", "output": []}}
+        for number, kind in enumerate(kinds)
+    ]
+
+    async def speak(socket: ServerConnection) -> None:
+        await socket.recv()
+        for each in frames:
+            await socket.send(orjson.dumps(each).decode())
+            await taken.acquire()
+
+    async def deliver(events: Any) -> None:
+        await shown(events)
+        taken.release()
+
+    def show_now(event: ServerEvent) -> bool:
+        if event.json()["number"] == 6:
+            return False
+        shown.events.append(event)
+        now.append(event.json()["number"])
+        taken.release()
+        return True
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0))
+    async with Pooled("http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())) as pooled:
+        exchange = pooled.exchange(request(user("a")))
+        await exchange.run(deliver, show_now)
+    assert [event.json()["number"] for event in shown.events] == list(range(9))
+    assert now == [1, 2, 3, 5, 7]
+    assert exchange.turn.says_something
+
+
+async def test_a_piece_that_cannot_be_shown_at_once_fails_where_that_is_told(stack: AsyncExitStack) -> None:
+    """What goes wrong in showing it is raised by the turn, and not in the connection's callback."""
+
+    async def speak(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(orjson.dumps(CREATED).decode())
+        await begun.wait()
+        await socket.send('{"type":"response.output_text.delta"}')
+
+    async def deliver(events: Any) -> None:
+        begun.set()
+        if events[0].is_piece:
+            raise ZeroDivisionError
+
+    def show_now(_event: ServerEvent) -> bool:
+        raise ZeroDivisionError
+
+    begun = asyncio.Event()
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0))
+    async with Pooled("http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())) as pooled:
+        with pytest.raises(ZeroDivisionError):
+            await pooled.exchange(request(user("a"))).run(deliver, show_now)
+
+
 async def test_events_that_arrive_together_are_delivered_together(
     speaking: Speaking, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,11 @@ class ServerEvent:
         """Whether this belongs to a response, rather than to the connection or the account."""
         return self.type.startswith("response.") and self.type != "response.metadata"
 
+    @property
+    def is_piece(self) -> bool:
+        """Whether it adds to what an item says, and neither begins nor ends anything."""
+        return self.type.endswith(".delta")
+
     def json(self) -> dict[str, Any]:
         """Parse the whole event. Raises GarbledEvent where it is not a JSON object.
 

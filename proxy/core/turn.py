@@ -151,6 +151,11 @@ class Turn:
         """Whether upstream has begun to answer."""
         return self.state not in _NOT_BEGUN
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the agent is being shown an answer that has not ended."""
+        return self.shown and self.state is State.STREAMING
+
     def start(self, upload: Delta | Full, *, reused: bool, earlier: str | None = None) -> Message:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before.
 
@@ -221,6 +226,10 @@ class Turn:
         if event.terminal:
             self._end(event)
         return self._released(event)
+
+    def note_piece(self) -> None:
+        """Take note of an event that adds a piece to an answer that goes on, and that the agent was shown."""
+        self._has_pieces = True
 
     def _is_earlier(self, event: ServerEvent) -> bool:
         """Whether *event* says how the last response on this connection ended, once more, and nothing of this one.

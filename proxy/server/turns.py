@@ -251,7 +251,7 @@ class AgentRequest:
 
         try:
             await services.restoring.make_way(turn.request, partition)
-            await exchange.run(deliver)
+            await exchange.run(deliver, events.show_now)
             services.rewriting.learn(turn, partition)
             self._status = _status(turn)
             return await events.finish()

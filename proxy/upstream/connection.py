@@ -36,6 +36,7 @@ from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTim
 from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.frames import Frames
 from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.inbox import Inbox
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_stuck, lag, patience
@@ -55,6 +56,9 @@ _TOO_SLOW = 408
 
 _CLOCK = 0.0005
 """Seconds below which no answer is believed to have come."""
+
+_AWAKE = 1.0
+"""Seconds after a look at the time of day within which what is heard is no reason for another."""
 
 _BLIND_PATIENCE = 5.0
 """Where the kernel does not tell a reader that is slow from a link that is dark: what a stall is allowed."""
@@ -92,8 +96,9 @@ class _Socket(ClientConnection):
         self._gone = gone
         self._congestion = congestion
         self.inbox = Inbox(max_unread)
+        self._frames = Frames(self.protocol)
         self._made_at = self.heard_at = self.loop.time()
-        self.lag = lag()
+        self.lag, self._awake_until = lag(), self._made_at + _AWAKE
         self._first_answer: float | None = None
         self.proven_rate = 0.0
 
@@ -117,20 +122,30 @@ class _Socket(ClientConnection):
         control(sock, self._congestion)
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at, self.lag = self.loop.time(), lag()
+        self.heard_at = now = self.loop.time()
+        if now > self._awake_until:
+            self.lag, self._awake_until = lag(), now + _AWAKE
         if self._first_answer is None:
             self._first_answer = self.heard_at - self._made_at
             self.proven_rate = self._meter.written / max(self._first_answer, _CLOCK)
         self._meter.received(len(data))
-        super().data_received(data)
+        message = self._frames.alone(data)
+        if message is None:
+            self._frames.follow(data)
+            super().data_received(data)
+        elif not self.inbox.put_alone(message):
+            self._look_whether_overrun()
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
             self.inbox.put(event)
-            if self.inbox.overrun:
-                self.transport.abort()
+            self._look_whether_overrun()
         else:
             super().process_event(event)
+
+    def _look_whether_overrun(self) -> None:
+        if self.inbox.overrun:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -326,17 +341,20 @@ class Connection:
     def _note_sent(self) -> None:
         self._sent, self._sent_at = self.is_open, self._now()
 
-    async def receive(self, limit: float, name: str, *, waited: float = 0.0) -> ServerEvent:
+    async def receive(
+        self, limit: float, name: str, *, waited: float = 0.0, at_once: Callable[[ServerEvent], bool] | None = None
+    ) -> ServerEvent:
         """Wait at most *limit* seconds, *waited* of which are over, for the next event.
 
-        One that has arrived is returned in any case.
+        One that has arrived is returned in any case. One that comes alone is not returned where *at_once* deals
+        with it: no task has to be woken for that.
 
         Raises UpstreamTimeout, with the *name* of the limit, on silence, and ConnectionLost where the
         connection closes or sends what is not an event.
         """
         inbox = self._socket.inbox
         try:
-            if not inbox and not await inbox.wait(limit - waited):
+            if not inbox and not await inbox.wait(limit - waited, at_once and partial(self._at_once, at_once)):
                 raise self._lost()
             self._delivered = True
             event = ServerEvent.parse(inbox.take())
@@ -346,6 +364,15 @@ class Connection:
             raise ConnectionLost(f"upstream sent something that is not an event: {exc}") from exc
         self._heard()
         return event
+
+    def _at_once(self, deal_with: Callable[[ServerEvent], bool], message: bytes) -> bool:
+        try:
+            done = deal_with(ServerEvent.parse(message))
+        except Exception:  # noqa: BLE001  (taken the usual way it fails again, where that is told)
+            return False
+        if done:
+            self._heard()
+        return done
 
     @property
     def is_mute(self) -> bool:

@@ -6,10 +6,15 @@ there than anywhere else.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
 
 from websockets.frames import Frame
 
-Waiter = asyncio.Future[None]
+Waiter: TypeAlias = asyncio.Future[None]
+
+AtOnce: TypeAlias = Callable[[bytes], bool]
+"""Deals with a message where it arrives, if it can be dealt with without a wait; says whether it was."""
 
 
 class Inbox:
@@ -22,6 +27,8 @@ class Inbox:
         self._unread = 0
         self._begun: bytearray | None = None
         self._waiter: Waiter | None = None
+        self._at_once: AtOnce | None = None
+        self._limit = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._closed = False
@@ -39,6 +46,21 @@ class Inbox:
             if not frame.fin:
                 return
             message, self._begun = bytes(self._begun), None
+        self._add(message)
+
+    def put_alone(self, message: bytes) -> bool:
+        """Take a whole *message* that came alone; return whether it was dealt with by whoever waits, who waits on.
+
+        That there is a wait says that all messages before it have been dealt with.
+        """
+        waiter, at_once = self._waiter, self._at_once
+        if waiter is not None and at_once is not None and not waiter.done() and at_once(message):
+            self._due = waiter.get_loop().time() + self._limit
+            return True
+        self._add(message)
+        return False
+
+    def _add(self, message: bytes) -> None:
         self.overrun = self.overrun or self._unread > self._most
         if not self.overrun:
             self._unread += len(message)
@@ -56,10 +78,14 @@ class Inbox:
         self._messages.clear()
         self._unread = 0
 
-    async def wait(self, limit: float) -> bool:
-        """Wait for a message; return False where there will be none. Raises TimeoutError after *limit* seconds."""
+    async def wait(self, limit: float, at_once: AtOnce | None = None) -> bool:
+        """Wait for a message; return False where there will be none. Raises TimeoutError after *limit* seconds.
+
+        One that *at_once* deals with is none, but the time begins anew with it.
+        """
         if not self._messages and not self._closed:
             loop = asyncio.get_running_loop()
+            self._at_once, self._limit = at_once, limit
             self._due = loop.time() + limit
             if self._timer is None or self._timer.when() > self._due:
                 self._set_timer(loop)
@@ -67,7 +93,7 @@ class Inbox:
             try:
                 await waiter
             finally:
-                self._waiter = None
+                self._waiter = self._at_once = None
         return bool(self._messages)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:

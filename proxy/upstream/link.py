@@ -68,7 +68,8 @@ class Link:
     def clear(self) -> None:
         """Take note that upstream itself was heard."""
         self._heard = True
-        self._change(None, "")
+        if self.trouble is not None:
+            self._change(None, "")
 
     def block(self, trouble: Trouble, detail: str) -> None:
         """Take note that *trouble* stands in the way; *detail* tells a person what to do.

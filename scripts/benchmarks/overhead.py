@@ -349,17 +349,19 @@ async def measure_memory(
 @click.option("--long", "long_turns", default=10_000, show_default=True, help="Turns for which memory is watched.")
 @click.option("--parts", default="events,turns,stalls,memory", show_default=True)
 @click.option("--other", type=click.Path(path_type=Path, exists=True), help="Another checkout, to compare with.")
+@click.option("--deflate", is_flag=True, help="Upstream compresses what it says.")
 @click.option("--uvloop", is_flag=True, help="Also packlight and the pump on uvloop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def overhead(*, other: Path | None, uvloop: bool, as_json: bool, parts: str, **wanted: Any) -> None:
+def overhead(*, other: Path | None, deflate: bool, uvloop: bool, as_json: bool, parts: str, **wanted: Any) -> None:
     """Measure what packlight costs: per event and per turn, against no proxy and a byte pump, and in memory."""
-    figures = asyncio.run(_measure(other, uvloop, set(parts.split(",")), as_json, **wanted))
+    figures = asyncio.run(_measure(other, deflate, uvloop, set(parts.split(",")), as_json, **wanted))
     if as_json:
         click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
 
 
 async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
     other: Path | None,
+    deflate: bool,  # noqa: FBT001
     uvloop: bool,  # noqa: FBT001
     parts: set[str],
     quiet: bool,  # noqa: FBT001
@@ -378,7 +380,7 @@ async def _measure(  # noqa: PLR0913  (a benchmark's knobs)
     say: Callable[[str], None] = (lambda _: None) if quiet else click.echo
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        source = await enter(running("source", "source"))
+        source = await enter(running("source", "source", *(("deflate",) if deflate else ())))
         port = str(source.port)
         ways: Ways = {"direct": None, "pump": await enter(running("pump", "pump", port))}
         ways["packlight"] = await enter(running("packlight", "proxy", port))

@@ -135,10 +135,16 @@ class ModelConnection:
         self._unread = True
         self._events = self._respond(orjson.loads(self._layout.arrange(message)))
 
-    async def receive(self, _limit: float, _name: str, **_waited: float) -> ServerEvent:
-        """Return the next event, or fail as decided."""
+    async def receive(
+        self, _limit: float, _name: str, *, at_once: Callable[[ServerEvent], bool] | None = None, **_waited: float
+    ) -> ServerEvent:
+        """Return the next event, or fail as decided. Some that come alone are offered to *at_once*."""
         await self._upstream.pause()
         event = self._events.pop(0)
+        while at_once is not None and isinstance(event, dict) and self._upstream.pick(2) == 1:
+            if not at_once(ServerEvent.parse(orjson.dumps(event))):
+                break
+            event = self._events.pop(0)
         if isinstance(event, Exception):
             if not isinstance(event, UpstreamTimeout):
                 self.lose()

@@ -439,9 +439,14 @@ class PoolMachine(RuleBasedStateMachine):
             if not patient:
                 raise ConnectionResetError
 
+        def show_now(event: ServerEvent) -> bool:
+            shown.append(event)
+            given.append(request.answer.add(event))
+            return True
+
         try:
             await self.restoring.make_way(request.turn, partition)
-            await exchange.run(deliver)
+            await exchange.run(deliver, show_now)
         except (PlainHTTP, UpstreamError, ConnectionLost, ConnectionResetError):
             assert turn.state is not State.COMPLETED or not patient
         if shown:

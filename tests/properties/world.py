@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from random import Random
 from typing import Any, ClassVar, Self
 
@@ -344,7 +345,7 @@ class World(ABC):
             await self.upstream.pause()
 
         try:
-            await exchange.run(deliver)
+            await exchange.run(deliver, partial(self._show_now, case, read))
             case.given.append(read.answer.finish())
             self.outcomes[turn.state.value] += 1
         except PlainHTTP as exc:
@@ -361,6 +362,14 @@ class World(ABC):
             self._speakers[turn.baseline.response_id] = case.agent
         if case.shown:
             self._check(case)
+
+    def _show_now(self, case: Case, read: Readable, event: ServerEvent) -> bool:
+        assert case.shown, "the agent has no status yet"
+        if self.pick(4) == 3:
+            return False
+        case.shown.append(event)
+        case.given.append(read.answer.add(event))
+        return True
 
     def _turn(self, read: Readable) -> Turn:
         """Return the turn that answers what was *read*; whether a chain may begin in another form changes."""

@@ -148,6 +148,35 @@ async def test_nothing_is_held_back(proxied: Any, frames_of: Any) -> None:
     assert [data for piece in pieces for _, data in events(piece)] == [CREATED, *deltas, COMPLETED]
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_events_that_come_alone_are_framed_as_any(proxied: Any, frames_of: Any, version: str) -> None:
+    """They leave past the library, between others that do not: chunks, or none, are right, and all is counted."""
+    seen = asyncio.Semaphore(0)
+    pieces = [b'{"type":"response.output_text.delta","delta":"%s"}' % (b"x" * size) for size in (0, 1, 500, 5000)]
+    between = b'{"type":"response.output_item.done","item":{}}'
+    frames = [CREATED, *pieces, between, *pieces, COMPLETED]
+
+    async def one_by_one() -> AsyncIterator[bytes]:
+        for frame in frames:
+            yield frame
+            await seen.acquire()
+
+    run = await proxied(upstream=await frames_of(one_by_one))
+    agent, body = await run.dial(), orjson.dumps(ASK)
+    await agent.send(b"POST /v1/responses HTTP/%s\r\nHost: localhost\r\n" % version.encode())
+    await agent.send(b"Authorization: Bearer key\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    head, got = await agent.head(), b""
+    assert head.all("Transfer-Encoding") == (["chunked"] if version == "1.1" else [])
+    for frame in frames:
+        record = b"event: " + orjson.loads(frame)["type"].encode() + b"\ndata: " + frame + b"\n\n"
+        chunk = b"%x\r\n%b\r\n" % (len(record), record) if version == "1.1" else record
+        assert await agent.reader.readexactly(len(chunk)) == chunk
+        got += record
+        seen.release()
+    await run.recorded(1)
+    assert run.server.ledger.agents.sent == len(got)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the segments of a connection")
 async def test_the_first_event_comes_in_one_piece_with_the_headers(proxied: Any, frames_of: Any) -> None:
     """One packet, not two: the agent's socket was sent one segment of data by then."""

@@ -106,6 +106,34 @@ async def test_an_agent_that_takes_nothing_of_a_whole_answer_is_hung_up_on(proxi
     assert writer.is_closing()
 
 
+async def test_what_an_agent_does_not_take_keeps_its_order(proxied: Start, stack: AsyncExitStack) -> None:
+    """Each event comes alone: the first ones are shown where they arrive, later ones wait, the last do not."""
+    pieces = [{"type": "response.output_text.delta", "delta": f"{n} {'x' * 2000}"} for n in range(1000)]
+    go_on = asyncio.Event()
+
+    async def speak(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send(orjson.dumps(CREATED).decode())
+        for number, each in enumerate(pieces):
+            await asyncio.sleep(0)
+            await connection.send(orjson.dumps(each).decode())
+            if number == 900:
+                await go_on.wait()
+        await connection.send(orjson.dumps({**COMPLETED, "response": {"id": "r", "output": []}}).decode())
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0, compression=None))
+    run = await proxied(upstream="http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname()))
+    agent = await asking(run)
+    await asyncio.sleep(0.3)
+    heard = b""
+    while not heard.endswith(b"\r\n0\r\n\r\n"):
+        heard += await agent.reader.read(2**16)
+        if b'"900 x' in heard:
+            go_on.set()
+    numbers = [int(each.partition(b" ")[0]) for each in heard.split(b'"delta":"')[1:]]
+    assert numbers == list(range(1000))
+
+
 async def test_an_agent_that_reads_slowly_gets_all_of_its_answer(proxied: Start, large: Large) -> None:
     """Whatever it takes gives it time for more."""
     run = await proxied(upstream=large.url, agent_timeout=1)

@@ -114,3 +114,56 @@ async def test_the_end_leaves_no_timer() -> None:
     inbox.close()
     waiting = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
     assert not [timer for timer in waiting if "Inbox" in repr(timer)]
+
+
+async def test_a_message_that_comes_alone_is_dealt_with_where_it_arrives() -> None:
+    """Whoever waits is not woken for it; the next one that is not dealt with is theirs."""
+    inbox, dealt_with = Inbox(100), []
+
+    def at_once(message: bytes) -> bool:
+        dealt_with.append(message)
+        return message != b"mine"
+
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(inbox.wait(5, at_once))
+        await asyncio.sleep(0)
+        for data in (b"one", b"two"):
+            inbox.put_alone(data)
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assert not inbox
+        inbox.put_alone(b"mine")
+    assert dealt_with == [b"one", b"two", b"mine"]
+    assert inbox.take() == b"mine"
+
+
+async def test_nothing_overtakes_what_has_not_been_taken() -> None:
+    """Between a message and the one that waited for it being awake, another one comes behind it, also alone."""
+    inbox, dealt_with = Inbox(100), []
+
+    def at_once(message: bytes) -> bool:
+        dealt_with.append(message)
+        return True
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(inbox.wait(5, at_once))
+        await asyncio.sleep(0)
+        inbox.put(text(b"one"))
+        inbox.put_alone(b"two")
+    inbox.put_alone(b"three")  # nobody waits
+    assert not dealt_with
+    assert [inbox.take() for _ in range(3)] == [b"one", b"two", b"three"]
+
+
+async def test_what_is_dealt_with_at_once_begins_the_wait_anew() -> None:
+    """The limit is one for each silence, not for the sum of all."""
+    inbox, loop = Inbox(100), asyncio.get_running_loop()
+    began = loop.time()
+    waiting = loop.create_task(inbox.wait(0.3, lambda _: True))
+    for _ in range(6):
+        await asyncio.sleep(0.1)
+        inbox.put_alone(b"one")
+    assert not waiting.done()
+    with pytest.raises(TimeoutError):
+        await waiting
+    assert 0.85 < loop.time() - began < 30

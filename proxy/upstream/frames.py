@@ -1,0 +1,90 @@
+"""A message that arrives as one frame, and alone: most events do, and each wakes us.
+
+The library's parser takes every frame apart in three generators. A short frame of text that begins where another
+ended needs none of them. `Frames` knows where that is, for the library does not say.
+"""
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, Protocol
+
+from proxy.upstream.deflate import Deflate
+
+_TEXT = 0x81
+"""The first byte of a frame that is a message of text (RFC 6455, section 5.2)."""
+
+_COMPRESSED = 0x40
+"""What that byte has besides where the message is compressed (RFC 7692, section 6)."""
+
+_FIN, _OPCODE, _CONTROL = 0x80, 0x0F, 8
+_LENGTH = 0x7F
+_HEADERS = {126: 4, 127: 10}
+"""Bytes of a header by what stands in the place of the length, if not 2. What a server sends has no mask."""
+
+_INFLATES = 1040
+"""How many times larger deflate can make anything, and a little more."""
+
+_OPENED = b"\r\n\r\n"
+"""What the answer to the upgrade ends with; frames may follow at once."""
+
+
+class Frames:
+    """Where what upstream sends stands, from the answer to the upgrade on; *protocol* is the library's reader."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._largest = (protocol.max_message_size or 0) // _INFLATES
+        self._is_between = False
+        self._opening: bytes | None = b""
+        self._head = b""
+        self._left = 0
+        self._is_amid_message = False
+
+    def alone(self, data: bytes) -> bytes | None:
+        """Return the message that *data* is, which was just received; None where it is for the library to read."""
+        if not self._is_between or len(data) < 2 or data[0] & ~_COMPRESSED != _TEXT:
+            return None
+        size, begins = data[1], 2
+        if size == 126:
+            size, begins = int.from_bytes(data[2:4]), 4
+        elif size > 126:
+            return None
+        if len(data) != begins + size or size > self._largest or self._protocol.state is not OPEN:
+            return None
+        payload = data[begins:]
+        return payload if data[0] == _TEXT else self._inflated(payload)
+
+    def _inflated(self, payload: bytes) -> bytes | None:
+        deflate = next((each for each in self._protocol.extensions if isinstance(each, Deflate)), None)
+        if deflate is None:
+            return None
+        try:
+            return bytes(deflate.decode(Frame(Opcode.TEXT, payload, rsv1=True)).data)
+        except ProtocolError:  # which the library tells upstream: what cannot be inflated now cannot be then
+            return None
+
+    def follow(self, data: bytes) -> None:
+        """Take note of *data*, which the library reads."""
+        if self._opening is not None:
+            opening, end, data = (self._opening + data).partition(_OPENED)
+            self._opening = None if end else opening[1 - len(_OPENED) :]
+        at, end_ = 0, len(data)
+        while at < end_:
+            if self._left:
+                step = min(self._left, end_ - at)
+                self._left -= step
+                at += step
+                continue
+            known = len(self._head)
+            head = self._head + data[at : at + 10 - known]
+            size = head[1] & _LENGTH if len(head) > 1 else 0
+            needs = _HEADERS.get(size, 2)
+            if len(head) < needs:
+                self._head = head
+                break
+            at += needs - known
+            self._head = b""
+            self._left = size if needs == 2 else int.from_bytes(head[2:needs])
+            if head[0] & _OPCODE < _CONTROL:
+                self._is_amid_message = not head[0] & _FIN
+        self._is_between = not (self._left or self._head or self._is_amid_message or self._opening is not None)
