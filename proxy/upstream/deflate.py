@@ -47,6 +47,12 @@ class Deflate(PerMessageDeflate):
         data = self.encoder.compress(written) + self.encoder.flush(zlib.Z_SYNC_FLUSH)
         return data.removesuffix(_FLUSHED)
 
+    def inflate(self, payload: bytes) -> bytes:
+        """Return what upstream compressed to *payload*, a whole message. Raises zlib.error where it did not."""
+        once = self.remote_no_context_takeover
+        decoder = zlib.decompressobj(wbits=-self.remote_max_window_bits) if once else self.decoder
+        return decoder.decompress(payload + _FLUSHED)
+
     @property
     def terms(self) -> str:
         """What was negotiated, in the words of the upgrade; our own window is always the whole one."""

@@ -4,8 +4,8 @@ The library's parser takes every frame apart in three generators. A short frame 
 ended needs none of them. `Frames` knows where that is, for the library does not say.
 """
 
-from websockets.exceptions import ProtocolError
-from websockets.frames import Frame, Opcode
+import zlib
+
 from websockets.protocol import OPEN, Protocol
 
 from proxy.upstream.deflate import Deflate
@@ -34,6 +34,7 @@ class Frames:
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
         self._largest = (protocol.max_message_size or 0) // _INFLATES
+        self._deflate: Deflate | None = None
         self._is_between = False
         self._opening: bytes | None = b""
         self._head = b""
@@ -55,12 +56,11 @@ class Frames:
         return payload if data[0] == _TEXT else self._inflated(payload)
 
     def _inflated(self, payload: bytes) -> bytes | None:
-        deflate = next((each for each in self._protocol.extensions if isinstance(each, Deflate)), None)
-        if deflate is None:
-            return None
+        if self._deflate is None:
+            self._deflate = next((each for each in self._protocol.extensions if isinstance(each, Deflate)), None)
         try:
-            return bytes(deflate.decode(Frame(Opcode.TEXT, payload, rsv1=True)).data)
-        except ProtocolError:  # which the library tells upstream: what cannot be inflated now cannot be then
+            return self._deflate.inflate(payload) if self._deflate is not None else None
+        except zlib.error:  # what cannot be inflated now cannot be then, and the library tells upstream
             return None
 
     def follow(self, data: bytes) -> None:
