@@ -136,7 +136,32 @@ async def test_pieces_that_come_alone_are_shown_where_they_arrive(stack: AsyncEx
         await exchange.run(deliver, show_now)
     assert [event.json()["number"] for event in shown.events] == list(range(9))
     assert now == [1, 2, 3, 5, 7]
-    assert exchange.turn.says_something
+
+
+async def test_a_piece_of_an_item_that_is_never_told_is_known_of(stack: AsyncExitStack) -> None:
+    """The agent has it and upstream may not: the next turn cannot go on from there."""
+
+    async def speak(socket: ServerConnection) -> None:
+        await socket.recv()
+        for kind in ("created", "output_text.delta", "completed"):
+            event = {"type": f"response.{kind}", "response": {"id": "resp_1", "output": []}}
+            await socket.send(orjson.dumps(event).decode())
+            await taken.acquire()
+
+    async def deliver(_events: Any) -> None:
+        taken.release()
+
+    def show_now(_event: ServerEvent) -> bool:
+        taken.release()
+        return True
+
+    taken = asyncio.Semaphore(0)
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0))
+    async with Pooled("http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())) as pooled:
+        exchange = pooled.exchange(request(user("a")))
+        await exchange.run(deliver, show_now)
+        assert exchange.turn.state is State.COMPLETED
+        assert exchange.turn.baseline is None
 
 
 async def test_a_piece_that_cannot_be_shown_at_once_fails_where_that_is_told(stack: AsyncExitStack) -> None:

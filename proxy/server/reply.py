@@ -228,7 +228,7 @@ class EventReply:
 
     def show_now(self, event: ServerEvent) -> bool:
         """Show *event* at once, if the agent has been shown others and waits for more; return whether it was."""
-        if not (self._shown and self._reply.takes_more) or self._writing.locked():
+        if not (self._shown and self._reply.takes_more):
             return False
         if chunk := self._answer.add(event):
             self._reply.write_now(chunk)

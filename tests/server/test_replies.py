@@ -159,7 +159,8 @@ async def test_events_that_come_alone_are_framed_as_any(proxied: Any, frames_of:
     async def one_by_one() -> AsyncIterator[bytes]:
         for frame in frames:
             yield frame
-            await seen.acquire()
+            async with asyncio.timeout(5):
+                await seen.acquire()
 
     run = await proxied(upstream=await frames_of(one_by_one))
     agent, body = await run.dial(), orjson.dumps(ASK)

@@ -106,6 +106,27 @@ async def test_an_agent_that_takes_nothing_of_a_whole_answer_is_hung_up_on(proxi
     assert writer.is_closing()
 
 
+async def test_an_agent_that_takes_none_of_many_pieces_is_hung_up_on(
+    proxied: Start, stack: AsyncExitStack
+) -> None:
+    """What comes alone is not piled up for it either."""
+
+    async def speak(connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send(orjson.dumps(CREATED).decode())
+        while True:
+            await connection.send(orjson.dumps({**DELTA, "delta": "x" * 20_000}).decode())
+            await asyncio.sleep(0.005)
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0, compression=None))
+    upstream = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+    run = await proxied(upstream=upstream, agent_timeout=0.3)
+    await asking(run)
+    async with asyncio.timeout(15):
+        await run.recorded(1)
+    assert run.server.ledger.statuses == {"aborted": 1}
+
+
 async def test_what_an_agent_does_not_take_keeps_its_order(proxied: Start, stack: AsyncExitStack) -> None:
     """Each event comes alone: the first ones are shown where they arrive, later ones wait, the last do not."""
     pieces = [{"type": "response.output_text.delta", "delta": f"{n} {'x' * 2000}"} for n in range(1000)]

@@ -124,8 +124,10 @@ def test_whatever_arrives_is_read_as_the_library_reads_it(seed: int, kind: str) 
 def test_any_cut_is_found_again() -> None:
     """Wherever a stream is cut in two, what is behind the cut is not taken for a frame unless it is one."""
     inner = b"".join(written(text(b"{}"), text(bytes(200)), text(b"{}")))
-    stream = b"".join(written(text(inner), Frame(Opcode.PING, inner[:100]), text(inner * 400)))
-    for place in range(len(inner) + 120):
+    looks_like_one = text(b"{}" + bytes(0x8102 - 2))  # behind half its header
+    stream = b"".join(written(looks_like_one, text(inner), Frame(Opcode.PING, inner[:100]), text(inner * 400)))
+    begins = len(written(looks_like_one)[0])
+    for place in (*range(10), *range(begins, begins + len(inner) + 120)):
         reader, library = Reader(), Reader(lone=False)
         for part in (stream[:place], stream[place : place + 4], stream[place + 4 :]):
             reader.read(part)
