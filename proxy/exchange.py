@@ -157,7 +157,8 @@ class Exchange:
         shown: list[ServerEvent] = []
         try:
             while True:
-                shown += turn.receive(await self._next(connection, at_once=None if shown else self._at_once))
+                at_once = self._at_once if turn.goes_on and not shown else None
+                shown += turn.receive(await self._next(connection, at_once=at_once))
                 if not (turn.in_flight and connection.has_more and len(shown) < _TOGETHER):
                     break
         except GarbledEvent as exc:
@@ -172,7 +173,7 @@ class Exchange:
             if shown:
                 await deliver(tuple(shown))
 
-    async def _next(self, connection: Connection, *, at_once: Callable[[ServerEvent], bool] | None) -> ServerEvent:
+    async def _next(self, connection: Connection, *, at_once: ShowNow | None) -> ServerEvent:
         waits = self._waits
         if self.turn.begun:
             return await connection.receive(waits.event_timeout, "event_timeout", at_once=at_once)
@@ -181,10 +182,9 @@ class Exchange:
 
     def _at_once(self, event: ServerEvent) -> bool:
         """Show *event* where it arrives, if it is a piece of an answer that the agent reads along."""
-        turn = self.turn
-        if not (turn.goes_on and event.is_piece and self._show_now(event)):
+        if not (self.turn.is_mere_piece(event) and self._show_now(event)):
             return False
-        turn.note_piece()
+        self.turn.note_piece()
         return True
 
     def _doubt(self) -> Doubt | None:

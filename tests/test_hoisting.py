@@ -10,6 +10,7 @@ import pytest
 from conversation import Clock
 from openai import AsyncOpenAI
 from proxied import Proxied
+from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.simulator import Failed, Fault, FunctionCall, ModelCall, Output, Reasoning, says
 
@@ -59,6 +60,28 @@ async def test_a_chain_is_told_its_settings_once(proxied: Any, agents: Any) -> N
     assert [len(request["input"]) for request in rest] == [1, 1]
     assert all(is_hoisted(request) and request["temperature"] == 0.5 for request in sent(run))
     assert (await run.figures())["hoists"] == {"turns": 3, "proven": 0, "disproven": 0}
+
+
+async def test_any_event_tells_the_agents_own_settings(proxied: Any, stack: AsyncExitStack) -> None:
+    """Also one that adds a piece, comes alone, and has the response in it."""
+    response = {"id": "r", "output": [], "instructions": None}
+    kinds = ("created", "output_text.delta", "state.delta", "completed")
+
+    async def speak(connection: ServerConnection) -> None:
+        await connection.recv()
+        for kind in kinds:
+            event = {"type": f"response.{kind}", "delta": "a", "response": response}
+            await connection.send(orjson.dumps(event).decode())
+            await asyncio.sleep(0.05)
+        await connection.wait_closed()
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0))
+    upstream = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+    run = await proxied(upstream=upstream, hoist="on")
+    asked = {"model": "m", "store": False, "stream": True, "input": [{"role": "user", "content": "x"}]}
+    answer = await run.post({**asked, "instructions": "Be brief."})
+    told = [orjson.loads(line[6:]) for line in answer.body.splitlines() if line.startswith(b"data: ")]
+    assert [each["response"]["instructions"] for each in told] == ["Be brief."] * len(kinds)
 
 
 async def test_it_is_off_unless_asked_for(proxied: Any, agents: Any) -> None:

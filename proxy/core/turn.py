@@ -156,6 +156,11 @@ class Turn:
         """Whether the agent is being shown an answer that has not ended."""
         return self.shown and self.state is State.STREAMING
 
+    def is_mere_piece(self, event: ServerEvent) -> bool:
+        """Whether *event* adds to an answer that goes on, and nothing else, and is shown as it came."""
+        is_as_it_came = self.hoisted is None or event.telling(self.hoisted.fields) is event
+        return self.goes_on and event.is_piece and is_as_it_came
+
     def start(self, upload: Delta | Full, *, reused: bool, earlier: str | None = None) -> Message:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before.
 

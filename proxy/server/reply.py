@@ -39,6 +39,10 @@ _NEVER_WAITS = 32 * 1024
 """Bytes that an empty buffer always takes: asyncio's holds 64 KiB."""
 
 
+_SHORT = 8 * 1024
+"""Bytes of an event that stays below that in any API's words."""
+
+
 class RelayedResponse(web.StreamResponse):
     """Upstream's own response, with upstream's headers and no others."""
 
@@ -228,7 +232,7 @@ class EventReply:
 
     def show_now(self, event: ServerEvent) -> bool:
         """Show *event* at once, if the agent has been shown others and waits for more; return whether it was."""
-        if not (self._shown and self._reply.takes_more):
+        if not (self._shown and self._reply.takes_more) or len(event.raw) > _SHORT:
             return False
         if chunk := self._answer.add(event):
             self._reply.write_now(chunk)

@@ -57,9 +57,6 @@ _TOO_SLOW = 408
 _CLOCK = 0.0005
 """Seconds below which no answer is believed to have come."""
 
-_AWAKE = 1.0
-"""Seconds after a look at the time of day within which what is heard is no reason for another."""
-
 _BLIND_PATIENCE = 5.0
 """Where the kernel does not tell a reader that is slow from a link that is dark: what a stall is allowed."""
 
@@ -98,7 +95,7 @@ class _Socket(ClientConnection):
         self.inbox = Inbox(max_unread)
         self._frames = Frames(self.protocol)
         self._made_at = self.heard_at = self.loop.time()
-        self.lag, self._awake_until = lag(), self._made_at + _AWAKE
+        self.lag = lag()
         self._first_answer: float | None = None
         self.proven_rate = 0.0
 
@@ -122,9 +119,7 @@ class _Socket(ClientConnection):
         control(sock, self._congestion)
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = now = self.loop.time()
-        if now > self._awake_until:
-            self.lag, self._awake_until = lag(), now + _AWAKE
+        self.heard_at, self.lag = self.loop.time(), lag()
         if self._first_answer is None:
             self._first_answer = self.heard_at - self._made_at
             self.proven_rate = self._meter.written / max(self._first_answer, _CLOCK)
@@ -366,13 +361,9 @@ class Connection:
         return event
 
     def _at_once(self, deal_with: Callable[[ServerEvent], bool], message: bytes) -> bool:
-        try:
-            done = deal_with(ServerEvent.parse(message))
-        except Exception:  # noqa: BLE001  (taken the usual way it fails again, where that is told)
-            return False
-        if done:
-            self._heard()
-        return done
+        event = ServerEvent.parse(message)
+        self._heard()
+        return deal_with(event)
 
     @property
     def is_mute(self) -> bool:

@@ -21,6 +21,9 @@ _LENGTH = 0x7F
 _HEADERS = {126: 4, 127: 10}
 """Bytes of a header by what stands in the place of the length, if not 2. What a server sends has no mask."""
 
+_FLUSHED_APART = 2044
+"""Bytes of a compressed payload from which on the library flushes by itself, which finds more faults."""
+
 _INFLATES = 1040
 """How many times larger deflate can make anything, and a little more."""
 
@@ -52,8 +55,9 @@ class Frames:
             return None
         if len(data) != begins + size or size > self._largest or self._protocol.state is not OPEN:
             return None
-        payload = data[begins:]
-        return payload if data[0] == _TEXT else self._inflated(payload)
+        if data[0] == _TEXT:
+            return data[begins:]
+        return self._inflated(data[begins:]) if size < _FLUSHED_APART else None
 
     def _inflated(self, payload: bytes) -> bytes | None:
         if self._deflate is None:

@@ -14,7 +14,9 @@ from websockets.frames import Frame
 Waiter: TypeAlias = asyncio.Future[None]
 
 AtOnce: TypeAlias = Callable[[bytes], bool]
-"""Deals with a message where it arrives, if it can be dealt with without a wait; says whether it was."""
+"""Deals with a message where it arrives, if it can be dealt with without a wait; says whether it was.
+
+What it raises is raised by the wait."""
 
 
 class Inbox:
@@ -54,9 +56,14 @@ class Inbox:
         That there is a wait says that all messages before it have been dealt with.
         """
         waiter, at_once = self._waiter, self._at_once
-        if waiter is not None and at_once is not None and not waiter.done() and at_once(message):
-            self._due = waiter.get_loop().time() + self._limit
-            return True
+        if waiter is not None and at_once is not None and not waiter.done():
+            try:
+                if at_once(message):
+                    self._due = waiter.get_loop().time() + self._limit
+                    return True
+            except Exception as exc:  # noqa: BLE001  (it belongs to whoever waits)
+                waiter.set_exception(exc)
+                return True
         self._add(message)
         return False
 

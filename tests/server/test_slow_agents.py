@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 from proxied import KEY, Peer, Proxied, RawUpstream
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -115,8 +116,8 @@ async def test_an_agent_that_takes_none_of_many_pieces_is_hung_up_on(
         await connection.recv()
         await connection.send(orjson.dumps(CREATED).decode())
         while True:
-            await connection.send(orjson.dumps({**DELTA, "delta": "x" * 20_000}).decode())
-            await asyncio.sleep(0.005)
+            await connection.send(orjson.dumps({**DELTA, "delta": "x" * 8000}).decode())
+            await asyncio.sleep(0.003)
 
     server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0, compression=None))
     upstream = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
@@ -124,6 +125,46 @@ async def test_an_agent_that_takes_none_of_many_pieces_is_hung_up_on(
     await asking(run)
     async with asyncio.timeout(15):
         await run.recorded(1)
+    assert run.server.ledger.statuses == {"aborted": 1}
+
+
+class SmallSite(web.TCPSite):
+    """A site whose connections have small buffers: the system takes little for an agent that takes nothing."""
+
+    async def start(self) -> None:
+        """Listen."""
+        await super().start()
+        for each in self._server.sockets:  # type: ignore[union-attr]
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_an_agent_that_takes_none_of_a_large_piece_is_hung_up_on(
+    proxied: Start, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
+) -> None:
+    """It came alone in a small frame, compressed; upstream says no more for now, or goes on in small pieces."""
+    monkeypatch.setattr(web, "TCPSite", SmallSite)
+    gone = asyncio.Event()
+
+    async def speak(connection: ServerConnection) -> None:
+        await connection.recv()
+        for each in (CREATED, {**DELTA, "delta": "x"}, {**DELTA, "delta": "x" * 1_900_000}):
+            await connection.send(orjson.dumps(each).decode())
+            await asyncio.sleep(0.05)
+        while goes_on and not gone.is_set():
+            await connection.send(orjson.dumps({**DELTA, "delta": "x"}).decode())
+            await asyncio.sleep(0.05)
+        await connection.wait_closed()
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0))
+    upstream = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+    run = await proxied(upstream=upstream, agent_timeout=0.3)
+    await asking(run)
+    try:
+        async with asyncio.timeout(15):
+            await run.recorded(1)
+    finally:
+        gone.set()
     assert run.server.ledger.statuses == {"aborted": 1}
 
 

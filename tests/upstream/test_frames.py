@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from websockets.client import ClientProtocol
-from websockets.exceptions import ProtocolError
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import DATA_OPCODES, Close, Frame, Opcode
 from websockets.protocol import CLOSING, OPEN
@@ -202,6 +202,16 @@ def test_what_may_be_too_large_is_left_to_the_library() -> None:
     assert Reader().read(small)
     assert not Reader(most=1000).read(small)
     assert not Reader(most=None).read(small)
+
+
+def test_a_block_that_a_flush_would_fill_up_is_told_by_the_library() -> None:
+    """It lacks its last bytes, and takes those of the flush for its own: the library finds that, not we."""
+    said = b"x" * 3000
+    head = b"\x00" + len(said).to_bytes(2, "little") + (0xFFFF ^ len(said)).to_bytes(2, "little")
+    payload = head + said[:-4]
+    reader = Reader(Deflate(False, False, 15, 15), most=2**26)  # noqa: FBT003
+    assert not reader.read(b"\xc1\x7e" + len(payload).to_bytes(2) + payload)
+    assert isinstance(reader.protocol.parser_exc, PayloadTooBig)
 
 
 def test_what_cannot_be_inflated_is_told_by_the_library() -> None:

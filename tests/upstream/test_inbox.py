@@ -167,3 +167,18 @@ async def test_what_is_dealt_with_at_once_begins_the_wait_anew() -> None:
     with pytest.raises(TimeoutError):
         await waiting
     assert 0.85 < loop.time() - began < 30
+
+
+async def test_what_fails_at_once_fails_whoever_waits() -> None:
+    """It is raised there, and the message is not dealt with again."""
+    inbox = Inbox(100)
+
+    def at_once(_message: bytes) -> bool:
+        raise ZeroDivisionError
+
+    waiting = asyncio.get_running_loop().create_task(inbox.wait(5, at_once))
+    await asyncio.sleep(0)
+    assert inbox.put_alone(b"one")
+    with pytest.raises(ZeroDivisionError):
+        await waiting
+    assert not inbox
