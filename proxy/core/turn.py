@@ -158,8 +158,9 @@ class Turn:
 
     def is_mere_piece(self, event: ServerEvent) -> bool:
         """Whether *event* adds to an answer that goes on, and nothing else, and is shown as it came."""
-        is_as_it_came = self.hoisted is None or event.telling(self.hoisted.fields) is event
-        return self.goes_on and event.is_piece and is_as_it_came
+        if not (self.goes_on and event.is_piece):
+            return False
+        return self.hoisted is None or event.telling(self.hoisted.fields) is event
 
     def start(self, upload: Delta | Full, *, reused: bool, earlier: str | None = None) -> Message:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before.

@@ -38,7 +38,6 @@ _FRAMING = frozenset({"content-length", "transfer-encoding"})
 _NEVER_WAITS = 32 * 1024
 """Bytes that an empty buffer always takes: asyncio's holds 64 KiB."""
 
-
 _SHORT = 8 * 1024
 """Bytes of an event that stays below that in any API's words."""
 

@@ -72,10 +72,10 @@ class Frames:
         if self._opening is not None:
             opening, end, data = (self._opening + data).partition(_OPENED)
             self._opening = None if end else opening[1 - len(_OPENED) :]
-        at, end_ = 0, len(data)
-        while at < end_:
+        at, total = 0, len(data)
+        while at < total:
             if self._left:
-                step = min(self._left, end_ - at)
+                step = min(self._left, total - at)
                 self._left -= step
                 at += step
                 continue
