@@ -86,14 +86,21 @@ class _Socket(ClientConnection):
     """
 
     def __init__(
-        self, *args: Any, meter: Meter, gone: Callable[[], None], max_unread: int, congestion: str, **kwargs: Any
+        self,
+        *args: Any,
+        meter: Meter,
+        gone: Callable[[], None],
+        max_event: int,
+        max_unread: int,
+        congestion: str,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._meter = meter
         self._gone = gone
         self._congestion = congestion
         self.inbox = Inbox(max_unread)
-        self._frames = Frames(self.protocol)
+        self._frames = Frames(self.protocol, max_event)
         self._made_at = self.heard_at = self.loop.time()
         self.lag = lag()
         self._first_answer: float | None = None
@@ -241,6 +248,7 @@ class Connection:
                     _Socket,
                     meter=meter,
                     gone=gone,
+                    max_event=timing.max_event_bytes,
                     max_unread=timing.max_unread_bytes,
                     congestion=timing.congestion,
                 ),

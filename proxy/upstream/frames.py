@@ -32,11 +32,14 @@ _OPENED = b"\r\n\r\n"
 
 
 class Frames:
-    """Where what upstream sends stands, from the answer to the upgrade on; *protocol* is the library's reader."""
+    """Where what upstream sends stands, from the answer to the upgrade on.
 
-    def __init__(self, protocol: Protocol) -> None:
+    *protocol* is the library's reader, which takes messages of at most *most* bytes.
+    """
+
+    def __init__(self, protocol: Protocol, most: int) -> None:
         self._protocol = protocol
-        self._largest = (protocol.max_message_size or 0) // _INFLATES
+        self._largest = most // _INFLATES
         self._deflate: Deflate | None = None
         self._is_between = False
         self._opening: bytes | None = b""

@@ -25,13 +25,13 @@ OPENING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 class Reader:
     """What reads what upstream sends, its WebSocket just open: the library, and `Frames` before it if *lone*."""
 
-    def __init__(self, *extensions: Deflate, most: int | None = MOST, lone: bool = True) -> None:
+    def __init__(self, *extensions: Deflate, most: int = MOST, lone: bool = True) -> None:
         self.protocol = ClientProtocol(parse_uri("ws://upstream/"), state=OPEN, max_size=most)
         self.protocol.extensions = list(extensions)
         self.messages: list[bytes] = []
         self.alone = 0
         self._lone = lone
-        self._frames = Frames(self.protocol)
+        self._frames = Frames(self.protocol, most)
         self._frames.follow(OPENING)
         self._begun = b""
 
@@ -139,7 +139,7 @@ def test_frames_behind_the_answer_to_the_upgrade() -> None:
     """They may come with it, or its end alone: before it nothing is a frame."""
     whole = OPENING + b"".join(written(text(b"{}")))
     for place in range(1, len(whole)):
-        frames = Frames(ClientProtocol(parse_uri("ws://upstream/"), state=OPEN, max_size=MOST))
+        frames = Frames(ClientProtocol(parse_uri("ws://upstream/"), state=OPEN, max_size=MOST), MOST)
         frames.follow(whole[:place])
         ended = place in (len(OPENING), len(whole))
         assert (frames.alone(b"\x81\x02[]") == b"[]") is ended, place
@@ -201,7 +201,6 @@ def test_what_may_be_too_large_is_left_to_the_library() -> None:
     (small,) = written(text(bytes(100)))
     assert Reader().read(small)
     assert not Reader(most=1000).read(small)
-    assert not Reader(most=None).read(small)
 
 
 def test_a_block_that_a_flush_would_fill_up_is_told_by_the_library() -> None:
