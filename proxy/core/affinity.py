@@ -68,7 +68,7 @@ def choose(
     """Choose a connection for *request*; *room* is how many more may be opened.
 
     With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. With
-    *recall* a stored response is continued although the connection that it came on is gone.
+    *recall* a stored response is continued although its connection is gone, with this turn or before.
     """
     if fresh is None:
         continued = [
@@ -83,7 +83,7 @@ def choose(
             return Use(best.key, delta)
     formers = list(formers)
     upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
-    if recall and fresh is None:
+    if recall and fresh in (None, Mismatch.CONNECTION_LOST):
         upload = _stored(request, formers, dropped) or upload
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
     if blank is not None and fresh is None:

@@ -76,13 +76,22 @@ def test_a_stored_response_is_continued_on_another_connection() -> None:
     assert chosen(THIRD, [], formers=formers) == Open(Full(Mismatch.CONNECTION_LOST))
 
 
+def test_a_stored_response_is_continued_though_its_connection_went_with_the_turn() -> None:
+    """That says nothing of the response; the second attempt needs a new connection, and as little as the first."""
+    formers = [Former(AFTER_SECOND, Mismatch.CONNECTION_LOST)]
+    delta = diff(request(*THIRD), AFTER_SECOND)
+    lost = Mismatch.CONNECTION_LOST
+    assert chosen(THIRD, [free(7)], formers=formers, recall=True, fresh=lost) == Open(delta)
+    assert chosen(THIRD, [], formers=formers, fresh=lost) == Open(Full(lost))
+
+
 def test_a_response_that_is_in_doubt_is_not_recalled() -> None:
-    """After an error, or for a second attempt, everything is sent."""
+    """After an error, or where upstream did not continue it, everything is sent."""
     doubtful = [Former(AFTER_SECOND, Mismatch.AFTER_ERROR)]
     assert chosen(THIRD, [], formers=doubtful, recall=True) == Open(Full(Mismatch.AFTER_ERROR))
     kept = [Former(AFTER_SECOND, Mismatch.CONNECTION_LOST)]
-    again = chosen(THIRD, [], formers=kept, recall=True, fresh=Mismatch.CONNECTION_LOST)
-    assert again == Open(Full(Mismatch.CONNECTION_LOST))
+    again = chosen(THIRD, [], formers=kept, recall=True, fresh=Mismatch.UPSTREAM_FORGOT)
+    assert again == Open(Full(Mismatch.UPSTREAM_FORGOT))
 
 
 def test_a_baseline_at_work_is_not_shared() -> None:
