@@ -186,6 +186,14 @@ class Proxied:
             await self.changed.wait()
             self.changed.clear()
 
+    async def lose_connections(self) -> None:
+        """Have upstream reset every connection between turns, and wait until the proxy has taken note."""
+        before = (await self.figures())["connections"]
+        self.simulator.abort_connections()
+        async with asyncio.timeout(10):
+            while (await self.figures())["connections"]["lost"] < before["lost"] + before["open"]:
+                pass
+
     async def figures(self, path: str = "stats") -> Any:
         """Return what `/_packlight/` shows under *path*."""
         return (await self.ask("GET", f"/_packlight/{path}")).json()

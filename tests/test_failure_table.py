@@ -252,7 +252,7 @@ async def test_an_idle_connection_that_died_is_replaced(proxied: Start, agents: 
     start = await proxied(numbered)
     agent, simulator = await agents(start.server.url), start.simulator
     await agent.turn("one")
-    simulator.abort_connections()
+    await start.lose_connections()
     await agent.turn("two")
     await agent.turn("three")
     assert await figures(start, 3) == [
@@ -274,7 +274,7 @@ async def test_a_stored_response_outlives_its_connection(
     if not store:
         agent.leave_out("store")
     await agent.turn("one")
-    simulator.abort_connections()
+    await start.lose_connections()
     await agent.turn("two")
     await agent.turn("three")
     assert await figures(start, 3) == [
@@ -293,11 +293,11 @@ async def test_a_stored_response_that_upstream_does_not_find_is_not_asked_for_ag
     start = await proxied(numbered)
     agent, simulator = await agents(start.server.url, store=True), start.simulator
     await agent.turn("one")
-    simulator.abort_connections()
+    await start.lose_connections()
     simulator.inject(Fault("before_created", "error", status=400, code="previous_response_not_found"))
     await agent.turn("two")
     await agent.turn("three")
-    simulator.abort_connections()
+    await start.lose_connections()
     await agent.turn("four")
     assert await figures(start, 4) == [
         ("full", "first_turn", 1, "completed"),
@@ -317,6 +317,28 @@ async def test_an_idle_connection_that_upstream_closes_is_replaced(proxied: Star
     await agent.turn("two")
     assert (await figures(start, 2))[1] == ("full", "connection_lost", 1, "completed")
     assert contexts(simulator) == agent.answered
+
+
+@both_ways
+@pytest.mark.parametrize("what", WAYS_TO_LOSE)
+async def test_a_stored_response_outlives_a_connection_that_goes_with_a_turn(
+    proxied: Start, agents: Agents, what: Any, *, stream: bool
+) -> None:
+    """The second attempt sends as little as the first: upstream still has what both continue."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream, store=True), start.simulator
+    await agent.turn("one")
+    simulator.inject(Fault("before_created", what))
+    assert (await agent.turn("two")).text == "answer 1"
+    await agent.turn("three")
+    assert sent(simulator) == [
+        ("full", "completed", 0),
+        ("delta", "cancelled", 0),
+        ("delta", "completed", 1),
+        ("delta", "completed", 1),
+    ]
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 3))[1] == ("delta", None, 2, "completed")
 
 
 @both_ways
@@ -1321,7 +1343,7 @@ async def test_a_history_over_the_limit_still_grows_by_deltas(proxied: Start, ag
     for number in range(5):
         await agent.turn(f"{number}" * 1000)
     assert [row[0] for row in await figures(start, 5)] == ["full", "delta", "delta", "delta", "delta"]
-    simulator.abort_connections()
+    await start.lose_connections()
     await agent.turn("and now")
     assert (await figures(start, 6))[5] == ("http", "too_large", 1, "completed")
     assert contexts(simulator) == agent.answered

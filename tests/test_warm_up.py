@@ -151,7 +151,7 @@ async def test_by_default_nothing_is_uploaded_again(proxied: Start, agents: Agen
     run = await proxied(tells)
     agent = await agents(run.server.url)
     await agent.turn("one")
-    run.simulator.abort_connections()
+    await run.lose_connections()
     await agent.turn("two")
     assert sent(run.simulator) == ["ws", "ws"]
 
@@ -161,7 +161,7 @@ async def test_what_upstream_stores_is_continued_by_its_id(proxied: Start, agent
     run = await proxied(tells, warm_up="on")
     agent = await agents(run.server.url, store=True)
     await agent.turn("one")
-    run.simulator.abort_connections()
+    await run.lose_connections()
     await agent.turn("two")
     assert sent(run.simulator) == ["ws", "delta"]
 

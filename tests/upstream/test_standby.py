@@ -152,7 +152,8 @@ async def test_whoever_hangs_up_leaves_it_to_the_next() -> None:
     authority = trustme.CA()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
-    upstream = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=tls)
+    heard: list[asyncio.StreamWriter] = []  # a writer that nobody holds is closed
+    upstream = await asyncio.start_server(lambda _, writer: heard.append(writer), "127.0.0.1", 0, ssl=tls)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting))
@@ -166,6 +167,8 @@ async def test_whoever_hangs_up_leaves_it_to_the_next() -> None:
     transport.abort()
     await dialer.close()
     upstream.close()
+    for each in heard:
+        each.close()
 
 
 async def test_a_name_that_is_none_is_a_turns_to_tell() -> None:
@@ -231,8 +234,11 @@ async def test_what_upstream_says_unasked_is_not_heard(stack: AsyncExitStack) ->
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
 
-    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
+        await writer.drain()
+        await reader.read()
+        writer.close()
 
     upstream = await asyncio.start_server(greet, "127.0.0.1", 0, ssl=tls)
     stack.callback(upstream.close)
