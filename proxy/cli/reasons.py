@@ -8,18 +8,19 @@ EXPLANATIONS: dict[str, str] = {
     "call_unanswered": "The model had called a tool whose result is missing from the agent's history.",
     "connection_lost": "The connection to upstream broke, and what it held went with it.",
     "retired": "The connection had been idle for long, or was close to upstream's age limit, and was replaced.",
-    "upstream_forgot": "Upstream no longer knew the earlier response.",
+    "upstream_forgot": "Upstream no longer knew the earlier response; if that goes on, all is sent for a while.",
     "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",
     "after_error": "The turn before ended in an error, after which nothing is taken for granted.",
-    "after_restart": "packlight was restarted; it keeps no history of its own.",
+    "after_restart": "The conversation began elsewhere: packlight was restarted, or the beginning of the history "
+    "changed, or a header that tells credentials apart.",
     "busy": "The conversation's connection was busy with another turn.",
     "too_large": "The message is larger than upstream takes over a WebSocket.",
     "unsupported_field": "The request has a field that a WebSocket or the Responses API has no equal for; "
     "`detail` names it.",
     "translation_refused": "Upstream takes this Chat request as it is, but refused it as a Responses request.",
     "not_diffable": "The request could not be read as a history, so it was passed on as it came.",
-    "no_websocket": "Upstream has no WebSocket endpoint, or refused it for now.",
-    "disabled": "Deltas are switched off for this kind of request, or in the settings.",
+    "no_websocket": "Upstream has no WebSocket endpoint, refused it for now, or could not be reached.",
+    "disabled": "WebSockets, or deltas for this kind of request, are switched off in the settings.",
     "defect": "packlight itself failed on this turn and sent it on as it came; please report what the log says.",
 }
 

@@ -132,6 +132,6 @@ def explain(
         related = related or former.baseline.root == request.root
     if nearest is not None:
         return nearest
-    if related:
-        return Mismatch.HISTORY_CHANGED
-    return Mismatch.AFTER_RESTART if request.has_model_output else Mismatch.FIRST_TURN
+    if not request.has_model_output:
+        return Mismatch.FIRST_TURN  # also where one that was known began with the same words
+    return Mismatch.HISTORY_CHANGED if related else Mismatch.AFTER_RESTART

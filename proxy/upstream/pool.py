@@ -120,7 +120,7 @@ class Partition:
     slots: dict[int, _Slot] = field(default_factory=dict)
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
     chaining_off_until: float = 0.0
-    chaining_off_reason: Mismatch = Mismatch.DISABLED
+    chaining_off_reason: Mismatch = Mismatch.UPSTREAM_FORGOT
     collapses: int = 0
     misses: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class Lease:
             return
         self._partition.misses += 1
         if at_once or self._partition.misses >= _MISSES_BELIEVED:
-            self._chain_no_more(now + off_seconds, Mismatch.DISABLED)
+            self._chain_no_more(now + off_seconds, Mismatch.UPSTREAM_FORGOT)
 
     def note_collapse(self, *, now: float, off_seconds: float) -> None:
         """Remember that upstream confirmed a chain and had lost it: a fault of its own, that will not pass soon.

@@ -149,7 +149,7 @@ def test_the_policy_on_dropped_output_is_asked() -> None:
         (SECOND, [], [Former(AFTER_FIRST, Mismatch.RETIRED)], Mismatch.RETIRED),
         (SECOND, [busy(1, AFTER_FIRST)], [Former(AFTER_FIRST, Mismatch.RETIRED)], Mismatch.BUSY),
         (SECOND, [free(1, OTHER)], [Former(AFTER_FIRST, Mismatch.CONNECTION_LOST)], Mismatch.CONNECTION_LOST),
-        (FIRST, [free(1, AFTER_FIRST)], [], Mismatch.HISTORY_CHANGED),
+        (FIRST, [free(1, AFTER_FIRST)], [], Mismatch.FIRST_TURN),
         ([*FIRST, assistant("Ho"), user("x")], [free(1, AFTER_FIRST)], [], Mismatch.HISTORY_CHANGED),
         ([*SECOND, call(), user("Stop")], [free(1, AFTER_SECOND)], [], Mismatch.CALL_UNANSWERED),
     ],

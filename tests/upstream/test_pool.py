@@ -391,7 +391,7 @@ async def test_three_broken_promises_in_a_row_turn_chaining_off(pooled: Start, s
         assert isinstance(lease.upload, Delta)
         lease.note_delta(continued=False, now=here.clock(), off_seconds=300)
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
-        assert reason(lease.upload) is Mismatch.DISABLED
+        assert reason(lease.upload) is Mismatch.UPSTREAM_FORGOT
     here.clock.advance(300)
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert isinstance(lease.upload, Delta)
@@ -408,4 +408,4 @@ async def test_a_promise_broken_without_a_word_turns_chaining_off_at_once(
     async with here.pool.lease(asked, here.partition) as lease:
         lease.note_delta(continued=False, now=here.clock(), off_seconds=300, at_once=True)
     async with here.pool.lease(asked, here.partition) as lease:
-        assert reason(lease.upload) is Mismatch.DISABLED
+        assert reason(lease.upload) is Mismatch.UPSTREAM_FORGOT
