@@ -1,6 +1,7 @@
 """Every setting, its default and its meaning: the one place where a limit or a default is written."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -39,7 +40,9 @@ class Config:
         OPENAI, 'API base of the provider, such as "https://api.openai.com/v1"; "simulated" needs no key.'
     )
     log_format: Literal["console", "json"] = setting("console", "console or json; logs go to standard error.")
-    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least severe level to log.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "debug, info, warning or error: the least severe level to log."
+    )
     drain_seconds: float = setting(10.0, "On shutdown, how long turns in flight may take to finish.", least=0)
 
     ca_bundle: str = setting(
@@ -163,7 +166,9 @@ class Config:
         (), 'Further Host names to answer to besides loopback ones, such as "host.docker.internal".'
     )
     allowed_origins: tuple[str, ...] = setting(
-        (), 'Web origins that may call, such as "vscode-webview://abc". None by default: no web page may.'
+        (),
+        'Web origins whose pages may call and read answers, such as "vscode-webview://abc". None by default: no '
+        "web page may.",
     )
     volatile_headers: tuple[str, ...] = setting(
         (), "Further request headers that change from request to request and do not tell credentials apart."
@@ -310,9 +315,10 @@ def _checked(name: str, value: Any, source: str) -> Any:
 
 
 def _choice(where: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
+    chosen = value.lower() if isinstance(value, str) else value
+    if chosen not in choices:
         raise BadConfiguration(f"{where} must be {' or '.join(choices)}, not {_shown(value)}")
-    return str(value)
+    return str(chosen)
 
 
 def _number(where: str, value: Any, name: str) -> float:
@@ -393,15 +399,27 @@ def _upstream(where: str, value: str) -> str:
 
 
 def _hosts(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    if any("/" in each for each in value):
-        raise BadConfiguration(f'{where} must be host names alone, such as "host.docker.internal"')
-    return tuple(each.lower() for each in value)
+    names = tuple(each.lower().removeprefix("[").removesuffix("]") for each in value)
+    if any("/" in each or "*" in each or (":" in each and not _is_address(each)) for each in names):
+        raise BadConfiguration(
+            f'{where} must be host names alone, such as "host.docker.internal", without a port or a *'
+        )
+    return names
 
 
 def _origins(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    if any("://" not in each or each.endswith("/") for each in value):
-        raise BadConfiguration(f'{where} must be origins such as "https://example.org", without a path')
+    if any("*" in each or "://" not in each or "/" in each.partition("://")[2] for each in value):
+        raise BadConfiguration(f'{where} must be origins such as "https://example.org", without a path or a *')
+    return tuple(each.lower() for each in value)
+
+
+def _header_names(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(_HEADER_NAME.fullmatch(each) for each in value):
+        raise BadConfiguration(f'{where} must be names of headers alone, such as "x-trace-id"')
     return value
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 LIMITS: dict[str, tuple[float | None, float]] = {
@@ -412,6 +430,7 @@ MORE: dict[str, Callable[[str, Any], Any]] = {
     "upstream": _upstream,
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,
+    "volatile_headers": _header_names,
 }
 
 

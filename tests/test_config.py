@@ -9,6 +9,8 @@ from proxy.config import DEFAULTS, DOCS, Config, Loaded, default_file, example, 
 from proxy.errors import BadConfiguration
 
 ROOT = Path(__file__).parents[1]
+HOSTS = 'must be host names alone, such as "host.docker.internal", without a port or a *'
+ORIGINS = 'must be origins such as "https://example.org", without a path or a *'
 
 
 @pytest.fixture
@@ -110,6 +112,7 @@ def test_unknown_keys_are_refused_with_the_nearest_known_one(file: Path) -> None
         ("drain_seconds", "0", 0.0),
         ("turns_kept", "0", 0),
         ("log_level", "debug", "debug"),
+        ("log_level", "WARNING", "warning"),
         ("allow_remote", "TRUE", True),
         ("allow_remote", "0", False),
         ("allowed_hosts", "a.example, b.example,", ("a.example", "b.example")),
@@ -158,10 +161,30 @@ def test_environment_values_are_read_as_their_type(file: Path, name: str, text: 
         ("allowed_hosts = [1]", "must be text in quotes, not 1"),
         (
             'allowed_hosts = ["http://a"]',
-            'must be host names alone, such as "host.docker.internal"',
+            HOSTS,
         ),
-        ('allowed_origins = ["a"]', 'must be origins such as "https://example.org", without a path'),
-        ('allowed_origins = ["http://a/"]', 'must be origins such as "https://example.org", without a path'),
+        (
+            'allowed_hosts = ["a:80"]',
+            HOSTS,
+        ),
+        (
+            'allowed_hosts = ["*"]',
+            HOSTS,
+        ),
+        ('allowed_origins = ["a"]', ORIGINS),
+        (
+            'allowed_origins = ["http://a/"]',
+            ORIGINS,
+        ),
+        (
+            'allowed_origins = ["http://a/b"]',
+            ORIGINS,
+        ),
+        (
+            'allowed_origins = ["http://*.a"]',
+            ORIGINS,
+        ),
+        ('volatile_headers = ["x:y"]', 'must be names of headers alone, such as "x-trace-id"'),
     ],
 )
 def test_wrong_values_are_refused_with_key_place_and_fix(file: Path, line: str, message: str) -> None:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -47,12 +48,14 @@ async def _serve(config: Config) -> None:
                 simulator = await stack.enter_async_context(Simulator(lenient, script=agent_script()))
                 config = replace(config, upstream=simulator.base_url)
             try:
-                server = await stack.enter_async_context(Server(config))
+                server = await stack.enter_async_context(Server(config, shown=shown))
             except OSError as exc:
                 raise cannot_listen(config.host, config.port, exc) from exc
             except BadConfiguration as exc:
                 raise Refused(str(exc)) from exc
             click.echo(f"packlight {__version__} listening on {server.url}/v1 -> {shown}")
+            if not urlsplit(config.upstream).path:
+                log.get("serve").warning("upstream_without_path", upstream=shown, hint="most APIs are under /v1")
             await stop.wait()
             log.get("serve").info("draining", drain_seconds=config.drain_seconds)
             await stop.patiently(server.drain())

@@ -68,7 +68,7 @@ def summary(figures: Figures, terminal: Terminal) -> list[str]:
 def _totals(stats: Figures) -> list[str]:
     turns, crossed, connections = stats["turns"], stats["bytes"], stats["connections"]
     share = f" ({100 * turns['delta'] / turns['total']:.0f} %)" if turns["total"] else ""
-    up = saving(crossed["from_agents"], crossed["to_upstream"])
+    up = saving(crossed["from_agents"], crossed["to_upstream"]) if crossed["to_upstream"] else "-"
     return [
         (
             f"turns        {turns['total']}: {turns['delta']} deltas{share}, {turns['full']} in full, "

@@ -45,7 +45,8 @@ _LINE_LIMIT = 64 * 1024
 class Server:
     """The proxy, listening. An async context manager; *tls* verifies an upstream with its own authority.
 
-    Entering it raises OSError where the address cannot be had. Leaving it drains.
+    *shown* is what the figures call upstream, if not by its address. Entering it raises OSError where the address
+    cannot be had. Leaving it drains.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Server:
         *,
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
+        shown: str | None = None,
     ) -> None:
         self.url = ""
+        self._shown = config.upstream if shown is None else shown
         self._config = config
         self._clock = clock
         self._endpoint = Endpoint(config.upstream, tls, config.ca_bundle)
@@ -145,7 +148,7 @@ class Server:
         services = Services(
             config, pool, rewriting, restoring, http, ledger, self._clock, _now, in_flight=in_flight
         )
-        application = _application(config, services, self.link)
+        application = _application(config, services, self.link, self._shown)
         runner = web.AppRunner(
             application,
             access_log=None,
@@ -181,7 +184,7 @@ def _log_turn(record: TurnRecord) -> None:
     log.info("turn", **{name: value for name, value in record.as_json().items() if name != "started_at"})
 
 
-def _application(config: Config, services: Services, link: Link) -> web.Application:
+def _application(config: Config, services: Services, link: Link, shown: str) -> web.Application:
     guard = Guard(config.allowed_hosts, config.allowed_origins, config.allow_remote)
 
     def answering(front_end: FrontEnd, *, enabled: bool = True) -> Handler:
@@ -198,7 +201,9 @@ def _application(config: Config, services: Services, link: Link) -> web.Applicat
 
     async def not_found(request: web.Request) -> web.StreamResponse:
         return Reply(request).error(
-            404, "the API is under /v1, and packlight's own pages under /_packlight", "not_found"
+            404,
+            "the API is under /v1, the figures at /metrics and under /_packlight: /health, /stats and /turns",
+            "not_found",
         )
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
@@ -210,12 +215,14 @@ def _application(config: Config, services: Services, link: Link) -> web.Applicat
 
     @web.middleware
     async def guarded(request: web.Request, handler: Callable) -> web.StreamResponse:  # type: ignore[type-arg]
-        refused = _refused(guard, services, request)
-        return await handler(request) if refused is None else refused
+        answer = _refused(guard, services, request)
+        if answer is None:
+            answer = guard.preflight(request)
+        return await handler(request) if answer is None else answer
 
     application = web.Application(middlewares=[guarded])
-    application.on_response_prepare.append(prepare)
-    application.add_routes(Figures(services.ledger, config.upstream, link).routes())
+    application.on_response_prepare.extend((prepare, guard.prepare))
+    application.add_routes(Figures(services.ledger, shown, link).routes())
     router = application.router
     chat = answering(Chat(), enabled=config.chat_completions == "translate")
     router.add_route("POST", "/v1/responses", answering(Responses()), expect_handler=expect)
@@ -232,7 +239,7 @@ def _refused(guard: Guard, services: Services, request: web.Request) -> web.Resp
         status, message = refusal
         response = Reply(request).error(status, message, "refused")
     elif services.draining.is_set():
-        response = Reply(request).error(503, "packlight is stopping", "stopping")
+        response = Reply(request).error(503, "it is stopping", "stopping")
     else:
         return None
     response.force_close()  # the body was not read, and will not be
@@ -243,7 +250,7 @@ def _no_upgrade(request: web.Request) -> web.Response:
     """Refuse a WebSocket from the agent. Codex goes on over HTTP at once on 426, and only on 426."""
     if request.path == "/v1/responses":
         return Reply(request).error(426, "use HTTP: packlight keeps the WebSocket itself", "use_http")
-    return Reply(request).error(501, "packlight does not carry WebSockets from agents", "not_implemented")
+    return Reply(request).error(501, "it does not carry WebSockets from agents", "not_implemented")
 
 
 def _encodings(config: Config, endpoint: Endpoint) -> dict[str, Encoding]:

@@ -72,11 +72,13 @@ class Services:
     async def drain(self) -> None:
         """Take no more requests, give those in flight drain_seconds, and then end them."""
         self.draining.set()
-        if self.in_flight:
-            await asyncio.wait(set(self.in_flight), timeout=self.config.drain_seconds)
-        self.stopping.set()
-        for task in set(self.in_flight):
-            task.cancel()
+        try:
+            if self.in_flight:
+                await asyncio.wait(set(self.in_flight), timeout=self.config.drain_seconds)
+        finally:  # also where whoever stops us has no more patience
+            self.stopping.set()
+            for task in set(self.in_flight):
+                task.cancel()
 
     @property
     def waits(self) -> Waits:
@@ -141,7 +143,7 @@ class AgentRequest:
             if not self._services.stopping.is_set():
                 raise
             task.uncancel()
-            return self._reply.error(503, "packlight is stopping", "stopping")
+            return self._reply.error(503, "it is stopping", "stopping")
         except ConnectionResetError:
             self._status = self._ended_early()  # the agent is gone: nobody is left to answer
             if self._reply.begun:
@@ -182,7 +184,7 @@ class AgentRequest:
             if self._reply.begun:
                 return self._reply.abort()
             if self._turn is not None and not self._turn.may_go_elsewhere():
-                return self._reply.error(502, "packlight failed after upstream had the request", "defect")
+                return self._reply.error(502, "it failed after upstream had the request", "defect")
             return await self._over_http(raw, Mismatch.DEFECT)
 
     async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:

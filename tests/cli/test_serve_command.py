@@ -26,6 +26,13 @@ def post(port: int, body: dict[str, Any]) -> Iterator[HTTPResponse]:
         yield connection.getresponse()
 
 
+def figures(port: int, page: str) -> Any:
+    """Return what ``/_packlight/`` shows on *page*."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request("GET", f"/_packlight/{page}")
+        return orjson.loads(connection.getresponse().read())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_where_it_listens_and_stops_when_asked(packlight: Any, number: int) -> None:
     """One line on standard output says that it is ready; a signal ends it with status 0."""
@@ -33,9 +40,7 @@ def test_it_says_where_it_listens_and_stops_when_asked(packlight: Any, number: i
     assert process.ready == (
         f"packlight {__version__} listening on http://127.0.0.1:{process.port}/v1 -> https://api.openai.com/v1"
     )
-    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as connection:
-        connection.request("GET", "/_packlight/health")
-        assert orjson.loads(connection.getresponse().read())["status"] == "ok"
+    assert figures(process.port, "health")["status"] == "ok"
     code, output, errors = process.end(number)
     assert (code, output) == (0, "")
     assert [orjson.loads(line)["event"] for line in errors.splitlines()] == ["draining"]
@@ -56,6 +61,7 @@ def test_the_simulated_upstream_needs_no_key(packlight: Any) -> None:
     with post(process.port, BODY | {"stream": False}) as response:
         assert response.status == 200
         assert orjson.loads(response.read())["status"] == "completed"
+    assert figures(process.port, "health")["upstream"] == "simulated"
 
 
 def test_a_turn_in_flight_is_finished_before_it_stops(packlight: Any) -> None:
@@ -81,6 +87,31 @@ def test_a_second_signal_does_not_wait_for_turns(packlight: Any) -> None:
         assert "draining" in process.popen.stderr.readline()
         process.popen.send_signal(signal.SIGINT)
         assert process.popen.wait(8) == 0
+
+
+def test_and_tells_agents_for_which_nothing_has_begun(packlight: Any) -> None:
+    """They get a status on which they ask again, and not a closed connection."""
+    upstream = packlight.start("simulate", "--port", "0", "--first-event-seconds", "3600")
+    process = packlight.start("serve", "--port", "0", "--upstream", f"{upstream.url}/v1")
+    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as agent:
+        agent.request("POST", "/v1/responses", orjson.dumps(BODY), AGENT)
+        while not figures(process.port, "stats")["connections"]["opened"]:
+            pass
+        process.popen.send_signal(signal.SIGTERM)
+        assert "draining" in process.popen.stderr.readline()
+        process.popen.send_signal(signal.SIGINT)
+        answer = agent.getresponse()
+        assert answer.status == 503
+        assert orjson.loads(answer.read())["error"]["message"] == "packlight: it is stopping"
+        assert process.popen.wait(8) == 0
+
+
+def test_an_upstream_without_a_path_is_remarked_on(packlight: Any) -> None:
+    """It may be right, and mostly is a slip that shows as a 404 with each request."""
+    process = packlight.start("serve", "--port", "0", "--upstream", "http://127.0.0.1:9", "--log-format", "json")
+    said = orjson.loads(process.popen.stderr.readline())
+    assert (said["event"], said["upstream"]) == ("upstream_without_path", "http://127.0.0.1:9")
+    assert "/v1" in said["hint"]
 
 
 def test_a_taken_port_is_named_with_the_fix(packlight: Any) -> None:

@@ -95,6 +95,14 @@ def test_a_running_proxy_is_summed_up(packlight: Any) -> None:
     assert [turn["reason"] for turn in shown["turns"]] == ["first_turn"]
 
 
+def test_what_never_left_was_not_saved() -> None:
+    """Upstream that cannot be reached is no saving."""
+    stats = FIGURES["stats"] | {"bytes": FIGURES["stats"]["bytes"] | {"from_agents": 32, "to_upstream": 0}}
+    assert "32 B from agents, 0 B to upstream (saved: -)" in "\n".join(
+        summary(FIGURES | {"stats": stats}, Terminal())
+    )
+
+
 def test_the_summary_is_readable() -> None:
     """Figures have units, reasons a sentence, and failed turns a mark."""
     text = "\n".join(summary(FIGURES, Terminal()))

@@ -252,6 +252,42 @@ async def test_configured_names_and_origins_are_let_in(proxied: Any) -> None:
     assert (await run.ask("GET", "/v1/models", KEY, webview, EVIL)).status == 403
 
 
+async def test_pages_of_a_listed_origin_may_read_answers(proxied: Any) -> None:
+    """A browser asks first, and hides from a page what does not name its origin: our answers, and upstream's."""
+    run = await proxied(allowed_origins=("https://good.example",))
+    good = ("Origin", "https://good.example")
+    asked = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "authorization,x-a")]
+    private = ("Access-Control-Request-Private-Network", "true")
+    preflight = await run.ask("OPTIONS", "/v1/responses", good, *asked, private)
+    assert preflight.status == 204
+    assert preflight.get("Access-Control-Allow-Origin") == "https://good.example"
+    assert preflight.get("Access-Control-Allow-Methods") == "POST"
+    assert preflight.get("Access-Control-Allow-Headers") == "authorization,x-a"
+    assert preflight.get("Access-Control-Allow-Private-Network") == "true"
+    assert run.simulator.requests == []
+    body = {"model": "m", "input": "hi", "stream": True}
+    for answer in (
+        await run.post(body, good),
+        await run.ask("GET", "/v1/models", KEY, good),
+        await run.ask("GET", "/nowhere", good),
+    ):
+        assert answer.all("Access-Control-Allow-Origin") == ["https://good.example"]
+        assert "Origin" in answer.all("Vary")
+
+
+@pytest.mark.parametrize("origins", [(), ("https://good.example",)])
+async def test_nobody_else_is_told_so(proxied: Any, origins: tuple[str, ...]) -> None:
+    """A page that is not listed learns nothing, a program sees no such header, and its OPTIONS are upstream's."""
+    run = await proxied(allowed_origins=origins)
+    asked = ("Access-Control-Request-Method", "POST")
+    refused = await run.ask("OPTIONS", "/v1/responses", EVIL, asked)
+    assert (refused.status, refused.get("Access-Control-Allow-Origin")) == (403, "")
+    answer = await run.ask("GET", "/v1/models", KEY)
+    assert (answer.status, answer.get("Access-Control-Allow-Origin"), answer.get("Vary")) == (200, "", "")
+    await run.ask("OPTIONS", "/v1/echo", KEY, asked)
+    assert [each.method for each in run.simulator.requests][-1] == "OPTIONS"
+
+
 async def test_remote_addresses_only_by_permission(proxied: Any) -> None:
     """With allow_remote a machine is known by its addresses; names still have to be listed."""
     run = await proxied(allow_remote=True)
