@@ -18,6 +18,7 @@ from proxy.core.hoist import Hoisted
 from proxy.core.items import Item, Output, Raw
 from proxy.core.message import Message
 from proxy.core.replay import Replays, Verdict
+from proxy.core.told import Told
 from proxy.core.weight import Reading, Weight
 from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
@@ -118,7 +119,7 @@ class Turn:
         self._reused = False
         self._earlier: str | None = None
         self._retried_here = False
-        self._items: dict[int, Raw] = {}
+        self._told = Told()
         self._held: list[Raw] = []
         self._has_pieces = False
         self._tells = tells
@@ -144,7 +145,7 @@ class Turn:
     @property
     def says_something(self) -> bool:
         """Whether upstream told an item or a part of one."""
-        return bool(self._items or self._held or self._has_pieces)
+        return bool(len(self._told) or self._held or self._has_pieces)
 
     @property
     def begun(self) -> bool:
@@ -174,7 +175,7 @@ class Turn:
         self.response_id = None
         self._reused = reused
         self._earlier = earlier
-        self._items = {}
+        self._told = Told()
         self._has_pieces = False
         self._unshown = []
         self._unshown_bytes = self._early_bytes = 0
@@ -226,7 +227,7 @@ class Turn:
                 return ()
             self.state = State.STREAMING
         if event.type == "response.output_item.done":
-            self._note_output(event.json())
+            self._told.note(event.json())
         elif event.type.endswith((".added", ".delta")):
             self._has_pieces = True
         if event.terminal:
@@ -379,11 +380,6 @@ class Turn:
         self.refused |= set(given_up[:1])
         return bool(given_up)
 
-    def _note_output(self, event: Raw) -> None:
-        item, index = event.get("item"), event.get("output_index")
-        if isinstance(item, dict):
-            self._items[index if isinstance(index, int) else len(self._items)] = item
-
     def _end(self, event: ServerEvent) -> None:
         self.state = _ENDINGS.get(event.type, State.FAILED)
         if self.state is State.FAILED:
@@ -451,7 +447,7 @@ class Turn:
         final_items: list[Raw] = (
             [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
         )
-        self._held = [self._items[index] for index in sorted(self._items)] or final_items
+        self._held = self._told.in_order() or final_items
         outputs = [Output.of(item) for item in self._held]
         if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
             return None

@@ -212,6 +212,11 @@ def test_items_are_held_in_the_order_of_their_index() -> None:
     assert held(done(TWO[0], None), done(TWO[1], "x"), completed()) == outputs(*TWO)
 
 
+def test_items_that_are_all_given_one_index_are_all_held() -> None:
+    """What is missing here could be missing from a history that passes for the chain's."""
+    assert held(done(TWO[0], 0), done(TWO[1], 0), completed()) == outputs(*TWO)
+
+
 def test_without_streamed_items_the_terminal_list_counts() -> None:
     """Some services only have that."""
     assert held(completed(*TWO)) == outputs(*TWO)

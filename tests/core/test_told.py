@@ -1,0 +1,65 @@
+"""What upstream tells of a response, item by item: by place, and with services that count carelessly."""
+
+from typing import Any
+
+import pytest
+from said import call, custom_call, reasoning
+
+from proxy.core.told import Told
+
+MESSAGE = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]}
+OTHER = {**MESSAGE, "content": [{"type": "output_text", "text": "b"}]}
+THOUGHT = {"type": "reasoning", "summary": [], "encrypted_content": "x"}
+
+
+def told(*events: tuple[Any, Any]) -> list[Any]:
+    """Return what is known after *events*, of which each has an index and an item."""
+    items = Told()
+    for index, item in events:
+        items.note({"output_index": index, "item": item})
+    assert len(items) == len(items.in_order())
+    return items.in_order()
+
+
+def test_items_stand_by_their_index() -> None:
+    """Whichever comes first, and without an index at the end."""
+    assert told((1, OTHER), (0, MESSAGE), (None, THOUGHT), ("2", call())) == [MESSAGE, OTHER, THOUGHT, call()]
+
+
+@pytest.mark.parametrize("item", [None, "x", []])
+def test_what_is_no_item_is_none(item: Any) -> None:
+    """An event may be anything."""
+    assert told((0, item)) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (MESSAGE, OTHER),
+        ({**MESSAGE, "id": "m"}, {**OTHER, "id": "m"}),
+        ({**MESSAGE, "id": "m"}, {**MESSAGE, "id": "n"}),
+        (MESSAGE, call()),
+        (call(), MESSAGE),
+        (call(call_id="a"), call(call_id="b")),
+        (custom_call(call_id="a"), custom_call(call_id="b")),
+        (THOUGHT, {**THOUGHT, "encrypted_content": "y"}),
+        (reasoning("a", id="r"), reasoning("b", id="s")),
+    ],
+)
+def test_two_items_at_one_index_are_two(one: Any, other: Any) -> None:
+    """None may go missing from what upstream is taken to hold."""
+    assert told((0, one), (0, other)) == [one, other]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (MESSAGE, MESSAGE),
+        ({**MESSAGE, "id": "m", "status": "in_progress"}, {**MESSAGE, "id": "m", "status": "completed"}),
+        (call(call_id="a", arguments=""), call(call_id="a")),
+        ({**THOUGHT, "id": "r"}, {**THOUGHT, "id": "r", "encrypted_content": "y"}),
+    ],
+)
+def test_an_item_that_is_told_twice_is_one(one: Any, other: Any) -> None:
+    """The last word on it counts."""
+    assert told((3, one), (3, other)) == [other]
