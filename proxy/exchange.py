@@ -129,14 +129,12 @@ class Exchange:
 
     async def _attempt(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
         """Send *upload* and pass on what comes back, until the turn ends or has to be sent again."""
-        turn, connection = self.turn, lease.connection
-        message = turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
+        turn = self.turn
+        message = lease.start(turn, upload)
         if len(message) > self._waits.max_message_bytes:
             turn.attempts -= 1  # it was not sent
             raise PlainHTTP(Mismatch.TOO_LARGE)
-        connection.baseline = connection.keepsake = None
-        connection.turns += 1
-        await connection.send(message)
+        await lease.send(message)
         self._sent_at = self._clock()
         while turn.in_flight:
             await self._pass_on(lease, upload, deliver)
@@ -144,7 +142,7 @@ class Exchange:
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
         lease.connection.baseline = self.turn.baseline
-        lease.connection.last_response = self.turn.response_id or lease.connection.last_response
+        lease.ended(self.turn)
         lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
         self._partition.trust.done()
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:

@@ -23,7 +23,7 @@ from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Ledger, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.connection import Connection
-from proxy.upstream.pool import LATELY_SECONDS, NoLease, Partition, Pool, untold
+from proxy.upstream.pool import LATELY_SECONDS, Lease, NoLease, Partition, Pool, untold
 
 log = structlog.get_logger("restoring")
 
@@ -233,10 +233,10 @@ class Restoring:
             ) as lease:
                 connection = job.connection = lease.connection
                 try:
-                    if not await self._is_honoured(connection, job):
+                    if not await self._is_honoured(lease, job):
                         return Outcome.REFUSED
                     job.begun = True
-                    await self._on(connection, job, warm_up)
+                    await self._on(lease, job, warm_up)
                 finally:
                     job.connection = None
                     connection.meter.turn = Traffic()
@@ -267,24 +267,24 @@ class Restoring:
     def _pause(self, partition: Partition) -> None:
         partition.warm_up_off_until = self._clock() + self._retry_seconds
 
-    async def _is_honoured(self, connection: Connection, job: Job) -> bool:
+    async def _is_honoured(self, lease: Lease, job: Job) -> bool:
         """Have upstream prove that it keeps what it is told in a warm-up, unless it did, or need not."""
         partition, request, form = job.partition, job.keepsake.request, _form(job.keepsake)
         if self._trusted or partition.verdicts.get(form):
             return True
         alone = Turn(request.probe(_ASKED))
-        await self._run(alone, Full(Mismatch.FIRST_TURN), connection)
+        await self._run(alone, Full(Mismatch.FIRST_TURN), lease)
         if alone.reading is None:
             self._pause(partition)
             return False
         long = request.probe({"type": "message", "role": "developer", "content": _LONG})
         warm_up = WarmUp(Keepsake(long, (), Baseline.after(long, "", ()), None, quiet=False))
-        await self._run(warm_up, Full(Mismatch.FIRST_TURN), connection)
+        await self._run(warm_up, Full(Mismatch.FIRST_TURN), lease)
         last: Turn = warm_up
         read = 0
         if warm_up.restored is not None:
             last = Turn(alone.request)
-            await self._run(last, Delta(warm_up.restored, alone.request.items[:]), connection)
+            await self._run(last, Delta(warm_up.restored, alone.request.items[:]), lease)
             if last.reading is not None:
                 read = last.reading.read - alone.reading.read
         if last.state is State.FAILED and not last.says_something:
@@ -293,32 +293,29 @@ class Restoring:
         partition.judge(form, equal=read > _LEAST_READ)
         return partition.verdicts[form]
 
-    async def _run(self, turn: Turn, upload: Delta | Full, connection: Connection) -> None:
-        message = turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
-        connection.turns += 1
-        await connection.send(message)
-        await self._hear(turn, connection, _PROBE_PATIENCE)
+    async def _run(self, turn: Turn, upload: Delta | Full, lease: Lease) -> None:
+        await lease.send(lease.start(turn, upload))
+        await self._hear(turn, lease, _PROBE_PATIENCE)
 
-    async def _hear(self, turn: Turn, connection: Connection, patience: float) -> None:
+    async def _hear(self, turn: Turn, lease: Lease, patience: float) -> None:
         """Take what comes for *turn*, for *patience* seconds in all; of a warm-up, until it says something."""
         until = self._clock() + patience
         while turn.in_flight and not (isinstance(turn, WarmUp) and turn.says_something):
-            turn.receive(await connection.receive(max(0.0, until - self._clock()), "warm_up"))
+            turn.receive(await lease.connection.receive(max(0.0, until - self._clock()), "warm_up"))
             if self._clock() > until and turn.in_flight:
                 raise UpstreamTimeout(f"upstream took more than {patience:g} s (warm_up)")
-        connection.last_response = turn.response_id or connection.last_response
+        lease.ended(turn)
 
-    async def _on(self, connection: Connection, job: Job, warm_up: WarmUp) -> None:
+    async def _on(self, lease: Lease, job: Job, warm_up: WarmUp) -> None:
         lost = Full(Mismatch.CONNECTION_LOST)
-        message = warm_up.start(lost, reused=connection.turns > 0, earlier=connection.last_response)
+        message = lease.start(warm_up, lost)
         if len(message) > self._max_message_bytes:
             return
         began = self._clock()
-        connection.turns += 1
-        await connection.send(message)
+        await lease.send(message)
         job.connection = None  # the link is free again
-        await self._hear(warm_up, connection, max(_LEAST_PATIENCE, self._clock() - began))
+        await self._hear(warm_up, lease, max(_LEAST_PATIENCE, self._clock() - began))
         restored = warm_up.restored
         if restored is not None:
-            connection.baseline = restored
-            connection.keepsake = replace(job.keepsake, baseline=restored, uploads=job.keepsake.uploads + 1)
+            lease.connection.baseline = restored
+            lease.connection.keepsake = replace(job.keepsake, baseline=restored, uploads=job.keepsake.uploads + 1)

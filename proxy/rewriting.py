@@ -15,12 +15,10 @@ from proxy.core.events import GarbledEvent
 from proxy.core.hoist import Form
 from proxy.core.items import Item
 from proxy.core.turn import Rewrite, State, Turn
-from proxy.core.weight import Reading
 from proxy.errors import UpstreamError, UpstreamUnavailable
 from proxy.ledger import Ledger
 from proxy.upstream.background import Background
-from proxy.upstream.connection import Connection
-from proxy.upstream.pool import NoLease, Partition, Pool
+from proxy.upstream.pool import Lease, NoLease, Partition, Pool
 
 log = structlog.get_logger("rewriting")
 
@@ -136,11 +134,10 @@ class Rewriting:
         """Have upstream count a small request in both forms, and what a chain that was hoisted carries on."""
         small = _small(request, form)
         async with self._pool.lease(small, partition) as lease:
-            connection = lease.connection
             try:
-                plain, _ = await self._read(Turn(small), Full(Mismatch.FIRST_TURN), connection)
+                plain, _ = await self._read(Turn(small), Full(Mismatch.FIRST_TURN), lease)
                 hoisting = Turn(small, rewrites=frozenset({Rewrite.HOISTED}))
-                hoisted, turn = await self._read(hoisting, Full(Mismatch.FIRST_TURN), connection)
+                hoisted, turn = await self._read(hoisting, Full(Mismatch.FIRST_TURN), lease)
                 chained = 0
                 if turn.baseline is not None:
                     answers = [
@@ -149,26 +146,19 @@ class Rewriting:
                         if each.call_id is not None
                     ]
                     more = Delta(turn.baseline, (*answers, *small.items))
-                    chained, _ = await self._read(Turn(small), more, connection)
+                    chained, _ = await self._read(Turn(small), more, lease)
             finally:
-                connection.baseline = None  # of no use to any agent
+                lease.connection.baseline = None  # of no use to any agent
         equal = 0 < plain == hoisted < chained
         return {"equal": equal, "plain": plain, "hoisted": hoisted, "chained": chained}
 
-    async def _read(self, turn: Turn, upload: Delta | Full, connection: Connection) -> tuple[int, Turn]:
+    async def _read(self, turn: Turn, upload: Delta | Full, lease: Lease) -> tuple[int, Turn]:
         """Run *turn* once; return how many tokens upstream read for it, 0 where it refused or did not say."""
-        connection.baseline = None
-        message = turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
-        connection.turns += 1
-        await connection.send(message)
-        read = 0
+        await lease.send(lease.start(turn, upload))
         while turn.in_flight:
-            for event in turn.receive(await connection.receive(self._timeout, "event_timeout")):
-                response = event.json().get("response") if event.terminal else None
-                reading = Reading.of({}, (), response) if isinstance(response, dict) else None
-                read = reading.read if reading is not None else 0
-        connection.last_response = turn.response_id or connection.last_response
-        return read, turn
+            turn.receive(await lease.connection.receive(self._timeout, "event_timeout"))
+        lease.ended(turn)
+        return (turn.reading.read if turn.finished and turn.reading is not None else 0), turn
 
 
 def _small(request: TurnRequest, form: Form) -> TurnRequest:

@@ -36,8 +36,10 @@ def look_up(host: str, port: int, *, family: int = 0, flags: int = 0) -> "asynci
         try:
             addresses = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=flags)
             answer = partial(found.set_result, addresses)
-        except (OSError, UnicodeError) as exc:
+        except OSError as exc:
             answer = partial(found.set_exception, exc)
+        except UnicodeError:
+            answer = partial(found.set_exception, socket.gaierror(socket.EAI_NONAME, "not a host's name"))
         with suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(tell, answer)
 

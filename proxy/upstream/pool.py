@@ -16,7 +16,8 @@ from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.items import Dropped
-from proxy.core.turn import Rewrite
+from proxy.core.message import Message
+from proxy.core.turn import Rewrite, Turn
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
@@ -167,6 +168,21 @@ class Lease:
         self.upload = upload
         self._partition = partition
         self._recalled = recalled
+
+    def start(self, turn: Turn, upload: Delta | Full) -> Message:
+        """Return the message that starts *turn* here with *upload*."""
+        connection = self.connection
+        return turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
+
+    async def send(self, message: Message) -> None:
+        """Send *message*; from now on it is not known what upstream holds. Raises what `Connection.send` does."""
+        self.connection.baseline = self.connection.keepsake = None
+        self.connection.turns += 1
+        await self.connection.send(message)
+
+    def ended(self, turn: Turn) -> None:
+        """Remember which response of *turn* was the last one here."""
+        self.connection.last_response = turn.response_id or self.connection.last_response
 
     def note_delta(self, *, continued: bool, now: float, off_seconds: float, at_once: bool = False) -> None:
         """Remember whether upstream *continued* a chain; where it keeps failing to, stop relying on it."""
@@ -477,7 +493,7 @@ class Pool:
         dialer = self._dialer if via is None else Dialer(Endpoint(via))
         try:
             (await dialer.dial(self._timing.link_timeout)).close()
-        except (OSError, UnicodeError, UpstreamUnavailable):
+        except (OSError, UpstreamUnavailable):
             return False
         return True
 

@@ -63,7 +63,7 @@ class Standby(Dialer):
                 _, held = await loop.create_connection(
                     _Silent, sock=sock, ssl=endpoint.ssl_context, server_hostname=endpoint.host
                 )
-        except (OSError, UnicodeError, UpstreamUnavailable):
+        except (OSError, UpstreamUnavailable):
             return None
         return held
 
