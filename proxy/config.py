@@ -347,7 +347,7 @@ def _truth(where: str, value: Any, _name: str) -> bool:
 def _text(where: str, value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise BadConfiguration(f"{where} must be text in quotes, not {_shown(value)}")
-    if name == "ca_bundle" and isinstance(value, str) and value.isprintable():
+    if name == "ca_bundle" and value.isprintable():
         return value
     if not value or not value.isprintable() or " " in value:
         raise BadConfiguration(f"{where} must not be empty or contain spaces or control characters")

@@ -52,8 +52,6 @@ class Open:
 class NoRoom:
     """Every connection is at work and there may be no more: plain HTTP for this turn."""
 
-    upload: Full
-
 
 def choose(
     request: TurnRequest,
@@ -79,7 +77,7 @@ def choose(
             if isinstance(delta, Delta)
         ]
         if continued:
-            best, delta = max(continued, key=lambda each: (each[0].baseline.length, each[0].last_used))  # type: ignore[union-attr]
+            best, delta = max(continued, key=lambda each: (each[1].baseline.length, each[0].last_used))
             return Use(best.key, delta)
     formers = list(formers)
     upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
@@ -91,7 +89,7 @@ def choose(
     if room > 0:
         return Open(upload)
     victim = min((each for each in candidates if each.free), key=_value, default=None)
-    return NoRoom(Full(Mismatch.BUSY)) if victim is None else Open(upload, evict=victim.key)
+    return NoRoom() if victim is None else Open(upload, evict=victim.key)
 
 
 _KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})

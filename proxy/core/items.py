@@ -13,7 +13,6 @@ Nothing here keeps text: fingerprints and ids only.
 import json  # noqa: TID251  (orjson turns integers beyond 64 bits into floats and hides duplicate keys)
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from math import isfinite
 from typing import Any, Literal, TypeAlias
 
@@ -37,19 +36,8 @@ _AUTHORED = frozenset(
 )
 """Types whose `id` and `status` are bookkeeping: nothing else in a conversation refers to them."""
 
-_ANSWERED_BY = {
-    "function_call": "function_call_output",
-    "custom_tool_call": "custom_tool_call_output",
-}
+_ANSWERED = frozenset({"function_call", "custom_tool_call"})
 """Calls the agent executes; upstream refuses to go on without an answer to each (protocol notes, section 4)."""
-
-
-class Kind(Enum):
-    """What the model emitted, as far as leaving it out is concerned."""
-
-    REASONING = "reasoning"
-    MESSAGE = "message"
-    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +142,6 @@ def _part(part: Raw) -> Raw:
 class Output:
     """One item the model emitted, as upstream holds it: enough to know the agent's echo of it again."""
 
-    kind: Kind
     type: str
     id: str | None
     meaning: Fingerprint
@@ -168,12 +155,11 @@ class Output:
         kind = item_type(raw)
         item_id, call_id, phase = raw.get("id"), raw.get("call_id"), raw.get("phase")
         return cls(
-            kind=_KINDS.get(kind, Kind.OTHER),
             type=kind,
             id=item_id if isinstance(item_id, str) else None,
             meaning=_meaning(raw),
             seals=_seals(raw),
-            call_id=call_id if kind in _ANSWERED_BY and isinstance(call_id, str) else None,
+            call_id=call_id if kind in _ANSWERED and isinstance(call_id, str) else None,
             phase=phase if isinstance(phase, str) else None,
         )
 
@@ -193,9 +179,9 @@ class Output:
 
     def may_be_dropped(self, dropped: Dropped) -> bool:
         """Whether an agent may leave this out of its history under the policy *dropped*."""
-        if self.kind is Kind.REASONING:
+        if self.type == "reasoning":
             return dropped != "none"
-        return self.kind is Kind.MESSAGE and dropped == "any"
+        return self.type == "message" and dropped == "any"
 
     def echoed_by(self, items: Sequence[Item]) -> int:
         """Return how many of the leading *items* are the agent's echo of this output; 0 if they are not."""
@@ -237,12 +223,9 @@ class Output:
         return f"<Output {self.type} {self.meaning.hex()[:8]}>"
 
 
-_KINDS = {"reasoning": Kind.REASONING, "message": Kind.MESSAGE}
-
-
 def _meaning(raw: Raw) -> Fingerprint:
     """Fingerprint what the model would read in an item it wrote itself."""
-    normalise = _MEANINGS.get(item_type(raw), _other)
+    normalise: Callable[[Raw], Any] = _MEANINGS.get(item_type(raw), _bare)
     return digest(normalise(raw))
 
 
@@ -275,10 +258,6 @@ def _function_call(raw: Raw) -> Any:
 
 def _bare(raw: Raw) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if value is not None and key not in {"id", "status"}}
-
-
-def _other(raw: Raw) -> Any:
-    return _bare(raw)
 
 
 def _thought(raw: Raw) -> Any:

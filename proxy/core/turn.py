@@ -327,16 +327,17 @@ class Turn:
 
     def _is_to_repeat(self, failed: ServerEvent) -> bool:
         """Whether a turn that *failed* before it began is sent again."""
-        if self._is_miss(failed) or self._is_refused_rewrite(failed):
+        fault = Fault.of(failed.json())
+        if self._is_miss(fault) or self._is_refused_rewrite(fault):
             return True
         if self._retried_here:
             # It may be the last word on the attempt that was refused on this connection.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
         return self._retried_here
 
-    def _is_miss(self, event: ServerEvent) -> bool:
+    def _is_miss(self, fault: Fault) -> bool:
         continued = isinstance(self.upload, Delta)
-        if (continued or self._reused) and Fault.of(event.json()).is_miss:
+        if (continued or self._reused) and fault.is_miss:
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=not continued)
             return True
         return False
@@ -358,14 +359,13 @@ class Turn:
             # An earlier turn's items, or the last word on an earlier attempt: neither is known elsewhere.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
-        if self._is_refused_rewrite(event):
+        if self._is_refused_rewrite(fault):
             return ()
         self.state = State.FAILED
         raise fault.as_error()
 
-    def _is_refused_rewrite(self, event: ServerEvent) -> bool:
+    def _is_refused_rewrite(self, fault: Fault) -> bool:
         """Whether upstream refused a history that was not as the agent wrote it; then it is sent once more."""
-        fault = Fault.of(event.json())
         if isinstance(self.upload, Delta) or not fault.is_rejection or not self._give_up_rewrite(fault):
             return False
         self._repeat(self.upload.reason, fresh=False)

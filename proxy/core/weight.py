@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import orjson
 from blake3 import blake3
 
-from proxy.core.items import Fingerprint, Item, Kind, Output, Raw
+from proxy.core.items import Fingerprint, Item, Output, Raw
 
 PLAIN = frozenset(
     {"apply_patch_call", "custom_tool_call", "function_call", "local_shell_call", "message", "reasoning"}
@@ -95,7 +95,7 @@ class Weight:
         """
         if any(item.type == "item_reference" for item in sent):
             return None
-        thinks = any(output.kind is Kind.REASONING for output in outputs)
+        thinks = any(output.type == "reasoning" for output in outputs)
         is_counted = reading.thought > 0 or not thinks
         said = int(reading.said * _KEPT) if is_counted else 0
         is_plain = all(output.type in PLAIN for output in outputs)

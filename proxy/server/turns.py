@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from traceback import extract_tb
 from typing import Any
 
@@ -66,7 +65,7 @@ class Services:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """No further requests are taken: agents ask again, and would else lose what there is no more time for."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    reading: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 1))
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One large request is read at a time: several threads would only keep the interpreter from the loop."""
 
     async def drain(self) -> None:

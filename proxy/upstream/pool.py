@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
-from proxy.core.affinity import Candidate, Former, NoRoom, Use, choose
+from proxy.core.affinity import Candidate, Former, NoRoom, Open, Use, choose
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.items import Dropped
@@ -570,6 +570,9 @@ class Pool:
             upload = Full(partition.chaining_off_reason)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
+        spare = None if isinstance(choice, Use) else self._spare(partition)
+        if isinstance(choice, Open) and spare is None and not partition.trust.has_room(now):
+            raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)
         if isinstance(choice, Use):
             slot = partition.slots[choice.key]
@@ -577,12 +580,10 @@ class Pool:
             slot.claimed = slot.connection.baseline if slot.connection is not None else None
             slot.last_used = now
             return choice.key, slot, upload
-        if (spare := self._spare(partition)) is not None:
+        if spare is not None:
             slot = partition.slots[spare]
             slot.free, slot.wanted, slot.last_used = False, True, now
             return spare, slot, upload
-        if not partition.trust.has_room(now):
-            raise NoLease(Mismatch.NO_WEBSOCKET)
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
@@ -683,7 +684,8 @@ class Pool:
 
     def _give_back(self, partition: Partition, key: int, slot: _Slot, last_used: float | None) -> None:
         connection = slot.connection
-        if connection is not None and connection.is_open and connection.baseline is not None:
+        is_known = any(each is partition for each in self._partitions.values())  # nobody sweeps those of another
+        if is_known and connection is not None and connection.is_open and connection.baseline is not None:
             slot.free, slot.claimed = True, None
             slot.last_used = self._clock() if last_used is None else last_used
             return

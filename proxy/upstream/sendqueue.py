@@ -65,7 +65,8 @@ class AssumedQueue:
         """Size the kernel's buffer, and return what may be written if it has taken everything so far."""
         if not 0.75 * allowance <= 2 * self._buffer <= 1.5 * allowance:
             self._buffer = allowance // 2
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
+            with suppress(OSError):  # closed meanwhile
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
         return 0 if _unwritten(self._transport) else allowance // 2
 
 

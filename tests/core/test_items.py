@@ -6,7 +6,7 @@ import pytest
 from echo import DROPS_REASONING, DROPS_TEXT, STYLES, echo
 from said import JSON, answer, assistant, call, custom_call, reasoning, user
 
-from proxy.core.items import START, Item, Kind, Output, arguments, digest, item_type, marks, parts
+from proxy.core.items import START, Item, Output, arguments, digest, item_type, marks, parts
 
 
 def same_item(one: JSON, other: JSON) -> bool:
@@ -186,12 +186,12 @@ def test_every_agents_echo_is_known_again(style: str, said: list[JSON]) -> None:
         output = Output.of(item)
         taken = output.echoed_by(left)
         if not taken:
-            missing.add(output.kind)
+            missing.add(output.type)
         left = left[taken:]
     assert left == []
-    expected = {Kind.REASONING} if style in DROPS_REASONING else set()
+    expected = {"reasoning"} if style in DROPS_REASONING else set()
     if style in DROPS_TEXT and any(item["type"] == "message" for item in said):
-        expected.add(Kind.MESSAGE)
+        expected.add("message")
     assert missing == expected
 
 

@@ -460,6 +460,18 @@ async def test_a_slow_upload_is_not_a_stuck_one(simulate: Simulate, connect: Con
     assert (await connection.receive(5, "first_event_timeout")).type == "response.created"
 
 
+async def test_a_queue_whose_socket_closed_meanwhile_has_room_or_none() -> None:
+    """The write that follows tells."""
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    queues = CountedQueue(transport), AssumedQueue(transport)
+    transport.abort()
+    theirs.close()
+    await asyncio.sleep(0)
+    for queue in queues:
+        assert queue.room(2**16) >= 0
+
+
 @pytest.mark.parametrize("queue", [CountedQueue, AssumedQueue])
 async def test_a_large_message_comes_in_pieces_and_whole(
     connect: Connect, raw_upstream: RawUpstreams, monkeypatch: pytest.MonkeyPatch, queue: Any

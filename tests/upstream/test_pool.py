@@ -308,6 +308,31 @@ async def test_the_oldest_of_many_partitions_closes_its_connections(pooled: Star
     assert partitions[0] not in here.pool._partitions.values()
 
 
+async def test_a_partition_that_is_forgotten_meanwhile_leaves_no_connection(
+    pooled: Start, simulator: Simulator
+) -> None:
+    """Nobody would sweep it, or close it in the end."""
+    here = await pooled()
+    mine = here.pool.partition((("Authorization", "Bearer mine"),))
+    for number in range(64):
+        here.pool.partition((("Authorization", f"Bearer {number}"),))
+    async with here.pool.lease(request(user("a")), mine) as lease:
+        lease.connection.baseline = Baseline.after(request(user("a")), "resp_1", ())
+    assert (here.connections.open, mine.slots) == (0, {})
+
+
+async def test_a_turn_that_finds_no_room_is_no_trial(pooled: Start) -> None:
+    """Where WebSockets are suspect and upstream takes no more, the next turn tries as soon as it does."""
+    here = await pooled()
+    trust = here.partition.trust
+    trust.lost(here.clock(), opened=here.clock(), enough=1)
+    here.clock.advance(60)
+    trust.not_now(here.clock(), began=here.clock())
+    with pytest.raises(NoLease):
+        await here.lend(request(user("a")))
+    assert trust.allows(here.clock())
+
+
 async def test_a_refusal_of_one_key_says_nothing_about_another(pooled: Start, simulator: Simulator) -> None:
     """What was learned about upstream stays in its partition."""
     here = await pooled()
