@@ -12,7 +12,8 @@ from proxy.core.warmup import Keepsake
 from proxy.errors import TOO_BIG, ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
-from proxy.upstream.pool import Doubt, Lease, NoLease, Partition, Pool
+from proxy.upstream.partition import Doubt, NoLease, Partition
+from proxy.upstream.pool import Lease, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
 """Shows events to the agent; waits for as long as the agent does not read."""
@@ -206,9 +207,10 @@ class Exchange:
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
         now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
         if isinstance(upload, Delta) and self.turn.collapse is not None:
-            lease.note_collapse(now=now, off_seconds=off_seconds)
+            self._partition.note_collapse(now=now, off_seconds=off_seconds)
         elif isinstance(upload, Delta):
-            lease.note_delta(
+            self._partition.note_delta(
+                recalled=lease.recalled,
                 continued=self.turn.again is None and not self.turn.chain_ignored,
                 now=now,
                 off_seconds=off_seconds,

@@ -23,7 +23,8 @@ from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Ledger, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.connection import Connection
-from proxy.upstream.pool import LATELY_SECONDS, Lease, NoLease, Partition, Pool, untold
+from proxy.upstream.partition import NoLease, Partition
+from proxy.upstream.pool import LATELY_SECONDS, Lease, Pool, untold
 
 log = structlog.get_logger("restoring")
 
@@ -218,7 +219,7 @@ class Restoring:
 
     def _went_on(self, job: Job) -> bool:
         """Whether the conversation was continued on another connection."""
-        kept = [each.keepsake for each in self._pool.connections(job.partition)]
+        kept = [each.keepsake for each in job.partition.connections]
         kept += [each.keepsake for each in self._jobs if each.partition is job.partition]
         baseline = job.keepsake.baseline
         return any(_goes_on(diff(each.request, baseline, self._dropped)) for each in kept if each is not None)

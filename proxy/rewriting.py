@@ -18,7 +18,8 @@ from proxy.core.turn import Rewrite, State, Turn
 from proxy.errors import UpstreamError, UpstreamUnavailable
 from proxy.ledger import Ledger
 from proxy.upstream.background import Background
-from proxy.upstream.pool import Lease, NoLease, Partition, Pool
+from proxy.upstream.partition import NoLease, Partition
+from proxy.upstream.pool import Lease, Pool
 
 log = structlog.get_logger("rewriting")
 

@@ -393,6 +393,13 @@ class _AtOnce:
         raise AssertionError("closing waited")
 
 
+class _Idle:
+    """Nothing gets stuck in memory."""
+
+    async def guard(self, _partition: Partition, _connection: Connection) -> None:
+        """Watch nothing."""
+
+
 class MemoryPool(Pool):
     """The proxy's pool; a connection that it opens leads to *upstream*."""
 
@@ -407,6 +414,7 @@ class MemoryPool(Pool):
         )
         self._upstream = upstream
         self._background = cast("Any", _AtOnce())
+        self._rescue = cast("Any", _Idle())
 
     async def _open(self, partition: Partition, key: int) -> Connection:
         upstream = self._upstream
@@ -422,9 +430,6 @@ class MemoryPool(Pool):
         self._connections.opened += 1
         self._connections.open += 1
         return cast("Connection", connection)
-
-    async def _guard(self, partition: Partition, connection: Connection) -> None:
-        """Nothing gets stuck in memory."""
 
     @property
     def partitions(self) -> list[Partition]:

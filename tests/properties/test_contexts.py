@@ -20,6 +20,7 @@ from proxy.core import delta, events, hoist, items, turn, warmup
 from proxy.core.affinity import Candidate
 from proxy.core.items import START
 from proxy.upstream import pool
+from proxy.upstream.partition import Partition
 
 CASES = int(os.environ.get("PROPERTY_CASES", "1_000_000"))
 WORLDS_A_TASK = 150
@@ -73,10 +74,11 @@ def _gullible(
     return told
 
 
-def _lend_twice(self: pool.Pool, partition: pool.Partition) -> list[Candidate]:
+@property  # type: ignore[misc]
+def _lend_twice(self: Partition) -> list[Candidate]:
     return [
         Candidate(key, slot.connection.baseline if slot.connection else None, slot.connection is not None, 0)
-        for key, slot in partition.slots.items()
+        for key, slot in self.slots.items()
     ]
 
 
@@ -121,7 +123,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
         lambda turn: (kept := KEEPSAKE(turn)) and replace(kept, outputs=()),
     ),
     "an answer to a warm-up is continued": (turn.Turn, "says_something", property(lambda self: False)),
-    "a connection at work is lent again": (pool.Pool, "_candidates", _lend_twice),
+    "a connection at work is lent again": (Partition, "candidates", _lend_twice),
 }
 
 

@@ -43,7 +43,8 @@ from proxy.simulator import (
 )
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import of_identity
-from proxy.upstream.pool import Limits, Pool, _Slot
+from proxy.upstream.partition import Slot as _Slot
+from proxy.upstream.pool import Limits, Pool
 
 pytestmark = pytest.mark.timeout(300)
 

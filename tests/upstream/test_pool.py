@@ -411,10 +411,10 @@ async def test_three_broken_promises_in_a_row_turn_chaining_off(pooled: Start, s
     await converse(here, simulator, conversation, "a")
     async with here.pool.lease(conversation.says("b"), here.partition) as lease:
         for continued in (False, False, True, False, False):
-            lease.note_delta(continued=continued, now=here.clock(), off_seconds=300)
+            here.partition.note_delta(recalled=False, continued=continued, now=here.clock(), off_seconds=300)
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert isinstance(lease.upload, Delta)
-        lease.note_delta(continued=False, now=here.clock(), off_seconds=300)
+        here.partition.note_delta(recalled=False, continued=False, now=here.clock(), off_seconds=300)
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert reason(lease.upload) is Mismatch.UPSTREAM_FORGOT
     here.clock.advance(300)
@@ -431,6 +431,6 @@ async def test_a_promise_broken_without_a_word_turns_chaining_off_at_once(
     await converse(here, simulator, conversation, "a")
     asked = conversation.says("b")
     async with here.pool.lease(asked, here.partition) as lease:
-        lease.note_delta(continued=False, now=here.clock(), off_seconds=300, at_once=True)
+        here.partition.note_delta(recalled=False, continued=False, now=here.clock(), off_seconds=300, at_once=True)
     async with here.pool.lease(asked, here.partition) as lease:
         assert reason(lease.upload) is Mismatch.UPSTREAM_FORGOT

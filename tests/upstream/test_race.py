@@ -12,6 +12,7 @@ from proxy.exchange import PlainHTTP
 from proxy.simulator import Simulator
 from proxy.upstream import connection as connection_module
 from proxy.upstream import pool as pool_module
+from proxy.upstream import rescue as rescue_module
 from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.pool import NoLease
@@ -57,7 +58,7 @@ async def test_a_doubtful_connection_is_not_raced_where_upstream_has_no_more(
     here, conversation = await pooled(), Conversation()
     await converse(here, simulator, conversation, "a")
     here.partition.trust.not_now(here.clock(), began=here.clock())
-    here.pool._timing = replace(TIMING, link_timeout=0.2)
+    here.pool._rescue._timing = replace(TIMING, link_timeout=0.2)
     held = connection(here)
     prove, held_prove = asyncio.Event(), held.prove
 
@@ -114,7 +115,7 @@ async def test_a_turn_that_does_not_get_through_goes_over_a_new_connection(
     """On a kernel that tells nothing: no pong comes back, a new connection opens, and the old one is given up."""
     monkeypatch.setattr(connection_module, "TELLS", False)
     monkeypatch.setattr(connection_module, "_BLIND_PATIENCE", 0.0)
-    monkeypatch.setattr(pool_module, "_GRACE", 0.0)
+    monkeypatch.setattr(rescue_module, "_GRACE", 0.0)
     here, conversation, shown = await pooled(timing=replace(TIMING, stuck_timeout=0.05)), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
     simulator.silence_connections()
@@ -129,9 +130,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a turn count as stuck after stuck_timeout without a pong: nothing is lost on the way in these tests."""
     monkeypatch.setattr(connection_module, "TELLS", False)
     monkeypatch.setattr(connection_module, "_BLIND_PATIENCE", 0.0)
-    monkeypatch.setattr(pool_module, "TELLS", True)
+    monkeypatch.setattr(rescue_module, "TELLS", True)
     for name in ("_GRACE", "_LOOK_SECONDS", "_BETWEEN_RESCUES"):
-        monkeypatch.setattr(pool_module, name, 0.02)
+        monkeypatch.setattr(rescue_module, name, 0.02)
 
 
 STUCK_SOON = replace(TIMING, stuck_timeout=0.05, open_timeout=0.2)
@@ -165,11 +166,11 @@ async def test_a_turn_is_held_where_nothing_speaks_for_http(
     simulator.silence_connections()
     here.partition.trust.not_now(here.clock(), began=here.clock())
     if why == "nobody answers":
-        here.pool._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
+        here.pool._opener._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
     elif why == "the kernel tells nothing":
-        monkeypatch.setattr(pool_module, "TELLS", False)
+        monkeypatch.setattr(rescue_module, "TELLS", False)
     else:
-        monkeypatch.setitem(vars(here.pool._endpoint), "outbound_proxy", "http://127.0.0.1:1")
+        monkeypatch.setitem(vars(here.pool._opener._endpoint), "outbound_proxy", "http://127.0.0.1:1")
     running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(shown))
     await asyncio.wait([running], timeout=0.5)
     assert not running.done()
@@ -187,8 +188,10 @@ async def test_an_outbound_proxy_that_answers_is_as_good(
     await converse(here, simulator, conversation, "a")
     simulator.silence_connections()
     here.partition.trust.not_now(here.clock(), began=here.clock())
-    here.pool._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
-    monkeypatch.setitem(vars(here.pool._endpoint), "outbound_proxy", simulator.base_url.removesuffix("/v1"))
+    here.pool._opener._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
+    monkeypatch.setitem(
+        vars(here.pool._opener._endpoint), "outbound_proxy", simulator.base_url.removesuffix("/v1")
+    )
     with pytest.raises(PlainHTTP):
         await here.exchange(conversation.says("b")).run(Shown())
 
@@ -227,7 +230,7 @@ async def test_a_turn_that_upstream_has_is_waited_for(
     pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it thinks, no second connection is opened and the turn is sent once."""
-    monkeypatch.setattr(pool_module, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(rescue_module, "_LOOK_SECONDS", 0.001)
     looked = 0
     here, conversation = await pooled(timing=replace(TIMING, stuck_timeout=0.5)), Conversation()
     asked = conversation.says("a")

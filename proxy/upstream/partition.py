@@ -1,0 +1,200 @@
+"""What one set of credentials may share: connections, baselines, and what was seen of upstream with them.
+
+Dropping any of it costs bytes, never an answer.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from proxy.core.affinity import Candidate, Former
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
+from proxy.core.hoist import Form
+from proxy.core.turn import Rewrite
+from proxy.upstream.connection import Connection
+from proxy.upstream.headers import Headers
+from proxy.upstream.trust import Trust
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+_DOUBTS_KEPT = 64
+"""Refused forms of request remembered per partition."""
+
+_FORMERS_KEPT = 64
+
+_MISSES_BELIEVED = 3
+"""After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
+
+_COLLAPSE_PATIENCE = 12
+"""How many times longer a chain that collapsed is remembered than one that upstream owns up to having lost."""
+
+_COLLAPSE_LONGEST = 24 * 3600.0
+
+
+class NoLease(Exception):
+    """No connection can be had for this turn, which should go over plain HTTP, for *reason*."""
+
+    def __init__(self, reason: Mismatch) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place in a partition: being opened, free, or lent to a turn.
+
+    *opening* is the task that opens it ahead of a turn, if one does; *wanted* says whether a turn waits for that.
+    """
+
+    last_used: float
+    connection: Connection | None = None
+    free: bool = False
+    claimed: Baseline | None = None
+    closing: Mismatch | None = None
+    opening: asyncio.Task[None] | None = None
+    wanted: bool = True
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """What upstream knows there, or knew when the present turn began."""
+        return self.connection.baseline if self.connection is not None and self.free else self.claimed
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether the connection was opened ahead, or is being, and no turn wants it yet."""
+        return self.baseline is None if self.free else not self.wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A form of request that some services refuse over a WebSocket, with the *reason* for then using HTTP."""
+
+    reason: Mismatch
+    model: str = ""
+
+
+RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
+"""Stored responses that upstream does not find on another connection."""
+
+
+@dataclass(slots=True)
+class Partition:
+    """What one set of credentials may share."""
+
+    headers: Headers
+    query: str
+    trust: Trust
+    slots: dict[int, Slot] = field(default_factory=dict)
+    formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
+    chaining_off_until: float = 0.0
+    chaining_off_reason: Mismatch = Mismatch.UPSTREAM_FORGOT
+    collapses: int = 0
+    misses: int = 0
+    refused_until: dict[Doubt, float] = field(default_factory=dict)
+    accepted_at: dict[Doubt, float] = field(default_factory=dict)
+    verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
+    warm_up_off_until: float = 0.0
+
+    # Its connections
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open."""
+        return [slot.connection for slot in self.slots.values() if slot.connection is not None]
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        """What a request may be sent on."""
+        return [Candidate(key, slot.baseline, slot.free, slot.last_used) for key, slot in self.slots.items()]
+
+    @property
+    def spare(self) -> int | None:
+        """The place of a connection that was opened ahead, or is being; rather of one that is there."""
+        spares = [key for key, slot in self.slots.items() if slot.is_spare]
+        return max(spares, key=lambda key: self.slots[key].free, default=None)
+
+    def may_open(self, now: float) -> bool:
+        """Whether another connection may be opened, as far as upstream is concerned."""
+        return self.trust.allows(now) and self.trust.has_room(now)
+
+    def may_recall(self, request: TurnRequest, now: float) -> bool:
+        """Whether upstream may still know a response whose connection is gone."""
+        return request.is_stored and not self.refuses(RECALL, now)
+
+    def remember(self, baseline: Baseline | None, reason: Mismatch) -> None:
+        """Remember a *baseline* that is no more, and why."""
+        if baseline is not None:
+            self.formers.appendleft(Former(baseline, reason))
+
+    # Its chains
+
+    def believed(self, upload: Delta | Full, now: float) -> Delta | Full:
+        """Return *upload*, or what takes its place while chains are not relied on."""
+        relies = isinstance(upload, Delta) and now < self.chaining_off_until
+        return Full(self.chaining_off_reason) if relies else upload
+
+    def note_delta(
+        self, *, continued: bool, recalled: bool, now: float, off_seconds: float, at_once: bool = False
+    ) -> None:
+        """Remember whether upstream *continued* a chain; where it keeps failing to, stop relying on it.
+
+        That of a response that was *recalled* says nothing about live chains.
+        """
+        if recalled and not at_once:
+            if not continued:
+                self.refuse(RECALL, now + off_seconds)
+            return
+        if continued:
+            self.misses = 0
+            return
+        self.misses += 1
+        if at_once or self.misses >= _MISSES_BELIEVED:
+            self._chain_no_more(now + off_seconds, Mismatch.UPSTREAM_FORGOT)
+
+    def note_collapse(self, *, now: float, off_seconds: float) -> None:
+        """Remember that upstream confirmed a chain and had lost it: a fault of its own, that will not pass soon.
+
+        The agent may have been shown an answer without its history, so each time the trust is gone for longer.
+        """
+        off = min(_COLLAPSE_PATIENCE * off_seconds * 2**self.collapses, _COLLAPSE_LONGEST)
+        self.collapses += 1
+        self._chain_no_more(now + off, Mismatch.CHAIN_COLLAPSED)
+
+    def _chain_no_more(self, until: float, reason: Mismatch) -> None:
+        self.misses = 0
+        if until > self.chaining_off_until:
+            self.chaining_off_until, self.chaining_off_reason = until, reason
+
+    # What it takes
+
+    def judge(self, form: Form | Rewrite, *, equal: bool) -> None:
+        """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
+        _keep(self.verdicts, form, equal)
+
+    def refuse(self, doubt: Doubt, moment: float) -> None:
+        """Take *doubt* for certain until the clock shows *moment*."""
+        _keep(self.refused_until, doubt, moment)
+
+    def accept(self, doubt: Doubt, now: float) -> None:
+        """Take note that upstream took what *doubt* says."""
+        _keep(self.accepted_at, doubt, now)
+
+    def doubts(self, doubt: Doubt, now: float, off_seconds: float) -> None:
+        """Believe a refusal for *off_seconds*, unless upstream took the like lately: then it was the request's."""
+        if doubt not in self.accepted_at or now - self.accepted_at[doubt] >= off_seconds:
+            self.refuse(doubt, now + off_seconds)
+
+    def refuses(self, doubt: Doubt, now: float) -> bool:
+        """Whether upstream lately refused what *doubt* says."""
+        return now < self.refused_until.get(doubt, now)
+
+
+def _keep(known: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Enter the newest; the oldest makes room."""
+    known.pop(key, None)
+    if len(known) >= _DOUBTS_KEPT:
+        del known[next(iter(known))]
+    known[key] = value

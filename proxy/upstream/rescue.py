@@ -1,0 +1,150 @@
+"""What is done for a turn whose connection does not answer: a race with a new one (ADR 11)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from proxy.core.delta import Mismatch
+from proxy.upstream.background import Background
+from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.opener import Opener
+from proxy.upstream.partition import NoLease, Partition, Slot
+from proxy.upstream.sendqueue import TELLS
+
+_LOOK_SECONDS = 0.25
+"""How often a connection at work is looked at."""
+
+_GRACE = 1.0
+"""How long a stuck connection may still take once a new one is open: on the new one all has to be sent again."""
+
+_BETWEEN_RESCUES = 5.0
+"""How soon another connection is opened for a turn that is stuck, where the last one could not be."""
+
+
+class Rescue:
+    """Connections beside those in doubt, or stuck. *begin* has one opened, *release* leaves it to others."""
+
+    def __init__(
+        self,
+        opener: Opener,
+        timing: Timing,
+        background: Background,
+        clock: Callable[[], float],
+        *,
+        begin: Callable[[Partition], tuple[int, Slot]],
+        release: Callable[[Partition, int, Slot], None],
+    ) -> None:
+        self._opener = opener
+        self._timing = timing
+        self._background = background
+        self._clock = clock
+        self._begin = begin
+        self._release = release
+
+    async def race(self, partition: Partition, connection: Connection) -> tuple[int, Slot] | None:
+        """Have an idle connection prove that it is alive; None if it did, or the new one that was there first.
+
+        Raises NoLease where neither can be had.
+        """
+        in_vain = connection.is_silent_still
+        proof = self._background.start(connection.prove(self._timing.link_timeout), "prove a connection")
+        key, slot, won = 0, None, False
+        try:
+            await asyncio.wait([proof], timeout=connection.patience)
+            if not (proof.done() or in_vain or partition.trust.has_room(self._clock())):
+                await asyncio.wait([proof], timeout=self._timing.probe_timeout)
+            if proof.done() and proof.result():
+                return None
+            if not partition.trust.has_room(self._clock()):
+                raise NoLease(Mismatch.NO_WEBSOCKET)
+            key, slot = self._begin(partition)
+            opening = slot.opening
+            assert opening is not None  # noqa: S101  (it was begun just now)
+            await asyncio.wait([proof, opening], return_when=asyncio.FIRST_COMPLETED)
+            if proof.done() and not proof.result():
+                await asyncio.wait([opening])
+            elif not proof.done() and slot.connection is None:
+                await asyncio.wait([proof], timeout=self._timing.probe_timeout)
+            if proof.done() and proof.result():
+                return None
+            if slot.connection is not None:
+                won = True
+                return key, slot
+            raise NoLease(Mismatch.NO_WEBSOCKET)
+        finally:
+            proof.cancel()
+            if slot is not None and not won:
+                self._release(partition, key, slot)
+
+    async def guard(self, partition: Partition, connection: Connection) -> None:
+        """Give up a connection on which a turn does not get through, where it would on another way."""
+        while connection.is_open:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not connection.is_stuck:
+                continue
+            if partition.may_open(self._clock()) and await self._opens_beside(partition, connection):
+                found = "a new connection did"
+            elif not partition.may_open(self._clock()) and await self._answers_beside(connection):
+                found = "no new WebSocket can be had"
+            else:
+                continue
+            await asyncio.sleep(_GRACE)
+            if connection.is_stuck:
+                connection.give_up(f"nothing got through, where {found} (stuck_timeout)")
+
+    async def _opens_beside(self, partition: Partition, stuck: Connection) -> bool:
+        """Have a connection for whichever turn needs one while one is *stuck*; return whether it answers."""
+        if (spare := partition.spare) is not None and partition.slots[spare].free:
+            return await self._answers_still(partition.slots[spare], stuck)
+        key, slot = self._begin(partition)
+        assert slot.opening is not None  # noqa: S101  (it was begun just now)
+        try:
+            await self._while_stuck(stuck, slot.opening)
+        finally:
+            self._release(partition, key, slot)
+        if not slot.free and partition.may_open(self._clock()):
+            await self._rest(stuck)
+        return slot.free
+
+    async def _answers_still(self, slot: Slot, stuck: Connection) -> bool:
+        """Whether a spare connection answers while one is *stuck*; one that does not is closed."""
+        spare = slot.connection
+        assert spare is not None  # noqa: S101  (it is free)
+        proof = self._background.start(spare.prove(self._timing.probe_timeout), "prove a connection")
+        try:
+            await self._while_stuck(stuck, proof)
+        finally:
+            proof.cancel()
+        answers = proof.done() and proof.result()
+        if proof.done() and not answers and slot.free:
+            spare.abort()
+        return answers
+
+    async def _answers_beside(self, stuck: Connection) -> bool:
+        """Whether somebody answers at the next hop while a connection is *stuck*: then plain HTTP gets through.
+
+        Only where the kernel tells that this hop has nothing of the turn; elsewhere upstream may be busy with it.
+        """
+        if not TELLS:
+            await self._rest(stuck)
+            return False
+        dialing = self._background.start(self._opener.answers(), "look whether upstream is there")
+        try:
+            await self._while_stuck(stuck, dialing)
+        finally:
+            dialing.cancel()
+        if dialing.done() and dialing.result():
+            return True
+        await self._rest(stuck)
+        return False
+
+    async def _rest(self, stuck: Connection) -> None:
+        """Wait before the next attempt for a *stuck* connection's turn, if it needs one."""
+        if stuck.is_stuck:
+            await asyncio.sleep(_BETWEEN_RESCUES)
+
+    async def _while_stuck(self, stuck: Connection, work: asyncio.Task[Any]) -> None:
+        """Wait for *work*, and try harder meanwhile, for as long as the connection is *stuck*."""
+        while stuck.is_stuck and not work.done():
+            stuck.hurry()
+            await asyncio.wait([work], timeout=_LOOK_SECONDS)
