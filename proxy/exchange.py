@@ -189,9 +189,12 @@ class Exchange:
     def _doubt(self) -> Doubt | None:
         """Return what upstream may refuse here though it takes the agent's own request over HTTP."""
         request = self.turn.request
-        if request.echo is not None:
-            return Doubt(Mismatch.TRANSLATION_REFUSED, request.model)
-        return Doubt(Mismatch.UNSUPPORTED_FIELD) if request.has_nulls else None
+        if not request.is_in_doubt:
+            return None
+        translated = request.echo is not None
+        return (
+            Doubt(Mismatch.TRANSLATION_REFUSED, request.model) if translated else Doubt(Mismatch.UNSUPPORTED_FIELD)
+        )
 
     def _instead(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
         """Return what becomes of a turn that upstream refused in full: it may take it over HTTP."""

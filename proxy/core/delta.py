@@ -196,6 +196,11 @@ class TurnRequest:
         return any(value is None for value in self.fields.values())
 
     @property
+    def is_in_doubt(self) -> bool:
+        """Whether upstream may refuse here what it takes over HTTP: for its nulls, or its translation."""
+        return self.echo is not None or self.has_nulls
+
+    @property
     def leaves_padding_open(self) -> bool:
         """Whether the agent did not say if events are to be padded against those who watch their length."""
         options = self.fields.get("stream_options") or {}

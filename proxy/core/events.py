@@ -264,6 +264,7 @@ _STATUSES = {
     "invalid_api_key": 401,
     "authentication_error": 401,
     "permission_error": 403,
+    "unsupported_country_region_territory": 403,
     "not_found_error": 404,
     "model_not_found": 404,
     "server_is_overloaded": 503,
@@ -282,4 +283,9 @@ def _status_of(error: Mapping[str, Any]) -> int:
     for name in (error.get("code"), error.get("type")):
         if isinstance(name, str) and name in _STATUSES:
             return _STATUSES[name]
-    return 400 if "previous_response_id" in str(error.get("message")) else 500
+    is_about_the_request = error.get("param") is not None or str(error.get("code")).startswith(_REFUSED)
+    return 400 if is_about_the_request or "previous_response_id" in str(error.get("message")) else 500
+
+
+_REFUSED = ("invalid_", "missing_", "unknown_parameter", "unsupported_")
+"""How codes begin that find fault with the request."""

@@ -10,6 +10,12 @@ class Told:
 
     def __init__(self) -> None:
         self._items: dict[int, Raw] = {}
+        self._announced: set[int] = set()
+
+    def announce(self, event: Raw) -> None:
+        """Take a `response.output_item.added` *event*: this item is to be told."""
+        if isinstance(index := event.get("output_index"), int):
+            self._announced.add(index)
 
     def note(self, event: Raw) -> None:
         """Take such an *event*. An item told twice counts once; some services give all their items one index."""
@@ -19,6 +25,11 @@ class Told:
         if not isinstance(index, int) or (index in self._items and not _is_again(self._items[index], item)):
             index = max(self._items, default=-1) + 1
         self._items[index] = item
+
+    @property
+    def lacks_some(self) -> bool:
+        """Whether an item was announced, and not told."""
+        return not self._announced <= self._items.keys()
 
     def in_order(self) -> list[Raw]:
         """Return the items."""

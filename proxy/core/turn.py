@@ -121,7 +121,7 @@ class Turn:
         self._retried_here = False
         self._told = Told()
         self._held: list[Raw] = []
-        self._has_pieces = False
+        self._has_pieces = self._is_mid_item = False
         self._tells = tells
         self._unshown: list[ServerEvent] = []
         self._unshown_bytes = self._early_bytes = 0
@@ -176,7 +176,7 @@ class Turn:
         self._reused = reused
         self._earlier = earlier
         self._told = Told()
-        self._has_pieces = False
+        self._has_pieces = self._is_mid_item = False
         self._unshown = []
         self._unshown_bytes = self._early_bytes = 0
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
@@ -226,17 +226,24 @@ class Turn:
             if self.again is not None:
                 return ()
             self.state = State.STREAMING
-        if event.type == "response.output_item.done":
-            self._told.note(event.json())
-        elif event.type.endswith((".added", ".delta")):
-            self._has_pieces = True
+        self._note(event)
         if event.terminal:
             self._end(event)
         return self._released(event)
 
+    def _note(self, event: ServerEvent) -> None:
+        """Take note of what *event* says of the items."""
+        if event.type == "response.output_item.done":
+            self._told.note(event.json())
+            self._is_mid_item = False
+        elif event.type.endswith((".added", ".delta")):
+            self.note_piece()
+            if event.type == "response.output_item.added":
+                self._told.announce(event.json())
+
     def note_piece(self) -> None:
         """Take note of an event that adds a piece to an answer that goes on, and that the agent was shown."""
-        self._has_pieces = True
+        self._has_pieces = self._is_mid_item = True
 
     def _is_earlier(self, event: ServerEvent) -> bool:
         """Whether *event* says how the last response on this connection ended, once more, and nothing of this one.
@@ -326,14 +333,21 @@ class Turn:
         return bool(response.get("previous_response_id", asked) == asked)
 
     def _is_to_repeat(self, failed: ServerEvent) -> bool:
-        """Whether a turn that *failed* before it began is sent again."""
+        """Whether a turn that *failed* before it began is sent again.
+
+        Raises UpstreamError where upstream may take the agent's own request over HTTP.
+        """
         fault = Fault.of(failed.json())
         if self._is_miss(fault) or self._is_refused_rewrite(fault):
             return True
-        if self._retried_here:
-            # It may be the last word on the attempt that was refused on this connection.
+        if self._retried_here or (isinstance(self.upload, Delta) and fault.is_rejection):
+            # It may be the last word on the attempt that was refused on this connection, or about the chain.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
-        return self._retried_here
+            return True
+        if self.request.is_in_doubt and fault.is_rejection:
+            self.state = State.FAILED
+            raise fault.as_error()
+        return False
 
     def _is_miss(self, fault: Fault) -> bool:
         continued = isinstance(self.upload, Delta)
@@ -442,7 +456,8 @@ class Turn:
 
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
         ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones,
-        and where the agent was shown pieces of items of which none was told whole.
+        and where that list is shorter and the agent was shown pieces of an item that was not told whole: it may
+        give back what upstream holds already.
         """
         final_items: list[Raw] = (
             [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
@@ -450,6 +465,8 @@ class Turn:
         self._held = self._told.in_order() or final_items
         outputs = [Output.of(item) for item in self._held]
         if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
+            return None
+        if len(final_items) < len(outputs) and (self._is_mid_item or self._told.lacks_some):
             return None
         for item in final_items:
             index = next((n for n, output in enumerate(outputs) if output.is_item(item)), None)

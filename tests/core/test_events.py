@@ -210,6 +210,15 @@ def test_an_old_connection_says_so() -> None:
         ({"status": 429, "error": {}}, False),
         ({"status": 500, "error": {}}, False),
         ({"status": 400, "error": {"code": "context_length_exceeded"}}, False),
+        ({"code": "invalid_value", "message": "no", "param": "input[0]"}, True),
+        ({"code": "odd", "message": "no", "param": "input[0]"}, True),
+        ({"code": "unknown_parameter", "message": "no", "param": None}, True),
+        ({"code": "missing_required_parameter", "message": "no"}, True),
+        ({"code": "unsupported_value", "message": "no"}, True),
+        ({"code": "unsupported_country_region_territory", "message": "no"}, False),
+        ({"code": "invalid_api_key", "message": "no"}, False),
+        ({"code": "unknown_error", "message": "no"}, False),
+        ({"code": None, "message": "no", "param": None}, False),
     ],
 )
 def test_a_refused_request_is_told_from_other_trouble(said: JSON, *, rejected: bool) -> None:

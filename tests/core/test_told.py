@@ -26,6 +26,18 @@ def test_items_stand_by_their_index() -> None:
     assert told((1, OTHER), (0, MESSAGE), (None, THOUGHT), ("2", call())) == [MESSAGE, OTHER, THOUGHT, call()]
 
 
+def test_what_was_announced_is_missed() -> None:
+    """Wherever in the output, until it is told."""
+    items = Told()
+    assert not items.lacks_some
+    for index in (1, 0, None, "2"):
+        items.announce({"output_index": index})
+    items.note({"output_index": 0, "item": MESSAGE})
+    assert items.lacks_some
+    items.note({"output_index": 1, "item": OTHER})
+    assert not items.lacks_some
+
+
 @pytest.mark.parametrize("item", [None, "x", []])
 def test_what_is_no_item_is_none(item: Any) -> None:
     """An event may be anything."""

@@ -232,6 +232,29 @@ def test_pieces_of_an_item_that_was_never_told_whole_leave_no_baseline(piece: Se
     assert held(piece, done(TWO[0]), completed()) == outputs(TWO[0])
 
 
+CALL_TO_COME = event("response.output_item.added", output_index=1, item=call(arguments=""))
+
+
+@pytest.mark.parametrize(
+    "untold",
+    [
+        [
+            done(TWO[0], 0),
+            CALL_TO_COME,
+            event("response.function_call_arguments.delta", output_index=1, delta="{}"),
+        ],
+        [CALL_TO_COME, done(TWO[0], 0)],
+        [done(TWO[0], 0), WORD],
+    ],
+)
+def test_an_item_that_was_begun_and_never_told_whole_leaves_no_baseline(untold: list[ServerEvent]) -> None:
+    """The agent may give it back, and upstream has it: a delta would say it twice. A whole list tells."""
+    assert ended(*untold, completed()) is None
+    assert ended(*untold, completed(*TWO)) is None
+    assert held(*untold, completed(TWO[0])) == outputs(TWO[0])
+    assert held(CALL_TO_COME, done(TWO[0], 0), done(TWO[1], 1), completed()) == outputs(*TWO)
+
+
 @pytest.mark.parametrize(
     "final",
     [
@@ -384,6 +407,35 @@ def test_a_refused_delta_is_tried_in_full(status: int) -> None:
         turn.receive(refusal(status, code="invalid_value", message="No tool call found"))
     assert raised.value.status == status
     assert turn.state is State.FAILED
+
+
+@pytest.mark.parametrize("code", ["invalid_prompt", "unsupported_parameter"])
+def test_a_delta_that_fails_for_what_it_says_is_tried_in_full(code: str) -> None:
+    """Some services refuse a request in a response that fails; in full, that is the agent's."""
+    failed = event("response.failed", response={"id": None, "status": "failed", "error": {"code": code}})
+    turn = started(delta())
+    assert turn.receive(failed) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(FULL, reused=False)
+    assert turn.receive(failed) == (failed,)
+    assert turn.state is State.FAILED
+    unlucky = event(
+        "response.failed", response={"id": None, "status": "failed", "error": {"code": "server_error"}}
+    )
+    turn = started(delta())
+    assert turn.receive(unlucky) == (unlucky,)
+
+
+def test_a_request_in_doubt_that_fails_for_what_it_says_is_refused() -> None:
+    """So that it can go over HTTP, where upstream may take it."""
+    failed = event(
+        "response.failed", response={"id": None, "status": "failed", "error": {"code": "invalid_prompt"}}
+    )
+    turn = Turn(request(user("a"), temperature=None))
+    turn.start(FULL, reused=False)
+    with pytest.raises(UpstreamError) as raised:
+        turn.receive(failed)
+    assert (raised.value.status, turn.state) == (400, State.FAILED)
 
 
 def test_a_duplicate_item_asks_for_a_fresh_connection() -> None:
