@@ -276,17 +276,43 @@ async def test_behind_a_portal_nothing_of_the_agents_is_sent(proxied: Start, raw
     clock, network = Clock(), Network(PORTALS["a redirect"])
     run = await proxied(upstream=(await raw_upstream(network)).base_url, clock=clock)
     await run.post(TURN)
-    assert network.heard == ["GET /v1/responses HTTP/1.1", "POST /v1/responses HTTP/1.1"]
+    look = "GET /v1/models HTTP/1.1"
+    assert network.heard == ["GET /v1/responses HTTP/1.1", "POST /v1/responses HTTP/1.1", look]
     for _ in range(3):
         assert (await run.post(TURN)).status == 502
-    assert len(network.asked) == 2
+    assert len(network.asked) == 3
     clock.advance(5)
     for _ in range(3):
         assert (await run.post(TURN)).status == 502
     probe = network.asked[-1]
-    assert network.heard[2:] == ["GET /v1/models HTTP/1.1"]
+    assert network.heard[3:] == [look]
     assert {name.lower() for name, _ in probe.headers} <= {"host", "connection"}
     assert probe.body == b""
+
+
+@pytest.mark.parametrize("page", ["a page", "a redirect"])
+async def test_upstreams_own_page_keeps_nobody_else_out(
+    proxied: Start, raw_upstream: RawUpstreams, page: str
+) -> None:
+    """It answers the probe, so it is there: whoever asked for that page is told so, and others are served."""
+
+    async def serve(peer: Peer) -> None:
+        while True:
+            asked = await peer.message()
+            if asked.start.startswith("POST /v1/responses"):
+                await peer.send(PORTALS[page])
+                return
+            await peer.send(
+                b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            )
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    for _ in range(2):
+        refused = await run.post(TURN)
+        assert refused.status == 502
+        assert "API base" in refused.json()["error"]["message"]
+        assert (await run.ask("GET", "/v1/files", ("Authorization", "Bearer key"))).status == 404
+    assert (await run.figures())["link"]["state"] == "ok"
 
 
 async def test_the_turn_after_the_portal_goes_through(proxied: Start, raw_upstream: RawUpstreams) -> None:

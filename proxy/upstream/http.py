@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.helpers import set_exception
 
 from proxy.errors import Trouble, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
@@ -34,6 +35,10 @@ _LINE_LIMIT = 64 * 1024
 
 _TURNS = frozenset({"/responses", "/chat/completions", "/completions", "/messages"})
 """Paths whose answers are JSON or a stream of events, and never somewhere else."""
+
+_OWN_PAGE = (
+    "upstream answered this turn with a redirect or a web page, though it is there: is its API base the right one?"
+)
 
 _PROBE_TIMEOUT = 3.0
 
@@ -68,6 +73,15 @@ class _MeteredHandler(ResponseHandler):
         control(transport.get_extra_info("socket"), self._congestion)
         metered = _ClaimingTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End a body that ends with its connection, or break it off where the connection was broken off.
+
+        The library takes either for the end.
+        """
+        if exc is not None and self._payload is not None and not self._payload.is_eof():
+            set_exception(self._payload, aiohttp.ClientPayloadError("the connection broke off"), exc)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._meter.received(len(data))
@@ -151,8 +165,8 @@ class Http:
             max_field_size=_LINE_LIMIT,
         )
 
-    async def _probe(self) -> None:
-        """Look whether upstream itself answers, on a new connection and without anybody's credentials.
+    async def _probe(self) -> bool:
+        """Return whether upstream itself answers, on a new connection and without anybody's credentials.
 
         A page is no sign of it. It need not be the network's either, so it changes nothing.
         """
@@ -160,12 +174,15 @@ class Http:
         try:
             async with session, session.get(self._endpoint.http("/models"), allow_redirects=False) as response:
                 answer = cast("Answer", response)
-                self._judge(answer, is_page=await answer.is_page(), is_turn=False)
+                is_page = await answer.is_page()
+                self._judge(answer, is_page=is_page, is_turn=False)
+                return not is_page
         except UpstreamUnavailable:
-            return
+            return False
         except (aiohttp.ClientError, OSError) as exc:
             if trouble_of(exc) is not Trouble.UNREACHABLE:
                 self._link.block(trouble_of(exc), advice(exc))
+            return False
 
     def _judge(self, response: Answer, *, is_page: bool, is_turn: bool) -> None:
         """Take note of who answered. Raises UpstreamUnavailable for a sign-in page, or an outbound proxy.
@@ -212,7 +229,10 @@ class Http:
         else:
             response = await self._in_either_form(encoding, send, headers, encoded, body, again)
         try:
-            self._judge(response, is_page=await response.is_page(looking=is_turn), is_turn=is_turn)
+            is_page = await response.is_page(looking=is_turn)
+            if is_turn and is_page and await self._link.is_open_after_all():
+                raise UpstreamUnavailable(_OWN_PAGE)  # no reason to keep others from upstream
+            self._judge(response, is_page=is_page, is_turn=is_turn)
             yield response
         finally:
             # What was not read to its end cannot be reused; a connection that was is already back in the pool.

@@ -5,7 +5,8 @@ credentials looks whether the way is open again: when an agent asks, and every f
 lately. There are upstreams that answer the probe with a page themselves. So now and then a single turn is let
 through, which finds out for certain.
 
-    OPEN -> a page in answer to a turn -> CAPTIVE -> (a probe, a turn let through, a WebSocket) upstream -> OPEN
+    OPEN -> a page in answer to a turn, and no upstream in answer to a probe -> CAPTIVE
+    CAPTIVE -> upstream in answer to a probe, to a turn let through, or over a WebSocket -> OPEN
 """
 
 import asyncio
@@ -49,7 +50,7 @@ class Link:
         self._clock = clock
         self._now = now
         self._jitter = jitter
-        self._probe: Callable[[], Awaitable[None]] | None = None
+        self._probe: Callable[[], Awaitable[bool]] | None = None
         self._probing = asyncio.Lock()
         self._probed_at = self._asked_at = clock()
         self._watching: asyncio.Task[None] | None = None
@@ -85,9 +86,16 @@ class Link:
             self._probed_at = self._clock()
         self._change(trouble, detail)
 
-    def probe_with(self, probe: Callable[[], Awaitable[None]]) -> None:
-        """Use *probe* to look; it calls `clear` or `block`."""
+    def probe_with(self, probe: Callable[[], Awaitable[bool]]) -> None:
+        """Use *probe* to look; it calls `clear` or `block`, and tells whether upstream itself answered."""
         self._probe = probe
+
+    async def is_open_after_all(self) -> bool:
+        """Whether upstream itself answers a probe, after a page in answer to a turn: then the page is its own."""
+        if self.is_captive:
+            return False
+        async with self._probing:
+            return await self._look()
 
     async def look(self, *, is_turn: bool = False) -> None:
         """Have an agent's request wait for a probe, where a sign-in page was in the way some seconds ago.
@@ -153,7 +161,6 @@ class Link:
                 if self.is_captive:
                     await self._look()
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
         self._probed_at = self._clock()
-        if self._probe is not None:
-            await self._probe()
+        return self._probe is not None and await self._probe()

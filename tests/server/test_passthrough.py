@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -436,6 +437,38 @@ async def test_a_broken_answer_breaks_the_agents(
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
         async for _ in agent.pieces(head):
             pass
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
+async def test_a_reset_is_no_end_of_an_answer_without_a_length(
+    proxied: Any, raw_upstream: Any, target: str, version: bytes
+) -> None:
+    """Such an answer ends with its connection, and only where that is closed."""
+    seen, how = asyncio.Event(), struct.pack("ii", 1, 0)
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/%b 200 OK\r\nContent-Type: application/json\r\n\r\nhalf of" % version)
+        await seen.wait()
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+        peer.close()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
+    for how in (struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)):
+        seen.clear()
+        agent = await run.dial()
+        await agent.begin("POST", target, KEY, ("Content-Length", "2"))
+        await agent.send(b"{}")
+        head = await agent.head()
+        pieces = agent.pieces(head)
+        assert await anext(pieces) == b"half of"
+        seen.set()
+        if how == struct.pack("ii", 0, 0):
+            assert [piece async for piece in pieces] == []
+        else:
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await anext(pieces)
 
 
 @pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200"])
