@@ -453,7 +453,7 @@ ECHOES: dict[str, Echo] = {
     "content empty instead of null": _empty_for_null,
     "content in parts": _parts,
     "arguments rewritten": _rewritten,
-    "with reasoning_content": lambda message: {**bare(message), "reasoning_content": "Hm."},
+    "with reasoning_content": lambda message: {**bare(message), "reasoning_content": ""},
     "without annotations and refusal": _without("annotations", "refusal"),
     "as the streaming helper leaves it": _helper,
 }

@@ -13,9 +13,11 @@ from proxy.frontends.chat_request import Untranslatable, take
 
 _ROLES = frozenset({"system", "developer", "user"})
 
-_BESIDE_WORDS = frozenset({"annotations", "parsed", "reasoning", "reasoning_content", "reasoning_details"})
+_BESIDE_WORDS = frozenset({"annotations", "parsed"})
 _BESIDE_CALLS = frozenset({"index", "parsed_arguments"})
 """What agents keep of an answer beside what it said: no model reads it again, and not every upstream takes it."""
+_THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details"})
+"""Where other providers tell what a model thought, and some want it back. An answer of ours has none of it."""
 _PROVIDERS_OWN = "provider_specific_fields"
 """Where LiteLLM keeps what only some providers know, to show it to them again; mostly there is nothing in it."""
 
@@ -77,7 +79,7 @@ def _tool_output(message: Raw, waiting: dict[str, Raw]) -> dict[str, Any]:
 
 def _said(message: Raw) -> Iterator[dict[str, Any]]:
     """Yield the items of one message of the assistant: what it said, then its calls."""
-    own = _without(message, _BESIDE_WORDS)
+    own = _without(message, _BESIDE_WORDS | {name for name in _THOUGHTS if not message.get(name)})
     _, content, refusal, calls = take(own, "messages", "role", "content", "refusal", "tool_calls")
     parts: list[dict[str, Any]] = []
     if isinstance(content, str):

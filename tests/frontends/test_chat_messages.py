@@ -105,9 +105,9 @@ def test_parts_of_a_message(part: JSON, wanted: JSON) -> None:
                 "audio": None,
                 "function_call": None,
                 "parsed": {"a": 1},
-                "reasoning": "hm",
-                "reasoning_content": "hm",
-                "reasoning_details": [{"text": "hm"}],
+                "reasoning": None,
+                "reasoning_content": "",
+                "reasoning_details": [],
                 "refusal": None,
                 "tool_calls": None,
             },
@@ -118,6 +118,13 @@ def test_parts_of_a_message(part: JSON, wanted: JSON) -> None:
 def test_an_answer_as_agents_repeat_it(message: JSON, wanted: list[JSON]) -> None:
     """Text before calls; what the model did not say is left out."""
     assert items([{"role": "assistant", **message}]) == wanted
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "reasoning_details"])
+def test_what_another_provider_thought_is_not_left_out(name: str) -> None:
+    """Some want it back, and no item of ours says it."""
+    with pytest.raises(Untranslatable, match=f"messages.{name}"):
+        items([{"role": "assistant", "content": "a", name: ["hm"]}])
 
 
 def test_outputs_of_tools_go_with_their_calls() -> None:

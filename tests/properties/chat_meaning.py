@@ -15,7 +15,8 @@ from meaning import Held, Raw, Token, arguments, meaning
 Message: TypeAlias = tuple[Token, ...]
 """What one message says; the output of a tool is ("output", call_id, parts) until its call is found."""
 
-_BESIDE = {"annotations", "parsed", "reasoning", "reasoning_content", "reasoning_details"}
+_BESIDE = {"annotations", "parsed"}
+_THOUGHTS = {"reasoning", "reasoning_content", "reasoning_details"}
 _BESIDE_CALLS = {"index", "parsed_arguments"}
 """What stands in an agent's account of an answer and says nothing."""
 
@@ -88,7 +89,8 @@ def one_message(tokens: Sequence[Token]) -> list[Token]:
 def _message(message: Raw) -> Message:
     match message["role"]:
         case "assistant":
-            return _assistant(_only(message, {"role", "content", "refusal", "tool_calls"}, _BESIDE))
+            beside = _BESIDE | {name for name in _THOUGHTS if not message.get(name)}
+            return _assistant(_only(message, {"role", "content", "refusal", "tool_calls"}, beside))
         case "tool":
             given = _only(message, {"role", "content", "tool_call_id"})
             parts = _parts(given.get("content"))
