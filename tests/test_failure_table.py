@@ -433,6 +433,19 @@ async def test_an_upload_that_stands_still_is_a_loss(
         assert (await figures(start, 2))[1] == ("full", "connection_lost", 2, "completed")
 
 
+async def test_why_upstream_closed_is_for_the_agent_alone(
+    proxied: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A gateway may quote the prompt there, and logs have none of it."""
+    start = await proxied(numbered, ambiguous_retries=0)
+    start.simulator.inject(Fault("before_created", "close", close_code=1008, reason="flagged: hunter2"))
+    refused = await start.post({"model": "m", "input": "hi"})
+    assert refused.json()["error"]["message"].endswith("closed with 1008: flagged: hunter2")
+    said = "".join(capsys.readouterr())
+    assert "turn_broken_off" in said
+    assert "hunter2" not in said
+
+
 # Lost after the first event
 
 

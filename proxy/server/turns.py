@@ -336,14 +336,15 @@ class AgentRequest:
 
     async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:
         """Tell the agent that there is no answer; one that has a part of an answer is cut off."""
+        told = f"{fault}: {fault.said}" if isinstance(fault, ConnectionLost) and fault.said else str(fault)
         if self._events is not None:
             await self._events.quiet()  # whatever waits after an abort is cancelled
             if self._events.awaited:
-                body = error_body(status, str(fault), "upstream_unavailable")
+                body = error_body(status, told, "upstream_unavailable")
                 return await self._events.fail(UpstreamError(status, body, {}))
         if self._reply.begun:
             return self._reply.abort()
-        return self._reply.error(status, str(fault), "upstream_unavailable", headers=_CALMLY.get(fault.trouble))
+        return self._reply.error(status, told, "upstream_unavailable", headers=_CALMLY.get(fault.trouble))
 
     async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
         try:

@@ -483,9 +483,8 @@ class Connection:
         if self._given_up is not None:
             return ConnectionLost(self._given_up, sent=self._sent)
         said = self._socket.protocol.close_rcvd
-        code = said.code if said is not None else 1006
-        reason = f": {said.reason}" if said is not None and said.reason else ""
-        return ConnectionLost(f"the WebSocket closed with {code}{reason}", code=code, sent=self._sent)
+        code, reason = (said.code, said.reason) if said is not None else (1006, "")
+        return ConnectionLost(f"the WebSocket closed with {code}", code=code, sent=self._sent, said=reason)
 
     async def close(self) -> None:
         """Close politely, within close_timeout."""
