@@ -85,7 +85,9 @@ class Config:
     )
     idle_seconds: float = setting(1800.0, "Close a WebSocket that no turn has used for this long.")
     websocket_retry_seconds: float = setting(
-        300.0, "After upstream refused the upgrade, use plain HTTP for this long before asking again."
+        300.0,
+        "For how long what upstream refused or failed at is not tried again: the upgrade, deltas, a translated "
+        "request, a warm-up.",
     )
     ping_interval: float = setting(20.0, "Ping upstream this often, so that middleboxes keep the connection.")
     probe_timeout: float = setting(

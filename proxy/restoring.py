@@ -60,14 +60,13 @@ class Outcome(Enum):
 class Job:
     """A conversation to be uploaded, that went on at *last_used*.
 
-    *connection* is the one on which that is being done, until all has left; *waiting* is how many turns of it
-    wait for that.
+    *holds_link* says that this is being done and not all has left; *waiting* is how many turns wait for that.
     """
 
     keepsake: Keepsake
     partition: Partition
     last_used: float
-    connection: Connection | None = None
+    holds_link: bool = False
     task: "asyncio.Task[None] | None" = None
     uploading: "asyncio.Task[Outcome] | None" = None
     uploads_left: int = _MOST_UPLOADS
@@ -164,7 +163,7 @@ class Restoring:
 
     def _is_in_the_way(self, job: Job, request: TurnRequest | None, partition: Partition | None) -> bool:
         """Whether an upload takes the link from *request*, or the place of its connection."""
-        if job.connection is not None:
+        if job.holds_link:
             return True
         if request is None or job.uploading is None or job.partition is not partition:
             return False
@@ -232,15 +231,15 @@ class Restoring:
             async with self._pool.lease(
                 job.keepsake.request, partition, fresh=Mismatch.CONNECTION_LOST, last_used=job.last_used
             ) as lease:
-                connection = job.connection = lease.connection
+                job.holds_link = True
                 try:
                     if not await self._is_honoured(lease, job):
                         return Outcome.REFUSED
                     job.begun = True
                     await self._on(lease, job, warm_up)
                 finally:
-                    job.connection = None
-                    connection.meter.turn = Traffic()
+                    job.holds_link = False
+                    lease.connection.meter.turn = Traffic()
         except UpstreamError:
             self._pause(partition)
             return Outcome.REFUSED
@@ -314,7 +313,7 @@ class Restoring:
             return
         began = self._clock()
         await lease.send(message)
-        job.connection = None  # the link is free again
+        job.holds_link = False
         await self._hear(warm_up, lease, max(_LEAST_PATIENCE, self._clock() - began))
         restored = warm_up.restored
         if restored is not None:

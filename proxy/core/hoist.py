@@ -19,7 +19,7 @@ _KINDS = ("custom", "function")
 """Tools that the agent runs itself; upstream may have to be told at each turn of those that it runs."""
 
 Form: TypeAlias = tuple[str, tuple[str, ...]]
-"""What a verdict on hoisting holds for: a model, and the settings hoisted: "instructions", and kinds of tools."""
+"""What a probe's verdict holds for: a model, and what is asked of it (such as "instructions", "generate")."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,7 @@ from proxy.simulator.settings import ErrorShape
 
 
 class ApiError(Exception):
-    """A request is refused with *status*; *headers* travel along (``retry-after``).
-
-    *is_connection_level* marks errors about the connection rather than about one request.
-    """
+    """A request is refused with *status*; *headers* travel along (``retry-after``)."""
 
     def __init__(
         self,

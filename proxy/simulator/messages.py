@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.simulator.apierror import invalid, unsupported
+from proxy.simulator.apierror import invalid, missing, unsupported
 from proxy.simulator.model import Item
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -25,9 +25,7 @@ LEGACY = "function_call_"
 def items_of_messages(messages: Any) -> list[Item]:
     """Return the items that say the same as *messages*; raise ApiError if they are malformed."""
     if not isinstance(messages, list) or not messages:
-        raise invalid(
-            "Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter"
-        )
+        raise missing("messages")
     for index, message in enumerate(messages):
         _check(message, f"messages[{index}]")
     _check_tools(messages)

@@ -97,7 +97,7 @@ def check_parameters(request: Body, kind: Literal["ws", "http", "chat"], setting
     """Raise ApiError for a field that is unknown, missing, or at odds with another."""
     _check_names(request, kind, settings)
     if not isinstance(request.get("model"), str) or not request["model"]:
-        raise invalid("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+        raise missing("model")
     _check_ranges(request)
     if kind == "chat":
         check_chat(request)

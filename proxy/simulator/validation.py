@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from proxy.simulator.apierror import invalid, unsupported
+from proxy.simulator.apierror import invalid, missing, unsupported
 from proxy.simulator.model import Item
 
 ROLES = ("assistant", "system", "developer", "user")
@@ -109,9 +109,7 @@ def _checked(item: Any, place: str) -> Item:
         raise unsupported(kind, REQUIRED, f"{place}.type")
     for name in REQUIRED[kind]:
         if typed.get(name) is None:
-            place = f"{place}.{name}"
-            message = f"Missing required parameter: '{place}'."
-            raise invalid(message, param=place, code="missing_required_parameter")
+            raise missing(f"{place}.{name}")
     if kind == "message":
         _check_message(typed, place)
     return typed

@@ -1,6 +1,6 @@
 """Wire: one TCP connection, whose bytes are counted, slowed down, lost or cut.
 
-The protocol that speaks over it (HTTP, later perhaps WebSocket) sees an ordinary transport. Bytes are counted
+The protocol that speaks over it, HTTP and then WebSocket, sees an ordinary transport. Bytes are counted
 as that protocol reads and writes them: below HTTP and WebSocket framing and compression, above TLS records.
 """
 

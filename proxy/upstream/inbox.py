@@ -20,7 +20,7 @@ What it raises is raised by the wait."""
 
 
 class Inbox:
-    """Whole messages of at most *most* bytes in all, then *overrun*. For one reader."""
+    """Whole messages, of *most* bytes in all and one beyond, then *overrun*. For one reader."""
 
     def __init__(self, most: int) -> None:
         self.overrun = False

@@ -212,8 +212,7 @@ class Pool:
         Leaving the block with a baseline on the connection gives it back; leaving it without one, or by an
         exception, closes it: what upstream may still send on it is nobody's.
 
-        Raises NoLease where plain HTTP should be used, UpstreamError where upstream refuses the agent, and
-        UpstreamUnavailable where it cannot be reached.
+        Raises NoLease where plain HTTP should be used, and UpstreamError where upstream refuses the agent.
         """
         key, slot, upload = self._claim(request, partition, fresh, fits=fits)
         guard = None

@@ -30,6 +30,8 @@ ADVICE = {
     Trouble.OUTBOUND_PROXY: "the outbound proxy did not connect: check HTTPS_PROXY, ALL_PROXY and NO_PROXY",
 }
 
+_NO_HTTP = "its answer is no HTTP that makes sense: look whether something else listens there"
+
 LOGIN_WANTED = "the outbound proxy wants a password (407): put it into its URL as http://user:password@host"
 
 _DATES = frozenset({9, 10})
@@ -85,6 +87,8 @@ def advice(error: BaseException) -> str:
             return LOGIN_WANTED
         if trouble_of(error) is Trouble.OUTBOUND_PROXY and status:
             return f"the outbound proxy answered {status}: check HTTPS_PROXY, ALL_PROXY and NO_PROXY"
+        if isinstance(each, aiohttp.ClientResponseError):
+            return _NO_HTTP
     return ADVICE[trouble_of(error)]
 
 

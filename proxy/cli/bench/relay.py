@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Self
 
 from proxy.cli.bench.profiles import Profile
+from proxy.upstream.background import Background
 
 PACKET = 1448
 FIRST_WINDOW = 10 * PACKET
@@ -81,7 +82,7 @@ class Relay:
         self.port = 0
         self._target = target
         self._round_trip = profile.round_trip
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -92,14 +93,10 @@ class Relay:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close(0)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._join(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start(self._join(reader, writer), "carry a connection")
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry a connection that was made on our side, until both directions have ended."""
