@@ -36,6 +36,7 @@ _LINE_LIMIT = 64 * 1024
 _TURNS = frozenset({"/responses", "/chat/completions", "/completions", "/messages"})
 """Paths whose answers are JSON or a stream of events, and never somewhere else."""
 
+_OTHER_CODING = "upstream answered in a transfer coding that was not asked for"
 _OWN_PAGE = (
     "upstream answered this turn with a redirect or a web page, though it is there: is its API base the right one?"
 )
@@ -229,6 +230,8 @@ class Http:
         else:
             response = await self._in_either_form(encoding, send, headers, encoded, body, again)
         try:
+            if response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+                raise UpstreamUnavailable(_OTHER_CODING)  # the library takes off the chunks, and nothing else
             is_page = await response.is_page(looking=is_turn)
             if is_turn and is_page and await self._link.is_open_after_all():
                 raise UpstreamUnavailable(_OWN_PAGE)  # no reason to keep others from upstream

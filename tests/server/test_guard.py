@@ -241,6 +241,20 @@ async def test_a_program_is_told_to_continue(proxied: Any) -> None:
     assert "expect" not in {name.lower() for name, _ in answer.json()["headers"]}
 
 
+async def test_only_chunks_are_taken_off_a_body(proxied: Any) -> None:
+    """What is coded otherwise would go on without a word of it."""
+    run = await proxied()
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/echo", KEY, ("Transfer-Encoding", "gzip, chunked"))
+    await agent.send(b"0\r\n\r\n")
+    assert (await agent.message()).status in {400, 501}
+    assert run.simulator.requests == []
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/echo", KEY, ("Transfer-Encoding", "Chunked"))
+    await agent.send(b"5\r\nhello\r\n0\r\n\r\n")
+    assert (await agent.message()).json()["body_size"] == 5
+
+
 async def test_configured_names_and_origins_are_let_in(proxied: Any) -> None:
     """What the user lists may call, and nothing that merely resembles it."""
     run = await proxied(allowed_hosts=("host.docker.internal",), allowed_origins=("vscode-webview://abc",))

@@ -486,6 +486,17 @@ async def test_an_upstream_that_makes_no_sense_is_a_502(proxied: Any, raw_upstre
     assert ("no HTTP" in refused.json()["error"]["message"]) == answer.startswith(b"garbage")
 
 
+async def test_an_answer_in_another_transfer_coding_is_a_502(proxied: Any, raw_upstream: Any) -> None:
+    """The agent would be given compressed bytes that nothing calls so."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    assert (await run.ask("GET", "/v1/models", KEY)).status == 502
+
+
 @pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
 async def test_an_upstream_that_is_not_there_is_a_502(proxied: Any, target: str) -> None:
     """Where nobody listens, the agent gets a 502 it can retry, on a connection it can keep."""
