@@ -14,10 +14,10 @@ from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.ledger import Connections, Traffic
 from proxy.simulator import Simulator
-from proxy.upstream.connection import Timing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.pool import Lease, Limits, Partition, Pool
+from proxy.upstream.upgrade import Timing
 
 KEY: Headers = (("Authorization", "Bearer key"),)
 TIMING = Timing(

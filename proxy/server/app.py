@@ -24,12 +24,12 @@ from proxy.server.guard import Guard
 from proxy.server.reply import Reply, prepare
 from proxy.server.turns import AgentRequest, Services
 from proxy.upstream.congestion import AUTO, is_granted
-from proxy.upstream.connection import Timing
 from proxy.upstream.encoding import KNOWN, Encoding
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
 from proxy.upstream.link import Link
 from proxy.upstream.pool import Limits, Pool
+from proxy.upstream.upgrade import Timing
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

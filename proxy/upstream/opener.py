@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
-from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.connection import Connection
 from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.link import Link
 from proxy.upstream.meter import Meter
 from proxy.upstream.partition import Partition
 from proxy.upstream.standby import Standby
+from proxy.upstream.upgrade import Timing
 
 
 class Opener:

@@ -20,7 +20,7 @@ from proxy.core.turn import Turn
 from proxy.errors import UpstreamError, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
-from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.link import Link
@@ -28,6 +28,7 @@ from proxy.upstream.opener import Opener
 from proxy.upstream.partition import NoLease, Partition, Slot
 from proxy.upstream.rescue import Rescue
 from proxy.upstream.trust import Trust
+from proxy.upstream.upgrade import Timing
 
 _PARTITIONS_KEPT = 64
 _SWEEP_SECONDS = 5.0

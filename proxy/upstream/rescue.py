@@ -6,10 +6,11 @@ from typing import Any
 
 from proxy.core.delta import Mismatch
 from proxy.upstream.background import Background
-from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.connection import Connection
 from proxy.upstream.opener import Opener
 from proxy.upstream.partition import NoLease, Partition, Slot
 from proxy.upstream.sendqueue import TELLS
+from proxy.upstream.upgrade import Timing
 
 _LOOK_SECONDS = 0.25
 """How often a connection at work is looked at."""

@@ -14,9 +14,10 @@ from websockets.exceptions import ConnectionClosed
 
 from proxy.errors import ConnectionLost
 from proxy.ledger import Traffic
-from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.meter import Meter
+from proxy.upstream.upgrade import Timing
 
 _PACKET = 1400
 """Bytes that the link carries at a time."""

@@ -24,10 +24,11 @@ from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTim
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, Simulator, SimulatorSettings, scripted
 from proxy.upstream import connection as connection_module
-from proxy.upstream.connection import Connection, Timing
+from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.meter import Meter
 from proxy.upstream.sendqueue import AssumedQueue, CountedQueue
+from proxy.upstream.upgrade import Timing
 
 Connect = Callable[..., Awaitable[Connection]]
 Simulate = Callable[..., Awaitable[Simulator]]

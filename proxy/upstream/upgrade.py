@@ -1,0 +1,272 @@
+"""The opening of a WebSocket: TCP, TLS and the upgrade, and the library's connection as we have it.
+
+The library's exceptions of the opening end here: callers see `proxy.errors`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import orjson
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as websocket_connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
+from websockets.frames import DATA_OPCODES, Frame
+from websockets.http11 import Response
+from websockets.protocol import Event
+
+from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.upstream.congestion import SYSTEM, control
+from proxy.upstream.deflate import Deflate, DeflateOffer
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.frames import Frames
+from proxy.upstream.headers import Headers, of_answer
+from proxy.upstream.inbox import Inbox
+from proxy.upstream.liveness import lag
+from proxy.upstream.meter import Meter, MeteredTransport
+from proxy.upstream.standby import Standby
+from proxy.upstream.stubborn import outlast
+from proxy.upstream.trouble import advice, trouble_of
+
+_DEFINITE = frozenset({404, 405, 426, 501})
+"""Statuses that say there is no WebSocket endpoint."""
+
+_TOO_SLOW = 408
+"""What a server says to a client that said nothing for long, and that may cross the client's first words."""
+
+_CLOCK = 0.0005
+"""Seconds below which no answer is believed to have come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a connection waits, in seconds, how large an event may be, in bytes, and how TCP takes losses."""
+
+    link_timeout: float
+    open_timeout: float
+    send_timeout: float
+    upload_lead: float
+    close_timeout: float
+    ping_interval: float
+    probe_timeout: float
+    stuck_timeout: float
+    max_event_bytes: int
+    max_unread_bytes: int
+    congestion: str = SYSTEM
+
+
+class Socket(ClientConnection):
+    """The library's connection, counting bytes and telling when it is gone.
+
+    What arrives is always read, whether or not a turn takes it: else pings would go unanswered. Once
+    *max_unread* bytes of whole messages wait to be taken, the connection is closed.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        meter: Meter,
+        gone: Callable[[], None],
+        max_event: int,
+        max_unread: int,
+        congestion: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._meter = meter
+        self._gone = gone
+        self._congestion = congestion
+        self.inbox = Inbox(max_unread)
+        self._frames = Frames(self.protocol, max_event)
+        self._made_at = self.heard_at = self.loop.time()
+        self.lag = lag()
+        self._first_answer: float | None = None
+        self.proven_rate = 0.0
+
+    @property
+    def deflate(self) -> Deflate | None:
+        """What compresses our messages, if that was negotiated."""
+        return next((each for each in self.protocol.extensions if isinstance(each, Deflate)), None)
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest time in seconds in which upstream was seen to answer: the upgrade, or a ping."""
+        seen = [each for each in (self._first_answer, self.latency) if each]
+        return min(seen, default=0.0)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count what crosses *transport*, and have its TCP as we want it."""
+        metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
+        super().connection_made(cast("asyncio.Transport", metered))
+        self._made_at = self.loop.time()
+        sock = transport.get_extra_info("socket")
+        outlast(sock)
+        control(sock, self._congestion)
+
+    def data_received(self, data: bytes) -> None:
+        """Take *data*: a message that comes alone goes the short way, everything else the library's."""
+        self.heard_at, self.lag = self.loop.time(), lag()
+        if self._first_answer is None:
+            self._first_answer = self.heard_at - self._made_at
+            self.proven_rate = self._meter.written / max(self._first_answer, _CLOCK)
+        self._meter.received(len(data))
+        message = self._frames.alone(data)
+        if message is None:
+            self._frames.follow(data)
+            super().data_received(data)
+        elif not self.inbox.put_alone(message):
+            self._look_whether_overrun()
+
+    def process_event(self, event: Event) -> None:
+        """Keep frames of messages; the rest is the library's."""
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self.inbox.put(event)
+            self._look_whether_overrun()
+        else:
+            super().process_event(event)
+
+    def _look_whether_overrun(self) -> None:
+        if self.inbox.overrun:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits, and who opened it."""
+        super().connection_lost(exc)
+        self.inbox.close()
+        self._gone()
+
+
+class _Upgrade(websocket_connect):
+    """The library's opening handshake, on the transport *ready* where there is one.
+
+    Redirects are not followed: they would take the credentials along.
+    """
+
+    ready: asyncio.Transport | None = None
+
+    async def open_tcp_connection(self) -> ClientConnection:
+        if self.ready is None:
+            return await super().open_tcp_connection()
+        connection = self.factory(self.ws_uri)
+        self.ready.set_protocol(connection)
+        connection.connection_made(self.ready)
+        return connection
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+async def upgrade(
+    endpoint: Endpoint,
+    headers: Headers,
+    meter: Meter,
+    timing: Timing,
+    *,
+    query: str,
+    dialer: Standby | None,
+    gone: Callable[[], None],
+) -> Socket:
+    """Open a WebSocket to *endpoint* with the agent's identity *headers*; *gone* is called when it closes.
+
+    With *dialer* it is waited for link_timeout while the link is dark. The connection that it has ready, if any,
+    is taken; should it turn out to be dead, another is opened.
+
+    permessage-deflate is offered without `client_max_window_bits`: a server may then not shrink the window that
+    our uploads are compressed with (RFC 7692, section 7.1.2.2).
+
+    Raises UpstreamError where upstream refuses the agent's key, NoWebSocket where it has no WebSocket or none for
+    now, Unreachable where nobody answers at all, and UpstreamUnavailable where it cannot be reached for another
+    reason.
+    """
+    tls: dict[str, Any] = {"ssl": endpoint.ssl_context} if endpoint.secure else {}
+    agent = next((value for name, value in headers if name.lower() == "user-agent"), None)
+    opening = partial(
+        _Upgrade,
+        endpoint.websocket(query),
+        additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
+        user_agent_header=agent,
+        compression=None,
+        extensions=[DeflateOffer(client_max_window_bits=None, compress_settings={"memLevel": 5})],
+        proxy=endpoint.outbound_proxy,
+        open_timeout=timing.open_timeout,
+        ping_interval=timing.ping_interval,
+        ping_timeout=None,  # a pong queues behind our own upload on a slow link
+        close_timeout=timing.close_timeout,
+        max_size=timing.max_event_bytes,
+        max_queue=None,  # see max_unread
+        create_connection=cast(
+            "type[ClientConnection]",
+            partial(
+                Socket,
+                meter=meter,
+                gone=gone,
+                max_event=timing.max_event_bytes,
+                max_unread=timing.max_unread_bytes,
+                congestion=timing.congestion,
+            ),
+        ),
+        **tls,
+    )
+    try:
+        socket = await _on_standby(opening, dialer, timing) if dialer is not None else None
+        if socket is None:
+            sock = await dialer.dial(timing.link_timeout) if dialer is not None else None
+            socket = await opening(sock=sock)
+    except InvalidStatus as exc:
+        raise _refusal(exc.response) from exc
+    except TimeoutError as exc:
+        raise UpstreamTimeout("no WebSocket to upstream: it did not open in time (open_timeout)") from exc
+    except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
+        message = f"no WebSocket to upstream: {_describe(exc)}; {advice(exc)}"
+        raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
+    return cast("Socket", socket)
+
+
+async def _on_standby(
+    opening: Callable[..., _Upgrade], dialer: Standby, timing: Timing
+) -> ClientConnection | None:
+    """Open a WebSocket on the connection that *dialer* has ready; None where there is none, or it is dead.
+
+    Raises InvalidStatus where upstream answers otherwise.
+    """
+    ready = await dialer.take()
+    if ready is None:
+        return None
+    begun = opening(open_timeout=min(timing.open_timeout, timing.probe_timeout))
+    begun.ready = ready
+    try:
+        return await begun
+    except InvalidStatus as exc:
+        if exc.response.status_code == _TOO_SLOW:
+            return None
+        raise
+    except (WebSocketException, OSError, EOFError):
+        return None
+
+
+def _refusal(response: Response) -> UpstreamError | NoWebSocket:
+    """Say what an answer to the upgrade that is not 101 means."""
+    status, body = response.status_code, bytes(response.body or b"")
+    if status == 401 and _is_error(body):
+        return UpstreamError(status, body, dict(of_answer(response.headers.raw_items())))
+    return NoWebSocket(status, definite=status in _DEFINITE)
+
+
+def _is_error(body: bytes) -> bool:
+    """Whether *body* is the API's own error: plain HTTP would say the same.
+
+    Frameworks without a WebSocket on the path answer 403 and nothing, gateways with words of their own.
+    """
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(said, dict) and isinstance(said.get("error"), dict)
+
+
+def _describe(exc: Exception) -> str:
+    if isinstance(exc, InvalidHandshake):
+        return "the answer to the upgrade made no sense"
+    return type(exc).__name__
