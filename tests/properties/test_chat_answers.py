@@ -77,7 +77,7 @@ def _numbered(self: StreamedCompletion, event: Raw) -> Iterator[bytes]:
 
 def _streamed_only(self: Gathering) -> Raw:
     response: Raw = self._last.json()["response"] if self._last else {}
-    return {**response, "output": [self._items[index] for index in sorted(self._items)]}
+    return {**response, "output": self._told.in_order()}
 
 
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
