@@ -321,12 +321,18 @@ async def test_an_idle_connection_that_upstream_closes_is_replaced(proxied: Star
 
 @both_ways
 @pytest.mark.parametrize("what", WAYS_TO_LOSE)
-async def test_a_stored_response_outlives_a_connection_that_goes_with_a_turn(
-    proxied: Start, agents: Agents, what: Any, *, stream: bool
+@pytest.mark.parametrize(
+    ("store", "again", "reason"), [(False, "full", "connection_lost"), (True, "delta", None)], ids=["", "stored"]
+)
+async def test_a_loss_before_the_first_event_is_made_good(
+    proxied: Start, agents: Agents, what: Any, again: str, reason: str | None, *, store: bool, stream: bool
 ) -> None:
-    """The second attempt sends as little as the first: upstream still has what both continue."""
+    """A connection that dies under a delta is replaced, and the agent gets its answer, later.
+
+    All goes up again, or where upstream stores what both attempts continue, as little as with the first.
+    """
     start = await proxied(numbered)
-    agent, simulator = await agents(start.server.url, stream=stream, store=True), start.simulator
+    agent, simulator = await agents(start.server.url, stream=stream, store=store), start.simulator
     await agent.turn("one")
     simulator.inject(Fault("before_created", what))
     assert (await agent.turn("two")).text == "answer 1"
@@ -334,33 +340,11 @@ async def test_a_stored_response_outlives_a_connection_that_goes_with_a_turn(
     assert sent(simulator) == [
         ("full", "completed", 0),
         ("delta", "cancelled", 0),
-        ("delta", "completed", 1),
-        ("delta", "completed", 1),
-    ]
-    assert contexts(simulator) == agent.answered
-    assert (await figures(start, 3))[1] == ("delta", None, 2, "completed")
-
-
-@both_ways
-@pytest.mark.parametrize("what", WAYS_TO_LOSE)
-async def test_a_loss_before_the_first_event_is_repeated_in_full(
-    proxied: Start, agents: Agents, what: Any, *, stream: bool
-) -> None:
-    """A connection that dies under a delta is replaced, and the agent gets its answer, later."""
-    start = await proxied(numbered)
-    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
-    await agent.turn("one")
-    simulator.inject(Fault("before_created", what))
-    assert (await agent.turn("two")).text == "answer 1"
-    await agent.turn("three")
-    assert sent(simulator) == [
-        ("full", "completed", 0),
-        ("delta", "cancelled", 0),
-        ("full", "completed", 1),
+        (again, "completed", 1),
         ("delta", "completed", 1),
     ]
     assert contexts(simulator) == agent.answered
-    assert (await figures(start, 3))[1] == ("full", "connection_lost", 2, "completed")
+    assert (await figures(start, 3))[1] == (again, reason, 2, "completed")
 
 
 @both_ways

@@ -43,14 +43,6 @@ class Answer(Protocol):
         """Return the bytes that end the answer. Raises UpstreamError where an error is all there is to show."""
         ...
 
-    def refusal(self, error: UpstreamError) -> bytes:
-        """Return the body of *error*, which takes the place of an answer, in the agent's dialect."""
-        ...
-
-    def failure(self, error: UpstreamError) -> bytes:
-        """Return *error* as the last event of a stream that has had no other. Only for answers that stream."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Readable:
@@ -70,6 +62,14 @@ class FrontEnd(Protocol):
 
     def pulse(self, user_agent: str) -> bytes:
         """Return what keeps the read timeout of such an agent from firing, and means nothing to it."""
+        ...
+
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*, which takes the place of an answer."""
+        ...
+
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return *error* as the last event of a stream that has had no other."""
         ...
 
     def decode(self, body: bytes) -> Readable | Opaque:

@@ -10,13 +10,15 @@ import orjson
 
 from proxy.core.delta import Mismatch, TurnRequest
 from proxy.core.items import Item
+from proxy.errors import UpstreamError
+from proxy.frontends import chat_completion as completion
 from proxy.frontends import chat_messages, chat_request, sse
 from proxy.frontends.base import Answer, Opaque, Readable
-from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
-from proxy.frontends.chat_completion import names_a_tool
+from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion, record
 from proxy.frontends.chat_request import Untranslatable
 from proxy.frontends.faithful import envelope
 from proxy.frontends.known import Beginnings
+from proxy.frontends.refusal import words
 
 
 class Chat:
@@ -30,6 +32,14 @@ class Chat:
     def pulse(self, user_agent: str) -> bytes:  # noqa: ARG002  (all clients of this API skip comments)
         """Return a comment."""
         return sse.PULSE
+
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error* in the words of Chat Completions."""
+        return completion.reworded(error)
+
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return *error* as the record that the SDKs raise."""
+        return record({"error": completion.fault(words(error), error.status)})
 
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
@@ -67,7 +77,7 @@ def _items(body: bytes) -> list[dict[str, Any]]:
 
 def _answer(request: dict[str, Any], *, stream: bool) -> Answer:
     logprobs = request.get("logprobs") is True
-    named = names_a_tool(request.get("tool_choice"))
+    named = completion.names_a_tool(request.get("tool_choice"))
     if not stream:
         return WholeCompletion(logprobs=logprobs, named=named)
     options = request.get("stream_options") or {}

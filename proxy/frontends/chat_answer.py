@@ -9,13 +9,11 @@ from typing import Any, ClassVar, TypeAlias
 
 from proxy.core.events import ERRORS, Fault, ServerEvent
 from proxy.core.items import Raw
-from proxy.errors import UpstreamError
 from proxy.frontends import chat_completion as completion
 from proxy.frontends import sse
 from proxy.frontends.chat_messages import content_parts
 from proxy.frontends.faithful import as_json
 from proxy.frontends.gathering import Gathering
-from proxy.frontends.refusal import words
 
 _ENDED_BADLY = frozenset({"failed", "cancelled"})
 
@@ -57,14 +55,6 @@ class StreamedCompletion:
     def finish(self) -> bytes:
         """Return nothing: what ends a stream left with the terminal event."""
         return b""
-
-    def refusal(self, error: UpstreamError) -> bytes:
-        """Return the body of *error* in the words of Chat Completions."""
-        return completion.reworded(error)
-
-    def failure(self, error: UpstreamError) -> bytes:
-        """Return *error* as the record that the SDKs raise."""
-        return _record({"error": completion.fault(words(error), error.status)})
 
     def _created(self, event: Raw) -> Iterator[bytes]:
         self._head = completion.head("chat.completion.chunk", _response(event))
@@ -162,14 +152,14 @@ class StreamedCompletion:
         reason = completion.finish_reason(response, called=bool(self._calls), named=self._named)
         yield from self._chunk({}, finish_reason=reason)
         if self._usage:
-            yield _record({**self._head, "choices": [], "usage": completion.usage(response.get("usage"))})
+            yield record({**self._head, "choices": [], "usage": completion.usage(response.get("usage"))})
         yield b"data: [DONE]\n\n"
 
     def _failed(self, event: Raw) -> Iterator[bytes]:
         fault = Fault.of(event)
         if not self._begun:
             raise fault.as_error()
-        yield _record({"error": completion.fault(fault.error, fault.status)})
+        yield record({"error": completion.fault(fault.error, fault.status)})
 
     def _chunk(
         self,
@@ -189,7 +179,7 @@ class StreamedCompletion:
             chunk["usage"] = None
         if event is not None and "obfuscation" in event:
             chunk["obfuscation"] = event["obfuscation"]
-        yield _record(chunk)
+        yield record(chunk)
 
     _WRITERS: ClassVar[Mapping[str, Callable[["StreamedCompletion", Raw], Iterator[bytes]]]] = {
         "response.created": _created,
@@ -247,14 +237,6 @@ class WholeCompletion:
         head = completion.head("chat.completion", response)
         return as_json({**head, "choices": [choice], "usage": completion.usage(response.get("usage"))})
 
-    def refusal(self, error: UpstreamError) -> bytes:
-        """Return the body of *error* in the words of Chat Completions."""
-        return completion.reworded(error)
-
-    def failure(self, error: UpstreamError) -> bytes:
-        """Return the body of *error*: there is no stream to end."""
-        return completion.reworded(error)
-
     def _tokens(self, output: Sequence[Raw]) -> dict[str, Any] | None:
         told = [part.get("logprobs") for item in output for part in content_parts(item)]
         return completion.logprobs([token for tokens in told if isinstance(tokens, list) for token in tokens])
@@ -270,7 +252,8 @@ def _output(response: Raw) -> list[Raw]:
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
-def _record(data: dict[str, Any]) -> bytes:
+def record(data: dict[str, Any]) -> bytes:
+    """Write one record of a stream."""
     written = as_json(data)
     for line_break, escaped in _LINE_BREAKS:
         written = written.replace(line_break, escaped)

@@ -30,6 +30,14 @@ class Responses:
         """Return a comment; for Codex, whose timeout counts events alone, one of the API's that it skips."""
         return _KEEPALIVE if user_agent.lower().startswith("codex") else sse.PULSE
 
+    def refusal(self, error: UpstreamError) -> bytes:
+        """Return the body of *error*: upstream's own words."""
+        return error.body
+
+    def failure(self, error: UpstreamError) -> bytes:
+        """Return an `error` event with the error nested in it, the form that the SDKs raise."""
+        return sse.encode("error", as_json({"type": "error", "status": error.status, "error": words(error)}))
+
     def decode(self, body: bytes) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
         known = self._beginnings.find(body)
@@ -83,14 +91,6 @@ class StreamedAnswer:
         """Return nothing: the Responses API ends with its terminal event."""
         return b""
 
-    def refusal(self, error: UpstreamError) -> bytes:
-        """Return the body of *error*: upstream's own words."""
-        return error.body
-
-    def failure(self, error: UpstreamError) -> bytes:
-        """Return an `error` event with the error nested in it, the form that the SDKs raise."""
-        return sse.encode("error", as_json({"type": "error", "status": error.status, "error": words(error)}))
-
 
 class WholeAnswer:
     """The response object of the terminal event, for agents that do not stream."""
@@ -112,11 +112,3 @@ class WholeAnswer:
     def finish(self) -> bytes:
         """Return the response. Raises UpstreamError where the turn ended with an error instead of one."""
         return as_json(self._gathering.response())
-
-    def refusal(self, error: UpstreamError) -> bytes:
-        """Return the body of *error*: upstream's own words."""
-        return error.body
-
-    def failure(self, error: UpstreamError) -> bytes:
-        """Return the body of *error*: there is no stream to end."""
-        return error.body

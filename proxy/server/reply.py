@@ -11,7 +11,7 @@ timeout does not fire. What fails after that is an event in its API's words.
 import asyncio
 import math
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -202,11 +202,12 @@ class SignsOfLife:
 
 
 class EventReply:
-    """Events on their way to the agent, as *answer* writes them."""
+    """Events on their way to the agent, as *answer* writes them, and an error as *failure* does."""
 
-    def __init__(self, reply: Reply, answer: Answer) -> None:
+    def __init__(self, reply: Reply, answer: Answer, failure: Callable[[UpstreamError], bytes]) -> None:
         self._reply = reply
         self._answer = answer
+        self._failure = failure
         self._shown = False
         self._written_at = 0.0
         self._writing = asyncio.Lock()
@@ -286,7 +287,7 @@ class EventReply:
         """End an answer that has only had signs of life with *error*, in the words of the agent's API."""
         self._shown = True
         await self.quiet()
-        await self.write(self._answer.failure(error))
+        await self.write(self._failure(error))
         return await self._reply.end()
 
     async def finish(self) -> web.StreamResponse:

@@ -21,7 +21,7 @@ from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
 from proxy.errors import ConnectionLost, Trouble, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.exchange import Exchange, PlainHTTP, Waits
-from proxy.frontends.base import Answer, FrontEnd, Opaque, Readable
+from proxy.frontends.base import FrontEnd, Opaque, Readable
 from proxy.ledger import Ledger, Status, Traffic, TurnRecord
 from proxy.restoring import Restoring
 from proxy.rewriting import Rewriting
@@ -167,7 +167,7 @@ class AgentRequest:
             self._model, self._detail = read.model, _shown(read.detail)
             return await self._over_http(raw, read.reason)
         self._model = read.turn.model
-        events = self._events = EventReply(self._reply, read.answer)
+        events = self._events = EventReply(self._reply, read.answer, front_end.failure)
         signs = SignsOfLife(
             front_end.pulse(self._request.headers.get("User-Agent", "")),
             after=config.keepalive_after,
@@ -175,7 +175,7 @@ class AgentRequest:
         )
         try:
             async with events.alive(signs):
-                return await self._as_turn(raw, read, events)
+                return await self._as_turn(raw, read, events, front_end)
         except ConnectionResetError:
             raise
         except Exception as exc:  # noqa: BLE001  (a defect: the agent gets its answer over HTTP, or a clean break)
@@ -186,13 +186,15 @@ class AgentRequest:
                 return self._reply.error(502, "it failed after upstream had the request", "defect")
             return await self._over_http(raw, Mismatch.DEFECT)
 
-    async def _as_turn(self, raw: bytes, read: Readable, events: EventReply) -> web.StreamResponse:
+    async def _as_turn(
+        self, raw: bytes, read: Readable, events: EventReply, front_end: FrontEnd
+    ) -> web.StreamResponse:
         """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
         request = self._services.rewriting.read(read.turn)
         retries = self._services.config.ambiguous_retries
         turn = self._turn = Turn(request, ambiguous_retries=retries, tells=read.answer.tells)
         try:
-            return await self._over_websocket(turn, read.answer, events)
+            return await self._over_websocket(turn, events, front_end)
         except PlainHTTP as exc:
             response = await self._over_http(raw, exc.reason)
             if self._status == "completed":  # a refusal may have been told in a stream that began with 200
@@ -226,7 +228,7 @@ class AgentRequest:
             self._report(exc)
             return Opaque(Mismatch.DEFECT)
 
-    async def _over_websocket(self, turn: Turn, answer: Answer, events: EventReply) -> web.StreamResponse:
+    async def _over_websocket(self, turn: Turn, events: EventReply, front_end: FrontEnd) -> web.StreamResponse:
         """Answer *turn* over a WebSocket. Raises PlainHTTP where nothing was shown and HTTP should be used."""
         services, request = self._services, self._request
         volatile = frozenset(name.lower() for name in services.config.volatile_headers)
@@ -260,7 +262,7 @@ class AgentRequest:
             if events.awaited:
                 return await events.fail(exc)
             headers = dict(of_answer(exc.headers.items()))
-            return self._reply.whole(answer.refusal(exc), status=exc.status, headers=headers)
+            return self._reply.whole(front_end.refusal(exc), status=exc.status, headers=headers)
         except ConnectionLost as exc:
             log.warning("turn_broken_off", error=str(exc), shown=self._reply.begun)
             status = 504 if isinstance(exc, UpstreamTimeout) else 502

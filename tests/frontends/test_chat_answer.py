@@ -7,6 +7,7 @@ import pytest
 
 from proxy.core.events import ServerEvent
 from proxy.errors import UpstreamError
+from proxy.frontends.chat import Chat
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 
 JSON = dict[str, Any]
@@ -364,9 +365,6 @@ def test_a_whole_failure_is_an_http_error(failure: ServerEvent) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [StreamedCompletion(usage=False, logprobs=False), WholeCompletion(logprobs=False)]
-)
-@pytest.mark.parametrize(
     ("given", "wanted"),
     [
         ("input[3].content", "messages"),
@@ -375,26 +373,22 @@ def test_a_whole_failure_is_an_http_error(failure: ServerEvent) -> None:
         (None, None),
     ],
 )
-def test_an_error_names_the_parameter_that_the_agent_sent(
-    answer: StreamedCompletion | WholeCompletion, given: str | None, wanted: str | None
-) -> None:
+def test_an_error_names_the_parameter_that_the_agent_sent(given: str | None, wanted: str | None) -> None:
     """Not the one that it became."""
     body = orjson.dumps({"error": {"message": "no", "type": "t", "param": given, "code": "c"}, "more": 1})
-    said = orjson.loads(answer.refusal(UpstreamError(400, body, {})))
+    said = orjson.loads(Chat().refusal(UpstreamError(400, body, {})))
     assert said == {"error": {"message": "no", "type": "t", "param": wanted, "code": "c"}, "more": 1}
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":"x"}', b"{}"])
 def test_a_refusal_in_other_words_stays_as_it_is(body: bytes) -> None:
     """It is upstream's."""
-    assert WholeCompletion(logprobs=False).refusal(UpstreamError(502, body, {})) == body
+    assert Chat().refusal(UpstreamError(502, body, {})) == body
 
 
 def test_a_bad_request_without_a_type_gets_one() -> None:
     """The SDKs show it."""
-    said = orjson.loads(
-        WholeCompletion(logprobs=False).refusal(UpstreamError(400, b'{"error":{"message":"x"}}', {}))
-    )
+    said = orjson.loads(Chat().refusal(UpstreamError(400, b'{"error":{"message":"x"}}', {})))
     assert said["error"] == {"message": "x", "type": "invalid_request_error", "param": None, "code": None}
 
 
