@@ -177,7 +177,12 @@ async def test_a_lookup_that_never_ends_does_not_hold_the_process(
     (tmp_path / "sitecustomize.py").write_text(SLOW_LOOKUPS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     process = await launch(
-        "serve", "--upstream", "https://dark.invalid/v1", drain_seconds=0.1, websocket=websocket
+        "serve",
+        "--upstream",
+        "https://dark.invalid/v1",
+        drain_seconds=0.1,
+        websocket=websocket,
+        open_ahead="false",
     )
     agent = await agents(process.url)
     turn = asyncio.get_running_loop().create_task(agent.turn("one"))
