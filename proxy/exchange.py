@@ -88,6 +88,7 @@ class Exchange:
         self._traffic = traffic
         self._sent_at = 0.0
         self._connection: Connection | None = None
+        self._is_recalled = False
         self._show_now: ShowNow = _never
         self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
 
@@ -106,6 +107,7 @@ class Exchange:
             try:
                 async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=self._fits) as lease:
                     self._connection, self._show_now = lease.connection, show_now
+                    self._is_recalled = lease.recalled
                     await self._on(lease, deliver)
             except NoLease as exc:
                 raise PlainHTTP(exc.reason) from exc
@@ -221,6 +223,10 @@ class Exchange:
             )
 
     def _lost(self, fault: ConnectionLost) -> None:
+        if self._is_recalled:  # it may be the recall that upstream cannot bear
+            off_seconds = self._waits.chaining_retry_seconds
+            self._partition.note_delta(continued=False, recalled=True, now=self._clock(), off_seconds=off_seconds)
+            self._is_recalled = False
         if fault.code == TOO_BIG and not self.turn.shown:
             raise PlainHTTP(Mismatch.TOO_LARGE) from fault
         try:

@@ -308,6 +308,26 @@ async def test_a_stored_response_that_upstream_does_not_find_is_not_asked_for_ag
     assert contexts(simulator) == agent.answered
 
 
+async def test_a_stored_response_that_upstream_cannot_bear_is_not_asked_for_again(
+    proxied: Start, agents: Agents
+) -> None:
+    """Where the connection goes with the attempt to continue it, the next attempt has everything."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, store=True), start.simulator
+    await agent.turn("one")
+    for text in ("two", "three"):
+        await start.lose_connections()
+        simulator.inject(Fault("before_created", "close", match=lambda body: "previous_response_id" in body))
+        await agent.turn(text)
+        simulator.faults.pending.clear()
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "connection_lost", 2, "completed"),
+        ("full", "connection_lost", 1, "completed"),
+    ]
+    assert contexts(simulator) == agent.answered
+
+
 async def test_an_idle_connection_that_upstream_closes_is_replaced(proxied: Start, agents: Agents) -> None:
     """A close frame between turns costs one full upload."""
     start = await proxied(numbered)

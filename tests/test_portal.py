@@ -290,6 +290,15 @@ async def test_behind_a_portal_nothing_of_the_agents_is_sent(proxied: Start, raw
     assert probe.body == b""
 
 
+async def test_turns_that_meet_a_page_together_look_once(proxied: Start, raw_upstream: RawUpstreams) -> None:
+    """A probe may take seconds, and they do not wait for one another's."""
+    network = Network(PORTALS["a page"])
+    run = await proxied(upstream=(await raw_upstream(network)).base_url, websocket="off")
+    refused = await asyncio.gather(*(run.post(TURN) for _ in range(4)))
+    assert [answer.status for answer in refused] == [502] * 4
+    assert network.heard.count("GET /v1/models HTTP/1.1") == 1
+
+
 @pytest.mark.parametrize("page", ["a page", "a redirect"])
 async def test_upstreams_own_page_keeps_nobody_else_out(
     proxied: Start, raw_upstream: RawUpstreams, page: str

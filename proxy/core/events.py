@@ -267,6 +267,8 @@ _STATUSES = {
     "unsupported_country_region_territory": 403,
     "not_found_error": 404,
     "model_not_found": 404,
+    "server_error": 500,
+    "internal_error": 500,
     "server_is_overloaded": 503,
     "service_unavailable_error": 503,
     "previous_response_not_found": 400,
@@ -283,7 +285,7 @@ def _status_of(error: Mapping[str, Any]) -> int:
     for name in (error.get("code"), error.get("type")):
         if isinstance(name, str) and name in _STATUSES:
             return _STATUSES[name]
-    is_about_the_request = error.get("param") is not None or str(error.get("code")).startswith(_REFUSED)
+    is_about_the_request = bool(error.get("param")) or str(error.get("code")).startswith(_REFUSED)
     return 400 if is_about_the_request or "previous_response_id" in str(error.get("message")) else 500
 
 

@@ -6,9 +6,13 @@ from proxy.core.items import Output, Raw
 
 
 class Told:
-    """The items of `response.output_item.done` events, by their place in the output."""
+    """The items of `response.output_item.done` events, by their place in the output.
+
+    *has_collided* says that two of them were given one place, where it may be that one is the other, revised.
+    """
 
     def __init__(self) -> None:
+        self.has_collided = False
         self._items: dict[int, Raw] = {}
         self._announced: set[int] = set()
 
@@ -22,9 +26,11 @@ class Told:
         item, index = event.get("item"), event.get("output_index")
         if not isinstance(item, dict):
             return
-        if not isinstance(index, int) or (index in self._items and not _is_again(self._items[index], item)):
-            index = max(self._items, default=-1) + 1
-        self._items[index] = item
+        behind = max(self._items, default=-1) + 1
+        place = index if isinstance(index, int) else behind
+        if place in self._items and not _is_again(self._items[place], item):
+            self.has_collided, place = True, behind
+        self._items[place] = item
 
     @property
     def lacks_some(self) -> bool:
@@ -41,7 +47,10 @@ class Told:
 
 def _is_again(one: Raw, other: Raw) -> bool:
     """Whether *other* is *one*, perhaps with another status or ciphertext."""
-    was, now = Output.of(one), Output.of(other)
+    try:
+        was, now = Output.of(one), Output.of(other)
+    except TypeError:  # half a character, or nested deeply
+        return one == other
     if was.call_id is not None and was.type == now.type:
         return was.call_id == now.call_id
     return was == (now if was.id is None else replace(now, seals=was.seals))

@@ -456,8 +456,8 @@ class Turn:
 
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
         ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones,
-        and where that list is shorter and the agent was shown pieces of an item that was not told whole: it may
-        give back what upstream holds already.
+        and where that list is shorter and the agent was shown pieces of an item that was not told whole, which it
+        may give back though upstream holds it, or what may be one item twice.
         """
         final_items: list[Raw] = (
             [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
@@ -467,6 +467,8 @@ class Turn:
         if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
             return None
         if len(final_items) < len(outputs) and (self._is_mid_item or self._told.lacks_some):
+            return None
+        if 0 < len(final_items) < len(outputs) and self._told.has_collided:
             return None
         for item in final_items:
             index = next((n for n, output in enumerate(outputs) if output.is_item(item)), None)

@@ -28,6 +28,8 @@ class Gathering:
         response = last.get("response")
         if not isinstance(response, dict):
             raise Fault.of(last).as_error()
-        if len(self._told) and len(self._told) >= len(response.get("output") or ()):
+        final = len(response.get("output") or ())
+        is_revised = self._told.has_collided and 0 < final < len(self._told)
+        if len(self._told) and len(self._told) >= final and not is_revised:
             response["output"] = self._told.in_order()
         return response

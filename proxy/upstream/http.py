@@ -12,7 +12,6 @@ from typing import Any, Self, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.helpers import set_exception
 
 from proxy.errors import Trouble, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
@@ -61,6 +60,7 @@ class _MeteredHandler(ResponseHandler):
         self._congestion = congestion
         self._lag = lag
         self._lag_when_heard = lag()
+        self.broken: aiohttp.StreamReader | None = None
 
     def is_connected(self) -> bool:
         """Whether the connection, which is idle, may be used again: a sleep or a new address may have ended it."""
@@ -76,12 +76,9 @@ class _MeteredHandler(ResponseHandler):
         super().connection_made(cast("asyncio.Transport", metered))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End a body that ends with its connection, or break it off where the connection was broken off.
-
-        The library takes either for the end.
-        """
+        """Remember a body that was broken off: the library takes any end for that of one without a length."""
         if exc is not None and self._payload is not None and not self._payload.is_eof():
-            set_exception(self._payload, aiohttp.ClientPayloadError("the connection broke off"), exc)
+            self.broken = self._payload
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -230,7 +227,7 @@ class Http:
         else:
             response = await self._in_either_form(encoding, send, headers, encoded, body, again)
         try:
-            if response.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+            if response.headers.get("Transfer-Encoding", "chunked").strip().lower() not in {"chunked", "identity"}:
                 raise UpstreamUnavailable(_OTHER_CODING)  # the library takes off the chunks, and nothing else
             is_page = await response.is_page(looking=is_turn)
             if is_turn and is_page and await self._link.is_open_after_all():
@@ -313,6 +310,8 @@ async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield chunk
     except (aiohttp.ClientError, OSError) as exc:
         raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc
+    if isinstance(response, Answer) and response.broke_off:
+        raise UpstreamUnavailable("upstream over HTTP: the connection broke off")
 
 
 async def in_time(

@@ -95,7 +95,7 @@ class Link:
         if self.is_captive:
             return False
         async with self._probing:
-            return await self._look()
+            return not self.is_captive and await self._look()
 
     async def look(self, *, is_turn: bool = False) -> None:
         """Have an agent's request wait for a probe, where a sign-in page was in the way some seconds ago.

@@ -4,8 +4,10 @@ What was looked at is part of the body all the same; `proxy.upstream.http.chunks
 """
 
 import zlib
+from typing import Any, Self
 
 import aiohttp
+from aiohttp.connector import Connection
 
 from proxy.errors import UpstreamUnavailable
 from proxy.upstream import trouble
@@ -23,6 +25,18 @@ class Answer(aiohttp.ClientResponse):
     """An answer whose first bytes may have been read before the others: *opening*."""
 
     opening = b""
+    _handler: Any = None
+
+    async def start(self, connection: Connection) -> Self:
+        """Read the head, and remember who reads the body."""
+        self._handler = connection.protocol
+        await super().start(connection)
+        return self
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether the body ended because its connection broke, though all that arrived of it could be read."""
+        return getattr(self._handler, "broken", None) is self.content
 
     async def is_page(self, *, looking: bool = True) -> bool:
         """Whether this is a web page or a redirect, which may be anybody's.

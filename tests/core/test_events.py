@@ -218,6 +218,8 @@ def test_an_old_connection_says_so() -> None:
         ({"code": "unsupported_country_region_territory", "message": "no"}, False),
         ({"code": "invalid_api_key", "message": "no"}, False),
         ({"code": "unknown_error", "message": "no"}, False),
+        ({"code": "odd", "message": "no", "param": ""}, False),
+        ({"code": "server_error", "message": "no", "param": "input"}, False),
         ({"code": None, "message": "no", "param": None}, False),
     ],
 )

@@ -24,6 +24,7 @@ def told(*events: tuple[Any, Any]) -> list[Any]:
 def test_items_stand_by_their_index() -> None:
     """Whichever comes first, and without an index at the end."""
     assert told((1, OTHER), (0, MESSAGE), (None, THOUGHT), ("2", call())) == [MESSAGE, OTHER, THOUGHT, call()]
+    assert told((0, MESSAGE), (5, OTHER), (None, THOUGHT)) == [MESSAGE, OTHER, THOUGHT]
 
 
 def test_what_was_announced_is_missed() -> None:
@@ -61,6 +62,13 @@ def test_what_is_no_item_is_none(item: Any) -> None:
 def test_two_items_at_one_index_are_two(one: Any, other: Any) -> None:
     """None may go missing from what upstream is taken to hold."""
     assert told((0, one), (0, other)) == [one, other]
+
+
+def test_what_cannot_be_written_is_compared_as_it_is() -> None:
+    """Half a character, as some servers write it."""
+    odd = {**MESSAGE, "id": "m", "content": [{"type": "output_text", "text": "\ud83d"}]}
+    assert told((0, odd), (0, odd)) == [odd]
+    assert told((0, odd), (0, MESSAGE)) == [odd, MESSAGE]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,13 @@ def test_items_are_held_in_the_order_of_their_index() -> None:
 def test_items_that_are_all_given_one_index_are_all_held() -> None:
     """What is missing here could be missing from a history that passes for the chain's."""
     assert held(done(TWO[0], 0), done(TWO[1], 0), completed()) == outputs(*TWO)
+    assert held(done(TWO[0], 0), done(TWO[1], 0), completed(*TWO)) == outputs(*TWO)
+
+
+def test_an_item_that_may_have_been_revised_leaves_no_baseline() -> None:
+    """Two tellings at one place, and one item at the end: agents may keep the first, the second or both."""
+    hel, hello = assistant("Hel"), assistant("Hello")
+    assert ended(done(hel, 0), done(hello, 0), completed(hello)) is None
 
 
 def test_without_streamed_items_the_terminal_list_counts() -> None:

@@ -229,6 +229,17 @@ def test_the_front_end_has_a_name() -> None:
     assert Responses().name == "responses"
 
 
+def test_an_item_that_was_revised_is_given_once() -> None:
+    """As upstream's own list has it; items that merely share a place are all given."""
+    hel, hello = ({"type": "message", "id": "m", "content": [{"text": text}]} for text in ("Hel", "Hello"))
+    for final, wanted in (([hello], [hello]), ([], [hel, hello]), ([hel, hello], [hel, hello])):
+        answer = WholeAnswer()
+        for each in (hel, hello):
+            answer.add(done(each, 0))
+        answer.add(event("response.completed", response={"id": "r", "output": final}))
+        assert orjson.loads(answer.finish())["output"] == wanted
+
+
 def test_a_refusal_is_in_upstreams_own_words() -> None:
     """The agent speaks the same API."""
     assert Responses().refusal(UpstreamError(400, b'{"error":{}}', {})) == b'{"error":{}}'

@@ -444,7 +444,7 @@ async def test_a_broken_answer_breaks_the_agents(
 async def test_a_reset_is_no_end_of_an_answer_without_a_length(
     proxied: Any, raw_upstream: Any, target: str, version: bytes
 ) -> None:
-    """Such an answer ends with its connection, and only where that is closed."""
+    """Such an answer ends with its connection, and only where that is closed; all that arrived is passed on."""
     seen, how = asyncio.Event(), struct.pack("ii", 1, 0)
 
     async def serve(peer: Any) -> None:
