@@ -17,8 +17,11 @@ from websockets.typing import ExtensionParameter
 from proxy.core.message import Message
 from proxy.upstream.layout import Layout
 
+ZLIB = {"level": 7, "memLevel": 5}
+"""Level 6 sends up to 5 % more, for a sixth less time; 8 saves less than another 1 %, for a third more time."""
+
 _LARGE = 256 * 1024
-"""A message from this size on is compressed on a thread: zlib needs about 30 ms for each MB of JSON."""
+"""A message from this size on is compressed on a thread: zlib needs about 40 ms for each MB of JSON."""
 
 _DATA = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 _FLUSHED = b"\x00\x00\xff\xff"

@@ -19,7 +19,7 @@ from websockets.protocol import Event
 
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.congestion import SYSTEM, control
-from proxy.upstream.deflate import Deflate, DeflateOffer
+from proxy.upstream.deflate import ZLIB, Deflate, DeflateOffer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.frames import Frames
 from proxy.upstream.headers import Headers, of_answer
@@ -188,7 +188,7 @@ async def upgrade(
         additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
         user_agent_header=agent,
         compression=None,
-        extensions=[DeflateOffer(client_max_window_bits=None, compress_settings={"memLevel": 5})],
+        extensions=[DeflateOffer(client_max_window_bits=None, compress_settings=ZLIB)],
         proxy=endpoint.outbound_proxy,
         open_timeout=timing.open_timeout,
         ping_interval=timing.ping_interval,

@@ -9,7 +9,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from proxy.core.message import Message
-from proxy.upstream.deflate import Deflate
+from proxy.upstream.deflate import ZLIB, Deflate
 
 LARGE = 300_000
 
@@ -34,7 +34,7 @@ def cut(data: bytes, size: int) -> list[Frame]:
 @pytest.mark.parametrize("size", [700, 4096, 10**9])
 async def test_what_was_cut_is_read_as_it_was(size: int, *, takeover: bool) -> None:
     """Message by message, with context takeover and without, on the loop and on a thread."""
-    ours = Deflate(not takeover, not takeover, 15, 15, {"memLevel": 5})
+    ours = Deflate(not takeover, not takeover, 15, 15, ZLIB)
     theirs = PerMessageDeflate(not takeover, not takeover, 15, 15, {})
     for message in (told(2000), told(100), told(2000), told(LARGE // 5), Message.of({})):
         frames = [ours.encode(frame) for frame in cut(await ours.compress(message), size)]
@@ -51,8 +51,8 @@ def test_control_frames_are_left_alone() -> None:
 async def test_cutting_costs_no_compression() -> None:
     """The pieces of a message hold what one frame would have held, to the byte."""
     message = told(20_000)
-    ours = Deflate(False, False, 15, 15, {"memLevel": 5})  # noqa: FBT003
-    one = zlib.compressobj(wbits=-15, memLevel=5)
+    ours = Deflate(False, False, 15, 15, ZLIB)  # noqa: FBT003
+    one = zlib.compressobj(wbits=-15, **ZLIB)
     for each in (message, told(500)):
         whole = one.compress(bytes(each)) + one.flush(zlib.Z_SYNC_FLUSH)
         assert len(await ours.compress(each)) == len(whole) - 4
@@ -60,7 +60,7 @@ async def test_cutting_costs_no_compression() -> None:
 
 async def test_a_large_message_leaves_the_loop_free() -> None:
     """While it is compressed, others go on."""
-    ours = Deflate(False, False, 15, 15, {"memLevel": 5})  # noqa: FBT003
+    ours = Deflate(False, False, 15, 15, ZLIB)  # noqa: FBT003
     async with asyncio.TaskGroup() as group:
         compressing = group.create_task(ours.compress(told(1_000_000)))
         await asyncio.sleep(0)
@@ -71,7 +71,7 @@ async def test_a_large_message_leaves_the_loop_free() -> None:
 @pytest.mark.parametrize("takeover", [True, False])
 async def test_members_are_ordered_where_that_helps(*, takeover: bool) -> None:
     """The first message's tools come last, so that the next finds them; without context takeover none would."""
-    ours = Deflate(not takeover, not takeover, 15, 15, {"memLevel": 5})
+    ours = Deflate(not takeover, not takeover, 15, 15, ZLIB)
     theirs = PerMessageDeflate(not takeover, not takeover, 15, 15, {})
     message = Message.of({"tools": "t" * 2000, "input": "i" * 40_000})
     frame = ours.encode(Frame(Opcode.TEXT, await ours.compress(message)))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.message import Message
+from proxy.upstream.deflate import ZLIB
 from proxy.upstream.layout import Layout
 
 WINDOW = 1 << 15
@@ -52,7 +53,7 @@ def orders(*turns: Message) -> list[str]:
 
 def compressed(*turns: bytes) -> int:
     """Return what *turns* cost on a connection."""
-    encoder = zlib.compressobj(wbits=-15, memLevel=5)
+    encoder = zlib.compressobj(wbits=-15, **ZLIB)
     return sum(len(encoder.compress(each) + encoder.flush(zlib.Z_SYNC_FLUSH)) for each in turns)
 
 
