@@ -14,6 +14,7 @@ import zstandard
 from agent import play
 from charts import Group, bars
 from link import Link
+from recorded import sums
 from session import Item, Session
 from shapes import SHAPES, Shape
 
@@ -173,7 +174,7 @@ def count_bytes(
     shapes = [SHAPES[name] for name in names] or list(SHAPES.values())
     shapes = [replace(shape, turns=turns or shape.turns) for shape in shapes]
     rows = [asyncio.run(_row(shape, ways, range(1, seeds + 1))) for shape in shapes]
-    for line in lines(rows):
+    for line in (*lines(rows), "", *faithful(rows)):
         click.echo(line)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -187,6 +188,7 @@ async def _row(shape: Shape, ways: Sequence[Way], seeds: Iterable[int]) -> dict[
     counts: dict[str, list[dict[str, int]]] = {way.name: [] for way in ways}
     quiet: dict[str, list[dict[str, int]]] = {way.name: [] for way in ways}
     bounds: list[dict[str, int]] = []
+    bodies: list[dict[str, int]] = []
     sizes: list[int] = []
     for seed in seeds:
         for way in ways:
@@ -195,6 +197,7 @@ async def _row(shape: Shape, ways: Sequence[Way], seeds: Iterable[int]) -> dict[
             counts[way.name].append(asdict(counted))
             if way is HTTP:
                 bounds.append(asdict(bound(session, added)))
+                bodies.append(asdict(sums(session.body, added[:-1])))
                 sizes.append(session.settings_size)
             without, _ = await count(Session(shape, seed=seed), way, repeats=False)
             quiet[way.name].append(asdict(without))
@@ -206,6 +209,7 @@ async def _row(shape: Shape, ways: Sequence[Way], seeds: Iterable[int]) -> dict[
         "ways": counts,
         "ways_unrepeated": quiet,
         "bound": bounds,
+        "bodies": bodies,
     }
 
 
@@ -253,6 +257,24 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         cells += [_percent(share(row, name, "down", repeats=False)) for name in packed]
         cells.append(_percent(share(row, "bound", "down")))
         told.append("| " + " | ".join(cells) + " |")
+    return told
+
+
+def faithful(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table in Markdown: what the generated sessions came to, and the recorded ones."""
+    told = ["| generated / recorded | bodies | new in them | each with gzip |", "|---|---|---|---|"]
+    for row in rows:
+        recorded = SHAPES[row["shape"]].recorded
+        if recorded is None or row["turns"] != SHAPES[row["shape"]].turns:
+            continue
+        bodies, new, packed = (
+            statistics.median(each[name] for each in row["bodies"]) for name in ("bodies", "new", "gzip")
+        )
+        told.append(
+            f"| {row['shape']} | {bodies / 1000:.0f} / {recorded.bodies / 1000:.0f} KB "
+            f"| {new / 1000:.1f} / {recorded.new / 1000:.1f} KB "
+            f"| {packed / bodies:.0%} / {recorded.gzip / recorded.bodies:.0%} |"
+        )
     return told
 
 

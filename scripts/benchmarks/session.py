@@ -50,12 +50,10 @@ class Session:
         self._tell()
         self.opening.append(self.prompt)
         project = Project(self._writer)
-        worked = [
-            project.work(
-                kind, int(shape.output * _EFFECT[kind] * self._writer.random.choice((0.4, 0.8, 1.0, 1.8)))
-            )
-            for kind in (shape.steps[n % len(shape.steps)] for n in range(self.turns - 1))
-        ]
+        kinds = [shape.steps[n % len(shape.steps)] for n in range(self.turns - 1)]
+        weights = [_EFFECT[kind] * self._writer.random.choice((0.4, 0.8, 1.0, 1.8)) for kind in kinds]
+        usual = shape.output * len(kinds) / sum(weights)
+        worked = [project.work(kind, int(usual * weight)) for kind, weight in zip(kinds, weights, strict=True)]
         self._arguments = [_spaced(arguments) for arguments, _ in worked]
         self.outputs = [output for _, output in worked]
 

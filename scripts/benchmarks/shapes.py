@@ -8,6 +8,8 @@ model's own words. None of the recorded text is here.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from recorded import Recorded
+
 _MESSAGE_EXTRAS = frozenset({"id", "status", "annotations", "logprobs"})
 
 
@@ -30,9 +32,11 @@ class Shape:
     """One kind of session, in bytes and turns.
 
     *settings* is what is sent again with every turn. *opening* is said once, before the first answer. *output* is
-    the usual length of a tool's output. *told* says where instructions and tools stand: both among the settings,
-    the instructions as the first item of the input, or both there. *instructions* is their part of the settings, a
-    third if it is 0. *steps* are the tools that are called, in turn: l(ist), s(earch), r(ead), e(dit), t(est).
+    how long a tool's output is on average, *reasoning* a turn's ciphertext. *told* says where instructions and
+    tools stand: both among the settings, the instructions as the first item of the input, or both there.
+    *instructions* is their part of the settings, a third if it is 0. *steps* are the tools that are called, in
+    turn: l(ist), s(earch), r(ead), e(dit), t(est). *recorded* is what the recording came to, where it was one
+    session without a break.
     """
 
     name: str
@@ -40,7 +44,7 @@ class Shape:
     instructions: int = 0
     turns: int = 14
     opening: int = 1000
-    output: int = 2500
+    output: int = 2800
     reasoning: int = 900
     model: str = "gpt-5.5"
     api: Literal["responses", "chat"] = "responses"
@@ -51,6 +55,7 @@ class Shape:
     metadata: bool = False
     """Whether each request has a `client_metadata` whose keys come in another order every time."""
     fields: dict[str, Any] = field(default_factory=dict)
+    recorded: Recorded | None = None
 
 
 _AI_SDK = Echo(reasoning="without id", left_out=_MESSAGE_EXTRAS, compact=True)
@@ -61,47 +66,64 @@ AGENTS = (
         name="Codex gpt-5.5",
         settings=10_600,
         opening=27_000,
-        output=2400,
+        output=1600,
+        reasoning=1700,
         told="instructions in input",
         echo=_CODEX,
         metadata=True,
+        recorded=Recorded(871_500, 363_375, 60_372),
     ),
     Shape(
         name="Codex gpt-5.6",
         settings=1_700,
         opening=44_000,
-        output=2200,
+        output=2050,
+        reasoning=1900,
         model="gpt-5.6-sol",
         told="all in input",
         echo=_CODEX,
         metadata=True,
+        recorded=Recorded(1_033_790, 377_753, 73_660),
     ),
     Shape(
         name="OpenCode",
         settings=18_900,
         opening=10_700,
-        output=3500,
+        output=1300,
+        reasoning=1750,
         told="instructions in input",
         echo=_AI_SDK,
+        recorded=Recorded(725_456, 305_893, 49_407),
     ),
     Shape(
         name="Cline",
         settings=16_900,
         turns=11,
         opening=4500,
-        output=4500,
+        output=3100,
         told="instructions in input",
         echo=Echo(reasoning="dropped", left_out=_MESSAGE_EXTRAS, compact=True),
         fields={"truncation": "auto"},
+        recorded=Recorded(416_773, 107_445, 51_780),
     ),
-    Shape(name="OpenHands", settings=27_300, output=3700, stream=False, echo=Echo(left_out=_MESSAGE_EXTRAS)),
+    Shape(
+        name="OpenHands",
+        settings=27_300,
+        output=1500,
+        reasoning=1600,
+        stream=False,
+        echo=Echo(left_out=_MESSAGE_EXTRAS),
+        recorded=Recorded(710_241, 284_413, 50_133),
+    ),
     Shape(
         name="pi",
         settings=3_000,
         opening=3000,
         output=1300,
+        reasoning=1550,
         told="instructions in input",
         echo=Echo(left_out=frozenset({"status", "logprobs"})),
+        recorded=Recorded(398_042, 171_079, 25_759),
     ),
     Shape(
         name="Continue",
@@ -116,15 +138,18 @@ AGENTS = (
         name="Kilo",
         settings=34_700,
         opening=15_000,
-        output=5000,
+        output=1400,
+        reasoning=1550,
         told="instructions in input",
         echo=_AI_SDK,
+        recorded=Recorded(1_015_169, 405_419, 70_064),
     ),
     Shape(
         name="Copilot CLI",
         settings=51_900,
         instructions=26_300,
-        output=2800,
+        output=1300,
+        reasoning=1700,
         echo=Echo(left_out=frozenset({"logprobs"})),
     ),
     Shape(
@@ -132,7 +157,8 @@ AGENTS = (
         settings=68_900,
         instructions=29_700,
         opening=10_400,
-        output=2300,
+        output=1300,
+        reasoning=700,
         echo=Echo(left_out=_MESSAGE_EXTRAS, compact=True),
     ),
 )
@@ -153,10 +179,10 @@ CHAT = (
         settings=68_900,
         instructions=29_700,
         opening=10_400,
-        output=2300,
+        output=1300,
         api="chat",
     ),
-    Shape(name="Cline, Chat", settings=16_900, turns=11, output=4500, api="chat"),
+    Shape(name="Cline, Chat", settings=16_900, turns=11, output=3100, api="chat"),
 )
 """The same in Chat Completions, where instructions are the first message."""
 

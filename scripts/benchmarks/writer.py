@@ -14,6 +14,7 @@ _SYLLABLES = [
     for coda in ("", "", "n", "r", "s", "t", "l")
 ]
 _WORDS = 5000
+_NAMES = 300
 _REUSE, _RECENT = 0.5, 40
 _FREQUENCIES = list(accumulate(1 / (rank + 5) for rank in range(_WORDS)))
 _VERBS = ("get", "set", "load", "parse", "check", "find", "make", "send")
@@ -51,7 +52,7 @@ class Writer:
         """Return a word for something in a program: often one that was used a moment ago."""
         if self._recent and self.random.random() < _REUSE:
             return self.random.choice(self._recent)
-        self._recent.append(self.word())
+        self._recent.append(self.random.choices(self._words[:_NAMES], cum_weights=_FREQUENCIES[:_NAMES])[0])
         return self._recent[-1]
 
     def prose(self, size: int) -> str:
@@ -107,9 +108,10 @@ class Writer:
 
 
 class Project:
-    """A folder of generated source files, and what an agent's tools say about it.
+    """A folder of generated source files with tests, and what an agent's tools say about it.
 
-    What is read, edited and tested is the same few files, so that later outputs repeat parts of earlier ones.
+    It is one project: a file has the same size in every listing, the same tests run each time, an edit leaves most
+    lines as they were, and the same few files are read and edited. Later outputs repeat parts of earlier ones.
     """
 
     def __init__(self, writer: Writer, files: int = 24) -> None:
@@ -120,6 +122,15 @@ class Project:
             for number in range(files)
         }
         self._open = list(self._files)[:4]
+        self._listing = [
+            f"-rw-r--r-- 1 dev dev {sum(map(len, code)) + len(code):6d} Mar {number % 28 + 1:2d} {name}"
+            for number, (name, code) in enumerate(self._files.items())
+        ]
+        self._tests = [
+            f"tests/test_{name.rpartition('/')[2]}::test_{writer.word()}_{writer.word()}"
+            for name in self._files
+            for _ in range(6)
+        ]
 
     def work(self, kind: str, size: int) -> tuple[dict[str, Any], str]:
         """Return the arguments of a tool call of this *kind*, and its output of about *size* characters."""
@@ -127,61 +138,67 @@ class Project:
         return steps[kind](size)
 
     def _file(self) -> str:
-        return self._random.choice(self._open if self._random.random() < 0.4 else list(self._files))
+        return self._random.choice(self._open if self._random.random() < 0.7 else list(self._files))
 
     def _listed(self, size: int) -> tuple[dict[str, Any], str]:
-        names = list(self._files)
-        lines: list[str] = []
-        while sum(map(len, lines)) < size:
-            name = names[len(lines)] if len(lines) < len(names) else f"tests/test_{self._writer.word()}.py"
-            lines.append(
-                f"-rw-r--r-- 1 dev dev {self._random.randrange(200, 20000):6d} Mar {len(lines) % 28 + 1:2d} {name}"
-            )
-        return {"command": "ls -la src tests", "workdir": "/repo/project"}, "\n".join(lines)
+        return {"command": "ls -la src tests", "workdir": "/repo/project"}, _first(self._listing, size)
 
     def _searched(self, size: int) -> tuple[dict[str, Any], str]:
-        lines: list[str] = []
-        while sum(map(len, lines)) < size:
-            name = self._file()
-            number = self._random.randrange(len(self._files[name]))
-            lines.append(f"{name}:{number + 1}:{self._files[name][number]}")
-        return {"command": f"grep -rn {self._writer.word()} src", "workdir": "/repo/project"}, "\n".join(lines)
+        name = self._writer.name()
+        found = [
+            f"{file}:{number}:{line}"
+            for file, code in self._files.items()
+            for number, line in enumerate(code, 1)
+            if name in line
+        ]
+        return {"command": f"grep -rn {name} src", "workdir": "/repo/project"}, _first(found, size)
 
     def _read(self, size: int) -> tuple[dict[str, Any], str]:
         name = self._file()
         code = self._files[name]
-        count = max(5, min(len(code), size // 38))
-        start = self._random.randrange(max(1, len(code) - count))
-        numbered = [f"{start + n + 1:6d}\t{line}" for n, line in enumerate(code[start : start + count])]
-        command = f"sed -n {start + 1},{start + count}p {name}"
-        return {"command": command, "workdir": "/repo/project"}, "\n".join(numbered)
+        start = self._random.randrange(max(1, len(code) - size // 38))
+        read = _first([f"{number:6d}\t{line}" for number, line in enumerate(code[start:], start + 1)], size)
+        command = f"sed -n {start + 1},{start + read.count(chr(10)) + 1}p {name}"
+        return {"command": command, "workdir": "/repo/project"}, read
 
     def _edited(self, size: int) -> tuple[dict[str, Any], str]:
         name = self._random.choice(self._open)
         code = self._files[name]
-        count = max(2, size // 120)
+        count = max(3, size // 120)
         start = self._random.randrange(max(1, len(code) - count))
-        new = self._writer.code(size // 3)
-        old = "\n".join(code[start : start + count])
+        old = code[start : start + count]
+        new = [*old[: count // 3], *self._writer.code(size // 6), *old[-(count // 3) :]]
         code[start : start + count] = new
-        arguments = {"command": "edit", "path": name, "old_string": old, "new_string": "\n".join(new)}
-        return arguments, f"The file /repo/project/{name} has been updated ({len(new)} lines)."
+        arguments = {"command": "edit", "path": name, "old_string": "\n".join(old), "new_string": "\n".join(new)}
+        context = [f"{number:6d}\t{line}" for number, line in enumerate(code[start:], start + 1)]
+        return arguments, f"The file /repo/project/{name} has been updated:\n{_first(context, size)}"
 
     def _tested(self, size: int) -> tuple[dict[str, Any], str]:
         lines = ["============ test session starts ============", "platform linux -- Python 3.12.4, pytest-8.3.3"]
-        while sum(map(len, lines)) < size:
-            name = self._random.choice(self._open)
-            number = self._random.randrange(len(self._files[name]))
-            where = f"tests/test_{name.rpartition('/')[2]}::test_{self._writer.word()}"
-            if self._random.random() < 0.6:
-                lines.append(f"{where} PASSED [{self._random.randrange(100):3d}%]")
-            else:
-                lines += [
-                    f"{where} FAILED",
-                    f">   {self._files[name][number].strip()}",
-                    f"E   {self._writer.prose(50)}",
-                ]
-                lines.append(f"{name}:{number + 1}: AssertionError")
-        failed, passed = self._random.randrange(9), self._random.randrange(90)
-        lines.append(f"==== {failed} failed, {passed} passed in 2.{self._random.randrange(99)}s ====")
+        failed = 0
+        for number, test in enumerate(self._tests):
+            if sum(map(len, lines)) >= size:
+                break
+            done = (number + 1) * 100 // len(self._tests)
+            if self._random.random() < 0.9:
+                lines.append(f"{test} PASSED [{done:3d}%]")
+                continue
+            failed += 1
+            name = self._file()
+            at = self._random.randrange(len(self._files[name]))
+            lines += [
+                f"{test} FAILED [{done:3d}%]",
+                f">   {self._files[name][at].strip()}",
+                f"E   {self._writer.prose(50)}",
+                f"{name}:{at + 1}: AssertionError",
+            ]
+        lines.append(
+            f"==== {failed} failed, {len(self._tests) - failed} passed in 2.{self._random.randrange(99)}s ===="
+        )
         return {"command": "python -m pytest -x -q tests", "workdir": "/repo/project"}, "\n".join(lines)
+
+
+def _first(lines: list[str], size: int) -> str:
+    """Return as many of *lines* as come to *size* characters, and one at least."""
+    lengths = accumulate(len(line) + 1 for line in lines)
+    return "\n".join(lines[: sum(length <= size for length in lengths) or 1])
