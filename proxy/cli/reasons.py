@@ -7,16 +7,19 @@ EXPLANATIONS: dict[str, str] = {
     "model_changed": "Another model was asked; what upstream holds belongs to the one before.",
     "call_unanswered": "The model had called a tool whose result is missing from the agent's history.",
     "connection_lost": "The connection to upstream broke, and what it held went with it.",
-    "retired": "The connection had been idle for long, or was close to upstream's age limit, and was replaced.",
+    "retired": "The connection had been idle for long, was close to upstream's age limit, or made room for "
+    "another conversation (`max_connections`).",
     "upstream_forgot": "Upstream no longer knew the earlier response; if that goes on, all is sent for a while.",
     "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",
-    "after_error": "The turn before ended in an error, after which nothing is taken for granted.",
+    "after_error": "The turn before failed, was cut short, or was given up by the agent, after which nothing is "
+    "taken for granted.",
     "after_restart": "The conversation began elsewhere: packlight was restarted, or the beginning of the history "
     "changed, or a header that tells credentials apart.",
-    "busy": "The conversation's connection was busy with another turn.",
+    "busy": "Another turn was under way on the conversation's connection, or on all that there may be "
+    "(`max_connections`).",
     "too_large": "The message is larger than upstream takes over a WebSocket.",
-    "unsupported_field": "The request has a field that a WebSocket or the Responses API has no equal for; "
-    "`detail` names it.",
+    "unsupported_field": "The request has a field, a null or a header that a WebSocket or the Responses API has "
+    "no equal for; `detail` names a field.",
     "translation_refused": "Upstream takes this Chat request as it is, but refused it as a Responses request.",
     "not_diffable": "The request could not be read as a history, so it was passed on as it came.",
     "no_websocket": "Upstream has no WebSocket endpoint, refused it for now, or could not be reached.",
