@@ -112,7 +112,11 @@ class Config:
         "Open a WebSocket before a conversation needs it: shortly before its own retires, and after a loss. And "
         "one connection, TLS but no more, when packlight starts.",
     )
-    open_timeout: float = setting(20.0, "Longest wait for a WebSocket to open (TCP, TLS and upgrade).")
+    open_timeout: float = setting(
+        20.0,
+        "Longest wait for the TLS and the upgrade of a WebSocket; through an outbound proxy for TCP too, which "
+        "has link_timeout elsewhere.",
+    )
     send_timeout: float = setting(120.0, "Longest time in which an upload may make no progress.")
     upload_lead: float = setting(
         2.0,
