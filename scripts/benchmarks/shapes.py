@@ -100,7 +100,7 @@ AGENTS = (
         settings=16_900,
         turns=11,
         opening=4500,
-        output=3100,
+        output=2800,
         told="instructions in input",
         echo=Echo(reasoning="dropped", left_out=_MESSAGE_EXTRAS, compact=True),
         fields={"truncation": "auto"},
@@ -182,7 +182,7 @@ CHAT = (
         output=1300,
         api="chat",
     ),
-    Shape(name="Cline, Chat", settings=16_900, turns=11, output=3100, api="chat"),
+    Shape(name="Cline, Chat", settings=16_900, turns=11, output=2800, api="chat"),
 )
 """The same in Chat Completions, where instructions are the first message."""
 
