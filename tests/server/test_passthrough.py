@@ -439,6 +439,34 @@ async def test_a_broken_answer_breaks_the_agents(
             pass
 
 
+@pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
+async def test_what_came_just_before_a_reset_is_passed_on(proxied: Any, raw_upstream: Any, target: str) -> None:
+    """The agent has it from upstream too, without us."""
+    seen = asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\nhalf of")
+        await seen.wait()
+        await peer.send(b" what was said")
+        peer.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        peer.writer.transport.abort()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
+    agent = await run.dial()
+    await agent.begin("POST", target, KEY, ("Content-Length", "2"))
+    await agent.send(b"{}")
+    pieces = agent.pieces(await agent.head())
+    told = await anext(pieces)
+    seen.set()
+    with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+        async for piece in pieces:
+            told += piece
+    assert told == b"half of what was said"
+
+
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
 async def test_a_reset_is_no_end_of_an_answer_without_a_length(
