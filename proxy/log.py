@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal, TextIO, cast
 
 import orjson
@@ -19,6 +20,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 LIBRARIES = ("aiohttp", "asyncio", "websockets")
 MASK = "[masked]"
+
+HAS_COLORS = os.name != "nt" or find_spec("colorama") is not None
+"""On Windows structlog raises SystemError where it is asked for colours and colorama is not there."""
 
 SECRET_KEYS = re.compile(r"authorization|api[-_]?key|cookie|password|secret|credential", re.IGNORECASE)
 SECRETS = (
@@ -43,11 +47,11 @@ def configure(
 ) -> None:
     """Send all further events of at least *log_level* to *stream* (standard error), in *log_format*.
 
-    The console format is coloured in a terminal and plain elsewhere, or where NO_COLOR is set. What libraries
-    log goes the same way from warnings up, reduced to where it happened. May be called again.
+    The console format is coloured in a terminal and plain elsewhere, or where NO_COLOR is set or no colours can be
+    had. What libraries log goes the same way from warnings up, reduced to where it happened. May be called again.
     """
     output = stream or sys.stderr
-    colors = output.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+    colors = HAS_COLORS and output.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

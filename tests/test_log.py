@@ -3,6 +3,8 @@
 import asyncio
 import io
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -107,6 +109,30 @@ def test_the_console_is_coloured_in_a_terminal_that_wants_it(environ: dict[str, 
     log.configure("console", "info", stream=output, environ=environ)
     log.get().info("turn")
     assert ("\x1b[" in output.getvalue()) is colored
+
+
+_ON_WINDOWS = """
+import io, os, sys
+import proxy.errors  # and with it what is no concern of this test
+import asyncio, click, importlib.util, logging, orjson, platformdirs
+linux, sys.platform, os.name = (sys.platform, os.name), "win32", "nt"
+sys.modules["colorama"] = None
+importlib.util.find_spec = lambda name: None
+import structlog
+from proxy import log
+sys.platform, os.name = linux
+stream = io.StringIO()
+stream.isatty = lambda: True
+log.configure("console", "info", stream=stream, environ={})
+log.get().info("turn")
+assert "turn" in stream.getvalue() and "\\x1b" not in stream.getvalue()
+"""
+
+
+def test_windows_without_colorama_gets_a_plain_console() -> None:
+    """There structlog refuses to colour, and click, since 8.5, does not bring colorama along."""
+    done = subprocess.run([sys.executable, "-c", _ON_WINDOWS], capture_output=True, text=True, check=False)  # noqa: S603
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
