@@ -42,7 +42,10 @@ _NO_TLS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL",
 
 _NO_NETWORK = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
 
-_NUMBERS = re.compile(r"\[(?:Errno|WinError) (\d+)\]")
+_NUMBERS = re.compile(r"\[(Errno|WinError) (\d+)\]")
+
+_WINDOWS = {121: errno.ETIMEDOUT, 1225: errno.ECONNREFUSED, 1231: errno.ENETUNREACH, 1232: errno.EHOSTUNREACH}
+"""What ConnectEx says in Windows' own numbers, such as ERROR_SEM_TIMEOUT; for Python they are EINVAL."""
 
 _REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
 _SIGN_IN = 511
@@ -74,8 +77,12 @@ def trouble_of(error: BaseException) -> Trouble:
 
 def errors_of(error: OSError) -> frozenset[int | None]:
     """Return the numbers of *error*: where several addresses failed in several ways, its text alone has them."""
-    if error.errno is None and (told := _NUMBERS.findall(str(error))):
-        return frozenset(map(int, told))
+    told = _NUMBERS.findall(str(error))
+    of_windows = {_WINDOWS.get(int(number), int(number)) for system, number in told if system == "WinError"}
+    if of_windows:
+        return frozenset(of_windows)
+    if error.errno is None and told:
+        return frozenset(int(number) for _, number in told)
     return frozenset({error.errno})
 
 

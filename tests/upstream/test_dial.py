@@ -37,6 +37,17 @@ def fill(listener: socket.socket, stack: ExitStack) -> None:
     stack.enter_context(socket.create_connection(listener.getsockname()))
 
 
+class ConnectExError(OSError):
+    """What Windows' event loop raises where a connection cannot be made: a number of Windows' own, and EINVAL."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(errno.EINVAL, "in the language of the user")
+        self.number = number
+
+    def __str__(self) -> str:
+        return f"[WinError {self.number}] {self.strerror}"
+
+
 def test_pauses_are_short_and_grow_a_little() -> None:
     """Two seconds, and up to four where a round trip takes longer."""
     assert list(islice(pauses(), 4)) == [2, 3, 4, 4]
@@ -53,6 +64,12 @@ def test_pauses_are_short_and_grow_a_little() -> None:
         (OSError(errno.EACCES, ""), True, False),
         (OSError("Multiple exceptions: [Errno 101] unreachable, [Errno 113] no route"), False, True),
         (OSError("Multiple exceptions: [Errno 101] unreachable, [Errno 111] refused"), False, False),
+        (ConnectExError(1231), False, True),
+        (ConnectExError(1232), False, True),
+        (ConnectExError(121), False, True),
+        (ConnectExError(1225), True, False),
+        (OSError(errno.EINVAL, "Multiple exceptions: [WinError 1231] x, [WinError 121] y"), False, True),
+        (OSError(errno.EINVAL, "Multiple exceptions: [WinError 1231] x, [WinError 1225] y"), False, False),
         (OSError("no number"), False, False),
         (socket.gaierror(socket.EAI_AGAIN, ""), False, True),
         (socket.gaierror(socket.EAI_NONAME, ""), True, True),
