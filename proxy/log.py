@@ -10,8 +10,11 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any, Literal, TextIO, cast
+from queue import Full, Queue
+from threading import Thread
+from typing import Any, Literal, Self, TextIO, cast
 
 import orjson
 import structlog
@@ -20,6 +23,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 LIBRARIES = ("aiohttp", "asyncio", "websockets")
 MASK = "[masked]"
+
+_MOST_WAITING = 1000
+"""Lines that may wait to be written."""
 
 HAS_COLORS = os.name != "nt" or find_spec("colorama") is not None
 """On Windows structlog raises SystemError where it is asked for colours and colorama is not there."""
@@ -42,7 +48,7 @@ def configure(
     log_format: Literal["console", "json"],
     log_level: Literal["debug", "info", "warning", "error"],
     *,
-    stream: TextIO | None = None,
+    stream: "TextIO | Aside | None" = None,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Send all further events of at least *log_level* to *stream* (standard error), in *log_format*.
@@ -107,7 +113,7 @@ def escape(text: str) -> str:
 class Lines:
     """A structlog logger that writes lines; that nobody reads them any more fails no turn."""
 
-    def __init__(self, stream: TextIO, name: str | None = None) -> None:
+    def __init__(self, stream: "TextIO | Aside", name: str | None = None) -> None:
         self.name = name
         self._stream = stream
 
@@ -120,6 +126,49 @@ class Lines:
             return
 
     debug = info = warning = error = critical = msg
+
+
+class Aside:
+    """A stream whose writers never wait: a thread writes to *stream*, and what that does not take in time is lost.
+
+    A pipe that nobody empties takes nothing, and neither does a console on Windows while text is selected in it. A
+    context manager; leaving it gives what is still to be written a second.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting: Queue[bytes | None] = Queue(_MOST_WAITING)
+        self._thread = Thread(target=self._write_all, name="log", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._put(None)
+        self._thread.join(1.0)
+
+    def isatty(self) -> bool:
+        """Tell whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    def write(self, text: str) -> None:
+        """Leave *text* to the thread."""
+        self._put(text.encode(self._stream.encoding, "backslashreplace"))
+
+    def flush(self) -> None:
+        """Wait for nothing."""
+
+    def _put(self, data: bytes | None) -> None:
+        with suppress(Full):
+            self._waiting.put_nowait(data)
+
+    def _write_all(self) -> None:
+        descriptor = self._stream.fileno()  # the stream's own lock would be missed at the end of the program
+        while (data := self._waiting.get()) is not None:
+            with suppress(OSError):
+                while data:
+                    data = data[os.write(descriptor, data) :]
 
 
 class LibraryEvents(logging.Handler):

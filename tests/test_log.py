@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -231,6 +232,23 @@ def test_a_log_that_nobody_reads_fails_nothing() -> None:
     log.configure("json", "info", stream=closed)
     closed.close()
     log.get().info("lost")
+
+
+def test_a_log_that_nobody_empties_holds_nobody_up() -> None:
+    """While a pipe is full, lines wait for it up to a number, and are lost beyond that."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as far, os.fdopen(writing, "w") as near:
+        with log.Aside(near) as aside:
+            log.configure("json", "info", stream=aside)
+            for number in range(5000):
+                log.get().info("turn", number=number, model="\u00e9" * 50)
+            os.set_blocking(reading, False)
+            taken = b""
+            while not taken.endswith(b"}\n") or taken.count(b"\n") < 1000:
+                taken += far.read() or b""
+        lines = taken.splitlines()
+        assert [orjson.loads(line)["number"] for line in lines[:1000]] == list(range(1000))
+        assert len(lines) < 5000
 
 
 @pytest.mark.parametrize("name", ["aiohttp.server", "websockets.client", "asyncio"])

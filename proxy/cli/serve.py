@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -35,8 +36,9 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     lets turns in flight finish, a second one doesn't wait for them.
     """
     config = load_settings(config_file, **flags).config
-    log.configure(config.log_format, config.log_level)
-    asyncio.run(_serve(config))
+    with log.Aside(sys.stderr) as stream:
+        log.configure(config.log_format, config.log_level, stream=stream)
+        asyncio.run(_serve(config))
 
 
 async def _serve(config: Config) -> None:

@@ -77,6 +77,16 @@ def test_a_turn_in_flight_is_finished_before_it_stops(packlight: Any) -> None:
     assert process.popen.wait(20) == 0
 
 
+def test_turns_go_on_where_nobody_empties_standard_error(packlight: Any) -> None:
+    """Whoever starts it with a pipe and does not read that gets answers all the same, and its end."""
+    process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
+    for number in range(300):  # 64 KiB are full after 180
+        with post(process.port, {"model": "m", "input": f"question {number}"}) as answer:
+            assert answer.status == 200
+            answer.read()
+    assert process.end(signal.SIGTERM)[0] == 0
+
+
 def test_a_second_signal_does_not_wait_for_turns(packlight: Any) -> None:
     """Whoever asks twice gets an end at once, still with status 0."""
     upstream = packlight.start("simulate", "--port", "0", "--event-seconds", "3600")
