@@ -1,5 +1,6 @@
 """Every setting, its default and its meaning: the one place where a limit or a default is written."""
 
+import codecs
 import difflib
 import re
 import tomllib
@@ -266,8 +267,7 @@ Found = Iterator[tuple[str, Any, str]]
 def _in_file(file: Path | None) -> Found:
     path = file or default_file()
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark
-        values = tomllib.loads(text)
+        values = tomllib.loads(_decoded(path.read_bytes()))
     except FileNotFoundError:
         if file is None:
             return
@@ -278,6 +278,12 @@ def _in_file(file: Path | None) -> Found:
         raise BadConfiguration(f"config: {path} is not valid TOML: {exc}") from exc
     for name, value in values.items():
         yield name, value, f"file {path}"
+
+
+def _decoded(data: bytes) -> str:
+    """Return the text of a file: Windows editors write a byte order mark, and Windows PowerShell's `>` UTF-16."""
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
 
 
 def _in_environment(environ: Mapping[str, str]) -> Found:

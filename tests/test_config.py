@@ -1,5 +1,6 @@
 """Configuration: what may be set, where, and what is said when it is wrong."""
 
+import codecs
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,15 @@ def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
     """Files from Windows editors begin with one."""
     file.write_bytes(b"\xef\xbb\xbfport = 5\n")
     assert load(file=file, environ={}, flags={}).config.port == 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_what_powershell_redirects_is_read(file: Path, encoding: str) -> None:
+    """`packlight config --example > config.toml` makes UTF-16 in Windows PowerShell, with a byte order mark."""
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    file.write_bytes(mark + 'port = 1\r\nhost = "127.0.0.2"\r\n'.encode(encoding))
+    config = load(file=file, environ={}, flags={}).config
+    assert (config.port, config.host) == (1, "127.0.0.2")
 
 
 def test_unknown_keys_are_refused_with_the_nearest_known_one(file: Path) -> None:
