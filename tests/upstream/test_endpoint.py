@@ -75,6 +75,11 @@ def test_tls_verifies_by_default() -> None:
     assert endpoint.ssl_context is endpoint.ssl_context
 
 
+def test_every_version_of_python_takes_the_same_certificates() -> None:
+    """From 3.13 on it refuses authorities without key identifiers by default, as agents do not."""
+    assert not Endpoint("https://api.openai.com/v1").ssl_context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
 def test_tls_with_an_own_authority() -> None:
     """The context that is given is used for both transports."""
     context = ssl.create_default_context()
