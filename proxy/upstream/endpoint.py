@@ -3,14 +3,29 @@
 import ipaddress
 import os
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from yarl import URL
 
 from proxy.errors import BadConfiguration
 from proxy.upstream.outbound import outbound_proxy
 from proxy.upstream.tickets import remember_tickets
+
+_PLACES = ("/etc/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+"""Where systems keep their certificate authorities in one file; the first is macOS's."""
+
+
+def system_authorities(known: ssl.DefaultVerifyPaths, places: Sequence[str] = _PLACES) -> str | None:
+    """Return which of *places* has the system's authorities, where *known*, what Python was built with, has none.
+
+    That of python.org for macOS has none until a command was run. A file that the user names is the user's word.
+    """
+    if known.cafile or known.capath or {known.openssl_cafile_env, known.openssl_capath_env} & os.environ.keys():
+        return None
+    return next((each for each in places if Path(each).is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,9 @@ class Endpoint:
         context = ssl.create_default_context()
         # From Python 3.13 on it is strict about RFC 5280, to which authorities of organisations often do not keep.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        place = system_authorities(ssl.get_default_verify_paths())
+        if place is not None and not context.cert_store_stats()["x509_ca"]:  # Windows has a store, and no places
+            context.load_verify_locations(place)
         if self.ca_bundle:
             try:
                 context.load_verify_locations(self.ca_bundle)

@@ -1,10 +1,11 @@
 """Where upstream is: URLs that keep what the agent asked for."""
 
 import ssl
+from pathlib import Path
 
 import pytest
 
-from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.endpoint import Endpoint, system_authorities
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,21 @@ def test_tls_verifies_by_default() -> None:
 def test_every_version_of_python_takes_the_same_certificates() -> None:
     """From 3.13 on it refuses authorities without key identifiers by default, as agents do not."""
     assert not Endpoint("https://api.openai.com/v1").ssl_context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_a_python_without_authorities_takes_the_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That of python.org for macOS looks at a file that is not there; one that the user names is not replaced."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    place = tmp_path / "cert.pem"
+    place.touch()
+    places = [str(tmp_path / "missing.pem"), str(place)]
+    nothing = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
+    assert system_authorities(nothing, places) == str(place)
+    assert system_authorities(nothing, places[:1]) is None
+    assert system_authorities(nothing._replace(capath="/etc/ssl/certs"), places) is None
+    monkeypatch.setenv("SSL_CERT_FILE", "/mistyped.pem")
+    assert system_authorities(nothing, places) is None
 
 
 def test_tls_with_an_own_authority() -> None:
