@@ -1,5 +1,6 @@
 """``packlight status``: the figures of a running proxy, for people."""
 
+import sys
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -12,7 +13,8 @@ import orjson
 
 from proxy.cli.reasons import explain
 from proxy.cli.settings import config_option, load_settings
-from proxy.cli.terminal import Terminal, saving, size
+from proxy.cli.terminal import Terminal, encodable, saving, size
+from proxy.log import escape
 
 TIMEOUT_SECONDS = 5
 RECENT = 10
@@ -44,7 +46,7 @@ def status(url: str | None, port: int | None, config_file: Path | None, *, as_js
         lines = summary(figures, Terminal.here())
     except (KeyError, TypeError) as exc:
         raise _stranger(base) from exc
-    click.echo("\n".join(lines))
+    click.echo(encodable("\n".join(lines), sys.stdout))
 
 
 def summary(figures: Figures, terminal: Terminal) -> list[str]:
@@ -132,10 +134,15 @@ def _recent(turns: list[Figures], terminal: Terminal) -> list[str]:
         ended = "" if turn["status"] == "completed" else f" ({turn['status']})"
         started = turn["started_at"].partition("T")[2][:12]
         lines.append(
-            f"{started:<12}  {(turn['model'] or '-')[:20]:<20}  {size(turn['bytes_from_agent']):>10}  "
+            f"{started:<12}  {_name(turn['model']):<20}  {size(turn['bytes_from_agent']):>10}  "
             f"{size(turn['bytes_to_upstream']):>11}  {turn['duration_ms']:>7.0f}  {how}{ended}"
         )
     return lines
+
+
+def _name(model: str | None) -> str:
+    """Return as much of *model* as a column holds; who sent the request may have meant it for the terminal."""
+    return escape(model or "-")[:20]
 
 
 def _base(url: str) -> str:

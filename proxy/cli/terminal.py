@@ -69,6 +69,12 @@ def saving(before: int, after: int) -> str:
     return f"{percent:.{1 if percent >= 99 else 0}f} %"  # 99.6 is not 100
 
 
+def encodable(text: str, stream: TextIO) -> str:
+    """Return *text* with what *stream* cannot encode spelled out: a pipe on Windows takes a few alphabets only."""
+    encoding = stream.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def _can_encode(stream: TextIO, text: str) -> bool:
     try:
         text.encode(stream.encoding or "ascii")

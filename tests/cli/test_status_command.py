@@ -155,6 +155,26 @@ def test_what_stands_in_the_way_is_shown() -> None:
     assert "link" not in text
 
 
+def test_a_models_name_does_nothing_to_the_terminal() -> None:
+    """Whoever may send a request gives it: another user of the machine too."""
+    turn = {**FIGURES["turns"][0], "model": "\x1b]0;owned\x07\x1b[2J\n"}
+    lines = summary({**FIGURES, "turns": [turn]}, Terminal())
+    assert all(line.isprintable() for line in lines)
+    assert "owned" in lines[-1]
+
+
+def test_a_models_name_is_shown_where_it_cannot_be_encoded(packlight: Any) -> None:
+    """Standard output in a pipe has the few characters of a code page on Windows."""
+    process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
+    body = orjson.dumps({"model": "模型", "input": "hi"})
+    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as connection:
+        connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
+        connection.getresponse().read()
+    done = packlight.run("status", "--port", str(process.port), environ={"PYTHONIOENCODING": "cp1252"})
+    assert done.returncode == 0
+    assert "\\u6a21\\u578b" in done.stdout
+
+
 def test_a_fresh_proxy_has_nothing_to_list() -> None:
     """Without turns there are neither reasons nor recent turns."""
     stats = FIGURES["stats"] | {
