@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import socket
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -71,14 +72,17 @@ def cannot_listen(host: str, port: int, error: OSError) -> click.ClickException:
             "Stop what uses it, or choose another port with --port (0 takes a free one)."
         )
     if error.errno == errno.EACCES:
-        return click.ClickException(f"no permission to listen on port {port}: choose one above 1023 with --port.")
+        why = "choose one above 1023" if port < 1024 else "the system keeps it for itself: choose another one"
+        return click.ClickException(f"no permission to listen on port {port}: {why} with --port.")
     return click.ClickException(
         f"cannot listen on {host}, port {port}: {_said(error)}. Is {host} an address of this machine? See --host."
     )
 
 
 def _said(error: OSError) -> str:
-    """Return the system's words; asyncio puts its own around them."""
+    """Return the system's words; asyncio puts its own around them, or says only that no address could be had."""
+    if isinstance(error, socket.gaierror):  # with numbers of its own, which on macOS look like any
+        return str(error.strerror)
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
-    return str(error.strerror)
+    return error.strerror or os.strerror(errno.EADDRNOTAVAIL)

@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
@@ -141,12 +142,27 @@ def test_a_taken_port_is_named_with_the_fix(packlight: Any) -> None:
         (OSError(errno.EACCES, "x"), "no permission to listen on port 80: choose one above 1023 with --port."),
         (OSError(errno.EADDRNOTAVAIL, "x"), "cannot listen on ::1, port 80: Cannot assign requested address. "),
         (OSError(-2, "Name or service not known"), "cannot listen on ::1, port 80: Name or service not known. "),
-        (OSError("odd"), "cannot listen on ::1, port 80: "),
+        (
+            socket.gaierror(8, "nodename nor servname provided"),
+            "cannot listen on ::1, port 80: nodename nor servname ",
+        ),
+        (
+            OSError("could not bind on any address"),
+            "cannot listen on ::1, port 80: Cannot assign requested address. ",
+        ),
     ],
 )
 def test_other_addresses_that_cannot_be_had_are_explained(error: OSError, message: str) -> None:
     """The message has the system's words and what to change."""
     assert cannot_listen("::1", 80, error).message.startswith(message)
+
+
+def test_a_port_that_windows_keeps_is_not_one_for_administrators() -> None:
+    """Hyper-V and WSL reserve ranges of ports above 1023, which nobody gets."""
+    message = cannot_listen("127.0.0.1", 8484, OSError(errno.EACCES, "x")).message
+    assert message.startswith(
+        "no permission to listen on port 8484: the system keeps it for itself: choose another "
+    )
 
 
 @pytest.mark.parametrize(
