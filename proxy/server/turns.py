@@ -402,8 +402,12 @@ class AgentRequest:
             await events.quiet()  # whatever waits after an abort is cancelled
             return self._reply.abort()  # the agent was not told of one
         if not _is_stream(response, chunk):
-            whole = b"".join([chunk, *[each async for each in body]])
-            return await events.fail(UpstreamError(response.status, whole, {}))
+            whole = bytearray(chunk)
+            async for each in body:
+                whole += each
+                if len(whole) > self._services.config.max_event_bytes:
+                    raise UpstreamUnavailable("upstream's answer is too large for an event (max_event_bytes)")
+            return await events.fail(UpstreamError(response.status, bytes(whole), {}))
         await events.quiet()
         self._events = None  # likewise
         return await self._pass_on(response, chunk, body)

@@ -1,6 +1,7 @@
 """What an agent gets in a long silence, and what then becomes of an error."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -100,6 +101,31 @@ async def test_an_error_after_a_sign_of_life_is_raised_all_the_same(
     assert isinstance(caught.value, openai.RateLimitError) is (patience == 60)
     assert caught.value.code == "rate_limit_exceeded"
     await run.recorded(1)
+
+
+@pytest.mark.parametrize("is_gzip", [True, False])
+async def test_an_answer_that_is_no_stream_is_held_within_limits(
+    proxied: Any, raw_upstream: Any, *, is_gzip: bool
+) -> None:
+    """It becomes one event, so it is gathered: not more than the largest event, however well it was compressed."""
+    body = b" " * 3_000_000
+
+    async def serve(peer: Any) -> None:
+        if (await peer.message()).get("Upgrade"):
+            await peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            return
+        await asyncio.sleep(0.5)
+        data = gzip.compress(body) if is_gzip else body
+        encoding = b"Content-Encoding: gzip\r\n" if is_gzip else b""
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n"
+        await peer.send(head % (encoding, len(data)) + data)
+
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, max_event_bytes=1_000_000, **SOON)
+    answer = await run.post(ASK)
+    assert answer.status == 200
+    assert b"max_event_bytes" in answer.body
+    assert len(answer.body) < 1000
 
 
 async def test_no_answer_after_a_sign_of_life_is_an_error_event(proxied: Any, sdk: Any) -> None:
