@@ -21,6 +21,7 @@ from proxy.restoring import Restoring
 from proxy.rewriting import Rewriting
 from proxy.server.figures import Figures
 from proxy.server.guard import Guard
+from proxy.server.listening import Listening
 from proxy.server.reply import Reply, prepare
 from proxy.server.turns import AgentRequest, Services
 from proxy.upstream.congestion import AUTO, is_granted
@@ -162,10 +163,10 @@ class Server:
         )
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, config.host, config.port)
-        await site.start()
+        listening = Listening(runner, config.host, config.port)
+        await listening.start()
         self._stack.push_async_callback(services.drain)
-        self._stack.push_async_callback(site.stop)
+        self._stack.push_async_callback(listening.stop)
         if config.websocket == "auto":
             pool.stand_by()
         host, port = runner.addresses[0][:2]
