@@ -35,6 +35,13 @@ _BLIND_PATIENCE = 5.0
 """Where the kernel does not tell a reader that is slow from a link that is dark: what a stall is allowed."""
 
 
+_FAR = 0.15
+"""Seconds of round trip from which a message is worth guarding: what a loss costs goes with them."""
+
+_GUARDS, _APART = 3, 0.005
+"""How many packets follow a message over such a link, and how many seconds lie between them."""
+
+
 class Connection:
     """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one."""
 
@@ -125,6 +132,19 @@ class Connection:
             await self._socket.send(data, text=True)
         if not TELLS:
             await self._socket.ping()  # the pong stands for what the kernel does not tell
+        if self._socket.round_trip >= _FAR:
+            await self._guard()
+
+    async def _guard(self) -> None:
+        """Have a few small packets follow a message, lest the loss of its last one be noticed late.
+
+        TCP misses a packet when later ones arrive, one round trip after it left; where none does, its timer takes
+        two or more. A pong that nobody asked for gets no answer (RFC 6455, section 5.5.3), so none can be lost.
+        """
+        with suppress(ConnectionClosed):  # `receive` tells of that, after what came before
+            for _ in range(_GUARDS):
+                await asyncio.sleep(_APART)
+                await self._socket.pong()
 
     async def _fragments(self, data: bytes, queue: SendQueue) -> AsyncIterator[bytes]:
         """Yield *data* in pieces, each when there is room for it. The library ends the message behind the last."""

@@ -518,6 +518,49 @@ async def test_a_small_message_is_one_frame(connect: Connect, raw_upstream: RawU
     assert await frames.get() == (1, True, bytes(MESSAGE))
 
 
+@pytest.mark.parametrize(("delay", "follow"), [(0.0, 0), (0.16, 3)])
+async def test_small_packets_guard_the_end_of_a_message_over_a_long_link(
+    connect: Connect, raw_upstream: RawUpstreams, delay: float, follow: int
+) -> None:
+    """Unasked pongs: should its last packet be lost, TCP hears of it from them. A near upstream gets none."""
+    frames: asyncio.Queue[tuple[int, bool, bytes]] = asyncio.Queue()
+
+    async def serve(peer: Peer) -> None:
+        await asyncio.sleep(delay)
+        await accept(peer)
+        while True:
+            frames.put_nowait(await frame(peer))
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    await connection.send(MESSAGE)
+    await connection.close()
+    seen = [await frames.get()]
+    while seen[-1][0] != 8:
+        seen.append(await frames.get())
+    assert seen[0] == (1, True, bytes(MESSAGE))
+    assert [code for code, _, _ in seen[1:-1]] == [10] * follow
+
+
+async def test_a_message_that_upstream_answers_by_closing_was_sent(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """What guards its end is no reason to take it for unsent, and what was said before the close is heard."""
+
+    async def serve(peer: Peer) -> None:
+        await asyncio.sleep(0.16)
+        await accept(peer)
+        await frame(peer)
+        said = b'{"type":"error"}'
+        await peer.send(bytes([129, len(said)]) + said + b"\x88\x02\x03\xe8")
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    await connection.send(MESSAGE)
+    assert (await connection.receive(5, "first_event_timeout")).type == "error"
+    with pytest.raises(ConnectionLost) as caught:
+        await connection.receive(5, "event_timeout")
+    assert caught.value.sent
+
+
 async def test_a_loss_in_the_middle_of_a_message_was_never_sent(
     connect: Connect, raw_upstream: RawUpstreams
 ) -> None:
