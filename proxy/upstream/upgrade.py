@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from time import get_clock_info
 from typing import Any, cast
 
 import orjson
@@ -36,8 +37,8 @@ _DEFINITE = frozenset({404, 405, 426, 501})
 _TOO_SLOW = 408
 """What a server says to a client that said nothing for long, and that may cross the client's first words."""
 
-_CLOCK = 0.0005
-"""Seconds below which no answer is believed to have come."""
+_CLOCK = max(0.0005, get_clock_info("monotonic").resolution)
+"""Seconds below which no answer is believed to have come, or can be told: Windows' clock takes steps of 16 ms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import string
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from time import get_clock_info
 from typing import Any
 
 import proxied
@@ -24,6 +25,7 @@ from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTim
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, Simulator, SimulatorSettings, scripted
 from proxy.upstream import connection as connection_module
+from proxy.upstream import upgrade as upgrade_module
 from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.meter import Meter
@@ -446,6 +448,14 @@ async def test_an_upload_that_makes_no_progress_ends_with_send_timeout(
     connection = await connect((await raw_upstream(serve)).base_url, replace(TIMING, send_timeout=0.2))
     with pytest.raises(ConnectionLost, match="send_timeout"):
         await connection.send(Message.of({"input": "x" * 2**26}))
+
+
+async def test_no_rate_is_proven_that_the_clock_cannot_tell(simulate: Simulate, connect: Connect) -> None:
+    """An answer within one step of the clock took that long, as far as anybody knows; on Windows that is 16 ms."""
+    connection = await connect((await simulate()).base_url)
+    step = get_clock_info("monotonic").resolution
+    assert step <= upgrade_module._CLOCK
+    assert connection._socket.proven_rate <= connection.meter.written / upgrade_module._CLOCK
 
 
 async def test_a_slow_upload_is_not_a_stuck_one(simulate: Simulate, connect: Connect) -> None:
