@@ -132,29 +132,33 @@ class Aside:
     """A stream whose writers never wait: a thread writes to *stream*, and what that does not take in time is lost.
 
     A pipe that nobody empties takes nothing, and neither does a console on Windows while text is selected in it. A
-    context manager; leaving it gives what is still to be written a second.
+    context manager; leaving it gives what is still to be written a second. A *stream* of None takes everything.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._waiting: Queue[bytes | None] = Queue(_MOST_WAITING)
-        self._thread = Thread(target=self._write_all, name="log", daemon=True)
+        self._thread: Thread | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._stream is not None:
+            self._thread = Thread(target=self._write_all, args=(self._stream.fileno(),), name="log", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._put(None)
-        self._thread.join(1.0)
+        if self._thread is not None:
+            self._put(None)
+            self._thread.join(1.0)
 
     def isatty(self) -> bool:
         """Tell whether the stream is a terminal."""
-        return self._stream.isatty()
+        return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> None:
         """Leave *text* to the thread."""
-        self._put(text.encode(self._stream.encoding, "backslashreplace"))
+        if self._stream is not None:
+            self._put(text.encode(self._stream.encoding, "backslashreplace"))
 
     def flush(self) -> None:
         """Wait for nothing."""
@@ -163,8 +167,8 @@ class Aside:
         with suppress(Full):
             self._waiting.put_nowait(data)
 
-    def _write_all(self) -> None:
-        descriptor = self._stream.fileno()  # the stream's own lock would be missed at the end of the program
+    def _write_all(self, descriptor: int) -> None:
+        """Write to *descriptor*: the stream has a lock, which would be missed at the end of the program."""
         while (data := self._waiting.get()) is not None:
             with suppress(OSError):
                 while data:

@@ -234,6 +234,14 @@ def test_a_log_that_nobody_reads_fails_nothing() -> None:
     log.get().info("lost")
 
 
+def test_a_program_without_standard_error_has_no_log() -> None:
+    """Windows starts pythonw without one."""
+    with log.Aside(None) as aside:
+        log.configure("console", "info", stream=aside)
+        log.get().info("turn")
+        assert not aside.isatty()
+
+
 def test_a_log_that_nobody_empties_holds_nobody_up() -> None:
     """While a pipe is full, lines wait for it up to a number, and are lost beyond that."""
     reading, writing = os.pipe()
