@@ -4,6 +4,7 @@ What is logged is chosen where it is logged: sizes, counts and ids, never conten
 the last line of defence, not a licence.
 """
 
+import io
 import logging
 import os
 import re
@@ -142,7 +143,7 @@ class Aside:
 
     def __enter__(self) -> Self:
         if self._stream is not None:
-            self._thread = Thread(target=self._write_all, args=(self._stream.fileno(),), name="log", daemon=True)
+            self._thread = Thread(target=self._write_all, args=(_unlocked(self._stream),), name="log", daemon=True)
             self._thread.start()
         return self
 
@@ -167,12 +168,16 @@ class Aside:
         with suppress(Full):
             self._waiting.put_nowait(data)
 
-    def _write_all(self, descriptor: int) -> None:
-        """Write to *descriptor*: the stream has a lock, which would be missed at the end of the program."""
+    def _write_all(self, raw: io.RawIOBase) -> None:
         while (data := self._waiting.get()) is not None:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 while data:
-                    data = data[os.write(descriptor, data) :]
+                    data = data[raw.write(data) or len(data) :]  # None says that it would have to wait
+
+
+def _unlocked(stream: TextIO) -> Any:
+    """Return what *stream* writes to in the end: those above have a lock, which a thread must not die with."""
+    return getattr(stream.buffer, "raw", stream.buffer)
 
 
 class LibraryEvents(logging.Handler):

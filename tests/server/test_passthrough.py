@@ -459,12 +459,16 @@ async def test_what_came_just_before_a_reset_is_passed_on(proxied: Any, raw_upst
     await agent.begin("POST", target, KEY, ("Content-Length", "2"))
     await agent.send(b"{}")
     pieces = agent.pieces(await agent.head())
-    told = await anext(pieces)
+    told = [await anext(pieces)]
+
+    async def gather() -> None:
+        async for piece in pieces:
+            told.append(piece)
+
     seen.set()
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-        async for piece in pieces:
-            told += piece
-    assert told == b"half of what was said"
+        await gather()
+    assert b"".join(told) == b"half of what was said"
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
