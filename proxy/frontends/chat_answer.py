@@ -61,7 +61,7 @@ class StreamedCompletion:
         yield from ()
 
     def _item_added(self, event: Raw) -> Iterator[bytes]:
-        item, index = event.get("item"), event.get("output_index")
+        item, index = event.get("item"), _index(event, "output_index")
         if not isinstance(item, dict):
             return
         self._note_place(item, index)
@@ -99,7 +99,7 @@ class StreamedCompletion:
 
     def _words(self, event: Raw, key: str, words: Any, tokens: Any = None) -> Iterator[bytes]:
         if isinstance(words, str) and words:
-            place = event.get("output_index"), event.get("content_index")
+            place = _index(event, "output_index"), _index(event, "content_index")
             self._sent[place] = self._sent.get(place, 0) + len(words)
             logprobs = completion.logprobs(tokens) if self._logprobs else None
             yield from self._chunk({key: words}, event, logprobs=logprobs)
@@ -111,7 +111,7 @@ class StreamedCompletion:
         yield from self._written(event, "custom_tool_call", event.get("delta"))
 
     def _written(self, event: Raw, item_type: str, words: Any) -> Iterator[bytes]:
-        index = event.get("output_index")
+        index = _index(event, "output_index")
         if index in self._calls and isinstance(words, str) and words:
             kind, text = completion.CALLS[item_type]
             self._sent[index, None] = self._sent.get((index, None), 0) + len(words)
@@ -119,7 +119,7 @@ class StreamedCompletion:
 
     def _item_done(self, event: Raw) -> Iterator[bytes]:
         """Say what was not streamed piece by piece: services may send an item whole."""
-        item, index = event.get("item"), event.get("output_index")
+        item, index = event.get("item"), _index(event, "output_index")
         if not isinstance(item, dict):
             return
         self._items += 1
@@ -240,6 +240,12 @@ class WholeCompletion:
     def _tokens(self, output: Sequence[Raw]) -> dict[str, Any] | None:
         told = [part.get("logprobs") for item in output for part in content_parts(item)]
         return completion.logprobs([token for tokens in told if isinstance(tokens, list) for token in tokens])
+
+
+def _index(event: Raw, name: str) -> Any:
+    """Return the index *name* of *event*. Gateways that leave out what is zero leave out the first one."""
+    index = event.get(name)
+    return 0 if index is None else index
 
 
 def _response(event: Raw) -> Raw:

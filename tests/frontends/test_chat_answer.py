@@ -191,6 +191,36 @@ def test_what_was_not_streamed_is_said_when_it_is_done() -> None:
     assert deltas(orphan, event("response.output_item.added", item=None)) == []
 
 
+def test_an_index_that_is_left_out_is_zero() -> None:
+    """Some gateways write no zeros: what was streamed there is not said once more when it is done."""
+
+    def slim(kind: str, **fields: Any) -> ServerEvent:
+        return event(kind, **{name: value for name, value in fields.items() if value != 0})
+
+    said = [slim("response.output_text.delta", delta=text, output_index=0, content_index=0) for text in "ab"]
+    added = slim("response.output_item.added", item={**CALL, "arguments": ""}, output_index=1)
+    written = slim("response.function_call_arguments.delta", delta='{"a":1}', output_index=1)
+    told = slim("response.output_item.done", item=spoken("ab", "c"), output_index=0)
+    expected = [
+        {"content": "a"},
+        {"content": "b"},
+        {"content": "c"},
+        {"tool_calls": [BEGUN]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]},
+    ]
+    assert deltas(*said, told, added, written, done(CALL, 1)) == expected
+    last = ended(output=[spoken("ab", "c"), CALL])
+    assert [choice["delta"] for choice in choices(*said, added, written, last)][1:-1] == [
+        *expected[:2],
+        *expected[3:],
+        expected[2],
+    ]
+    refused = event("response.refusal.delta", delta="no")
+    assert deltas(refused, done({"type": "message", "content": [{"type": "refusal", "refusal": "no"}]})) == [
+        {"refusal": "no"}
+    ]
+
+
 def test_a_response_told_only_at_its_end_is_said_there() -> None:
     """Without a single event before."""
     records = streamed(
