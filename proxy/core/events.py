@@ -29,6 +29,9 @@ TERMINAL = frozenset(
 
 ERRORS = frozenset({"error", "response.error"})
 
+AGE_LIMIT = b"websocket_connection_limit_reached"
+"""The code of an error that is about the connection, and none of its turns."""
+
 _TYPE_FIRST = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
@@ -225,7 +228,7 @@ class Fault:
     @property
     def is_age_limit(self) -> bool:
         """Whether the connection is too old for another turn."""
-        return self.code == "websocket_connection_limit_reached"
+        return self.code == AGE_LIMIT.decode()
 
     @property
     def is_rejection(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
-from proxy.core.events import ERRORS, Fault, ServerEvent, response_create
+from proxy.core.events import AGE_LIMIT, ERRORS, Fault, ServerEvent, response_create
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Item, Output, Raw
 from proxy.core.message import Message
@@ -216,7 +216,7 @@ class Turn:
             return self._error(event)
         if self._is_earlier(event):
             return ()
-        if event.type == "response.failed" and self.state is State.SENT and self._is_to_repeat(event):
+        if event.type == "response.failed" and self._is_unheard and self._is_to_repeat(event):
             return ()
         if self.state is State.SENT:
             if not event.of_response:
@@ -230,6 +230,14 @@ class Turn:
         if event.terminal:
             self._end(event)
         return self._released(event)
+
+    @property
+    def _is_unheard(self) -> bool:
+        """Whether upstream has told nothing yet, or only that it begins, and the agent not even that.
+
+        Gateways may say so before they ask whoever may refuse the turn.
+        """
+        return self.state is State.SENT or (self.begun and not (self.shown or self.says_something))
 
     def _note(self, event: ServerEvent) -> None:
         """Take note of what *event* says of the items."""
@@ -357,12 +365,12 @@ class Turn:
         return False
 
     def _error(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
-        if self.state is State.STREAMING:
+        is_first = self._is_unheard
+        if (is_first or AGE_LIMIT in event.raw) and (fault := Fault.of(event.json())).is_age_limit:
+            raise ConnectionLost("upstream says that the connection is too old", sent=self.begun)
+        if not is_first:
             self.state = State.FAILED
             return self._released(event)
-        fault = Fault.of(event.json())
-        if fault.is_age_limit:
-            raise ConnectionLost("upstream says that the connection is too old", sent=False)
         if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
             if not fault.is_miss:
                 self._give_up_rewrite(fault)

@@ -533,6 +533,47 @@ def test_a_failure_while_streaming_is_shown_whatever_it_says() -> None:
         assert (turn.state, turn.again) == (State.FAILED, None)
 
 
+def untold(upload: Delta | Full, asked: TurnRequest = SENT) -> Turn:
+    """Return a turn that has begun to be answered, of which the agent was not told."""
+    turn = Turn(replace(asked, stream=False))
+    turn.start(upload, reused=True)
+    assert turn.receive(continued() if isinstance(upload, Delta) else created()) == ()
+    assert turn.begun
+    return turn
+
+
+@pytest.mark.parametrize("said", MISSES.values(), ids=MISSES)
+def test_a_miss_of_a_response_that_has_begun_is_one_all_the_same(said: JSON) -> None:
+    """Gateways say that it begins before they know; as long as nobody was told, nothing is lost."""
+    turn = untold(delta())
+    assert turn.receive(ServerEvent.parse(orjson.dumps(said))) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
+    turn.start(FULL, reused=True)
+    turn.receive(created())
+    assert turn.receive(completed()) == (created(), completed())
+    assert turn.baseline is not None
+
+
+def test_a_refusal_of_a_response_that_has_begun_is_one_all_the_same() -> None:
+    """A delta is tried in full, and what is in doubt may go over HTTP; what was said in between is an answer."""
+    turn = untold(delta())
+    assert turn.receive(refusal(400, code="invalid_value")) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    for refused in (
+        refusal(400, code="no"),
+        event("response.failed", response={"error": {"code": "invalid_prompt"}}),
+    ):
+        turn = untold(FULL, request(user("a"), temperature=None))
+        with pytest.raises(UpstreamError) as raised:
+            turn.receive(refused)
+        assert (raised.value.status, turn.state) == (400, State.FAILED)
+    turn = untold(delta())
+    assert turn.receive(WORD) == ()
+    last = refusal(400, code="invalid_value")
+    assert turn.receive(last) == (continued(), WORD, last)
+    assert (turn.state, turn.again) == (State.FAILED, None)
+
+
 # Errors, losses and silence.
 
 
@@ -577,6 +618,27 @@ def test_a_connection_that_is_too_old_counts_as_lost(upload: Delta | Full) -> No
     with pytest.raises(UpstreamUnavailable, match="lost again and again"):
         turn.connection_lost(raised.value)
     assert (turn.replays.unsent, turn.replays.ambiguous) == (4, 0)
+
+
+def test_a_connection_that_grows_too_old_under_a_turn_is_lost() -> None:
+    """HTTP has no such error: an answer that was shown breaks off, and one that was not is made good."""
+    turn = started()
+    turn.receive(created())
+    with pytest.raises(ConnectionLost, match="too old") as raised:
+        turn.receive(AGE_LIMIT)
+    with pytest.raises(ConnectionLost):
+        turn.connection_lost(raised.value)
+    turn = untold(FULL)
+    assert turn.receive(WORD) == ()
+    with pytest.raises(ConnectionLost, match="too old") as raised:
+        turn.receive(AGE_LIMIT)
+    turn.connection_lost(raised.value)
+    assert turn.again == Again(Mismatch.CONNECTION_LOST, fresh=True)
+    assert (turn.replays.unsent, turn.replays.ambiguous) == (0, 1)
+    quoted = refusal(500, code="server_error", message="no websocket_connection_limit_reached")
+    turn = started()
+    turn.receive(created())
+    assert turn.receive(quoted) == (quoted,)
 
 
 def test_a_connection_lost_before_the_first_event_is_replaced_once() -> None:

@@ -323,6 +323,7 @@ def test_an_error_in_a_whole_answer_follows_what_was_kept() -> None:
     turn = Turn(asked)
     turn.start(diff(asked, chain.baseline), reused=True)
     turn.receive(created("resp"))
+    turn.receive(event("response.output_text.delta", delta="Hi"))
     shown = turn.receive(event("error", error={"code": "server_error"}))
-    assert [each.type for each in shown] == ["response.created", "error"]
+    assert [each.type for each in shown] == ["response.created", "response.output_text.delta", "error"]
     assert turn.state is State.FAILED
