@@ -164,10 +164,10 @@ class Output:
         )
 
     def is_item(self, raw: Raw) -> bool:
-        """Whether *raw* is upstream's other account of this same item."""
-        if item_type(raw) != self.type:
+        """Whether *raw* is upstream's other account of this same item: in the same words, but for reasoning."""
+        if item_type(raw) != self.type or (self.id is not None and raw.get("id") != self.id):
             return False
-        return raw.get("id") == self.id if self.id is not None else _meaning(raw) == self.meaning
+        return (self.id is not None and self.type not in _AUTHORED) or _meaning(raw) == self.meaning
 
     def sealed(self, raw: Raw) -> "Output":
         """Return this output knowing the ciphertext of *raw* as well.

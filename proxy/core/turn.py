@@ -463,9 +463,9 @@ class Turn:
         """Return what upstream holds of this response; None where that is uncertain.
 
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
-        ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones,
-        and where that list is shorter and the agent was shown pieces of an item that was not told whole, which it
-        may give back though upstream holds it, or what may be one item twice.
+        ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones, or
+        one of them in other words, and where that list is shorter and the agent was shown pieces of an item that
+        was not told whole, which it may give back though upstream holds it, or what may be one item twice.
         """
         final_items: list[Raw] = (
             [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []

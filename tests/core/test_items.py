@@ -393,12 +393,13 @@ def test_only_calls_the_agent_executes_need_an_answer() -> None:
     assert Output.of({"type": "mcp_call", "call_id": "call_1"}).call_id is None
 
 
-def test_two_accounts_of_one_item_go_by_id_or_else_by_meaning() -> None:
-    """The terminal event's item is the streamed one if the ids agree; without ids, if it says the same."""
+def test_two_accounts_of_one_item_say_the_same_by_one_id() -> None:
+    """If there are ids, they agree as well; reasoning may be told in part."""
     streamed = Output.of(assistant("a"))
-    assert streamed.is_item(assistant("a, in other words"))
+    assert not streamed.is_item(assistant("a, in other words"))
     assert not streamed.is_item(assistant("a", id="msg_2"))
     assert not streamed.is_item(call(id="msg_1"))
+    assert Output.of(reasoning("Look")).is_item(reasoning())
     nameless = Output.of(assistant("a", id=None))
     assert nameless.is_item(assistant("a"))
     assert not nameless.is_item(assistant("b"))

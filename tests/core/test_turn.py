@@ -201,9 +201,20 @@ def test_the_streamed_items_count() -> None:
         assert held(*streamed, last) == outputs(*TWO)
 
 
-def test_the_streamed_item_wins_over_the_terminal_one() -> None:
-    """Agents have seen the streamed one."""
-    assert held(done(assistant("streamed")), completed(assistant("terminal"))) == outputs(assistant("streamed"))
+@pytest.mark.parametrize(
+    ("streamed", "terminal"), [(assistant("Draft"), assistant("Final")), (call("{}"), call('{"path":"."}'))]
+)
+def test_an_item_in_other_words_at_the_end_leaves_no_baseline(streamed: JSON, terminal: JSON) -> None:
+    """The agent may give back the one while upstream holds the other."""
+    assert ended(done(streamed), completed(terminal)) is None
+
+
+def test_an_item_may_be_written_otherwise_at_the_end() -> None:
+    """What it says counts; reasoning may be told in part."""
+    assert held(done(call('{"path": "."}')), completed(call())) == outputs(call())
+    bare = assistant("Hi", status=None, content=[{"type": "output_text", "text": "Hi"}])
+    assert held(done(assistant("Hi")), completed(bare)) == outputs(bare)
+    assert held(done(reasoning("Look")), completed(reasoning())) == outputs(reasoning("Look"))
 
 
 def test_items_are_held_in_the_order_of_their_index() -> None:
