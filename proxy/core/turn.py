@@ -121,7 +121,7 @@ class Turn:
         self._retried_here = False
         self._told = Told()
         self._held: list[Raw] = []
-        self._has_pieces = self._is_mid_item = False
+        self._has_pieces = self._is_mid_item = self._has_announced = False
         self._tells = tells
         self._unshown: list[ServerEvent] = []
         self._unshown_bytes = self._early_bytes = 0
@@ -176,7 +176,7 @@ class Turn:
         self._reused = reused
         self._earlier = earlier
         self._told = Told()
-        self._has_pieces = self._is_mid_item = False
+        self._has_pieces = self._is_mid_item = self._has_announced = False
         self._unshown = []
         self._unshown_bytes = self._early_bytes = 0
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
@@ -322,6 +322,7 @@ class Turn:
         """Check that the first event of a response is this turn's, and that upstream continued the right chain."""
         if self._reused and event.type not in {"response.created", "response.failed"}:
             raise ConnectionLost(f"{event.type} came before this turn's response.created")
+        self._has_announced = event.type == "response.created"
         if event.type not in {"response.created", "response.completed"}:
             return
         response = _response(event)
@@ -416,6 +417,8 @@ class Turn:
         if not self._is_asked(response):
             self.chain_ignored = True
             return
+        if not self._has_announced:
+            return  # behind another response its events could not be told from stragglers
         try:
             outputs = self._all_outputs(response.get("output"))
         except TypeError:  # nested too deeply, or with half a character: it cannot be known again
