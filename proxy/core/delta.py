@@ -243,7 +243,8 @@ class Baseline:
 
     *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
     says that upstream holds items which only a translated history tells in these words. *hoisted* is the mark of
-    the settings that upstream holds as items, before the agent's own.
+    the settings that upstream holds as items, before the agent's own. *fuller* says that upstream holds output
+    which the agent's history leaves out.
     """
 
     response_id: str
@@ -257,6 +258,7 @@ class Baseline:
     weight: Weight | None = None
     retold: bool = False
     hoisted: Fingerprint | None = None
+    fuller: bool = False
 
     @classmethod
     def after(
@@ -269,6 +271,7 @@ class Baseline:
         weight: Weight | None = None,
         retold: bool = False,
         hoisted: Fingerprint | None = None,
+        fuller: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
         return cls(
@@ -283,6 +286,7 @@ class Baseline:
             weight=weight,
             retold=retold,
             hoisted=hoisted,
+            fuller=fuller,
         )
 
     def __repr__(self) -> str:
@@ -291,10 +295,14 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Send only *items*, continuing *baseline*."""
+    """Send only *items*, continuing *baseline*.
+
+    *fuller* says that upstream then reads output which the agent's history leaves out.
+    """
 
     baseline: Baseline
     items: tuple[Item, ...]
+    fuller: bool = False
 
     def __repr__(self) -> str:
         return f"<Delta {self.baseline.response_id} + {len(self.items)}>"
@@ -319,7 +327,7 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
         return Full(Mismatch.HISTORY_CHANGED)
     if baseline.retold and request.echo is None:
         return Full(Mismatch.HISTORY_CHANGED)  # these very words, from an agent that speaks upstream's own API
-    new = _beyond_echo(request.items[baseline.length :], baseline.outputs, dropped)
+    new, left_out = _beyond_echo(request.items[baseline.length :], baseline.outputs, dropped)
     if not new:
         return Full(Mismatch.HISTORY_CHANGED)
     if request.model != baseline.model:
@@ -331,25 +339,28 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
     answered = {item.answers for item in new}
     if any(output.call_id is not None and output.call_id not in answered for output in baseline.outputs):
         return Full(Mismatch.CALL_UNANSWERED)
-    return Delta(baseline, new)
+    return Delta(baseline, new, fuller=baseline.fuller or bool(left_out))
 
 
 def _beyond_echo(
     items: tuple[Item, ...], outputs: tuple[Output, ...], dropped: Dropped
-) -> tuple[Item, ...] | None:
-    """Return what follows the agent's echo of *outputs* in *items*; None where it is not an echo."""
+) -> tuple[tuple[Item, ...], list[Output]]:
+    """Return what follows the agent's echo of *outputs* in *items*, and which of them it left out.
+
+    Nothing follows where it is not an echo.
+    """
     left_out: list[Output] = []
     for output in outputs:
         echoed = output.echoed_by(items)
         if not echoed:
             if not output.may_be_dropped(dropped):
-                return None
+                return (), left_out
             left_out.append(output)
         items = items[echoed:]
     if outputs and len(left_out) == len(outputs):
-        return None  # nothing of the response came back: the agent may have rewound to before it
+        return (), left_out  # nothing of the response came back: the agent may have rewound to before it
     if (left_out or not outputs) and items and items[0].from_model:
-        return None  # not left out but rewritten, or an answer whose items upstream never told: held already
+        return (), left_out  # rewritten, or an answer whose items upstream never told: held already
     if any(output.echoed_by(items[n:]) for output in left_out for n in range(len(items))):
-        return None  # not left out but moved: upstream would hold it twice
-    return items
+        return (), left_out  # not left out but moved: upstream would hold it twice
+    return items, left_out

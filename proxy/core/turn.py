@@ -349,7 +349,7 @@ class Turn:
         fault = Fault.of(failed.json())
         if self._is_miss(fault) or self._is_refused_rewrite(fault):
             return True
-        if self._retried_here or (isinstance(self.upload, Delta) and fault.is_rejection):
+        if self._retried_here or (isinstance(self.upload, Delta) and self._may_be_about_chain(fault)):
             # It may be the last word on the attempt that was refused on this connection, or about the chain.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return True
@@ -365,6 +365,15 @@ class Turn:
             return True
         return False
 
+    def _may_be_about_chain(self, fault: Fault) -> bool:
+        """Whether upstream may take in full what it refused as a delta.
+
+        A chain with output that the agent leaves out is longer than its history. Chat Completions have an own way
+        for what is too long.
+        """
+        is_fuller = isinstance(self.upload, Delta) and self.upload.fuller and self.request.echo is None
+        return fault.is_rejection or (is_fuller and fault.code == "context_length_exceeded")
+
     def _error(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         is_first = self._is_unheard
         if (is_first or AGE_LIMIT in event.raw) and (fault := Fault.of(event.json())).is_age_limit:
@@ -372,7 +381,7 @@ class Turn:
         if not is_first:
             self.state = State.FAILED
             return self._released(event)
-        if isinstance(self.upload, Delta) and (fault.is_miss or fault.is_rejection):
+        if isinstance(self.upload, Delta) and (fault.is_miss or self._may_be_about_chain(fault)):
             if not fault.is_miss:
                 self._give_up_rewrite(fault)
             # Unless it is about our chain for certain, it may be about nothing here, and the answer still to come.
@@ -437,6 +446,7 @@ class Turn:
             weight=weight,
             retold=retold,
             hoisted=self.hoisted.mark if self.hoisted is not None else None,
+            fuller=isinstance(self.upload, Delta) and self.upload.fuller,
         )
 
     @property

@@ -616,6 +616,35 @@ def test_an_error_before_output_is_the_agents(upload: Delta | Full, status: int,
 AGE_LIMIT = refusal(400, code="websocket_connection_limit_reached", message="60 minutes")
 
 
+def test_a_chain_that_is_longer_than_the_agents_history_may_be_too_long_alone() -> None:
+    """What the agent leaves out counts in the chain, also later; in full its history may fit."""
+    told = [*HISTORY, call(), answer()]
+    asked = request(*told)
+    upload = diff(asked, baseline(HISTORY, *SAID))
+    assert isinstance(upload, Delta)
+    turn = Turn(asked)
+    turn.start(upload, reused=True)
+    for each in (continued(), done(assistant("Hi")), completed()):
+        turn.receive(each)
+    assert turn.baseline is not None
+    later = request(*told, assistant("Hi"), user("more"))
+    further = diff(later, turn.baseline)
+    assert isinstance(further, Delta)
+    too_long = {"code": "context_length_exceeded", "message": "too long"}
+    for refused in (refusal(400, **too_long), event("response.failed", response={"error": too_long})):
+        turn = Turn(later)
+        turn.start(further, reused=True)
+        assert turn.receive(refused) == ()
+        assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(FULL, reused=False)
+    with pytest.raises(UpstreamError):
+        turn.receive(refusal(400, **too_long))
+    turn = Turn(replace(later, echo=joined))
+    turn.start(further, reused=True)
+    with pytest.raises(UpstreamError):
+        turn.receive(refusal(400, **too_long))
+
+
 @pytest.mark.parametrize("upload", [FULL, delta()])
 def test_a_connection_that_is_too_old_counts_as_lost(upload: Delta | Full) -> None:
     """Upstream did not take the turn, so a new one gets it; it is never the agent's error."""
