@@ -376,9 +376,10 @@ class Turn:
 
     def _error(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         is_first = self._is_unheard
-        if (is_first or AGE_LIMIT in event.raw) and (fault := Fault.of(event.json())).is_age_limit:
+        fault = Fault.of(event.json()) if is_first or AGE_LIMIT in event.raw else None
+        if fault is not None and fault.is_age_limit:
             raise ConnectionLost("upstream says that the connection is too old", sent=self.begun)
-        if not is_first:
+        if fault is None or not is_first:
             self.state = State.FAILED
             return self._released(event)
         if isinstance(self.upload, Delta) and (fault.is_miss or self._may_be_about_chain(fault)):

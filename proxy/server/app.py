@@ -23,7 +23,8 @@ from proxy.server.figures import Figures
 from proxy.server.guard import Guard
 from proxy.server.listening import Listening
 from proxy.server.reply import Reply, prepare
-from proxy.server.turns import AgentRequest, Services
+from proxy.server.services import Services
+from proxy.server.turns import AgentRequest
 from proxy.upstream.congestion import AUTO, is_granted
 from proxy.upstream.encoding import KNOWN, Encoding
 from proxy.upstream.endpoint import Endpoint

@@ -266,11 +266,18 @@ class EventReply:
             await self._life.close(0)
 
     async def yields(self) -> bool:
-        """Make way for an answer of upstream's own: return whether nothing was sent yet, and nothing will be."""
+        """Make way for a response of upstream's own if nothing was sent yet; return whether that is so."""
         async with self._writing:
-            if not self._reply.begun:
-                await self._life.close(0)
-            return not self._reply.begun
+            if self._reply.begun:
+                return False
+            await self._life.close(0)
+            self._shown = True
+            return True
+
+    async def make_way(self) -> None:
+        """Have nothing of ours follow on what was sent: the rest of the answer is upstream's own."""
+        await self.quiet()
+        self._shown = True
 
     async def _live(self, signs: SignsOfLife) -> None:
         while True:

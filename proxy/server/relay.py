@@ -1,0 +1,201 @@
+"""Relay: a request that goes over plain HTTP as it came, and its answer as it comes."""
+
+import asyncio
+import codecs
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aiohttp import ClientResponse, web
+from multidict import CIMultiDict
+
+from proxy.errors import UpstreamError, UpstreamUnavailable
+from proxy.ledger import Traffic
+from proxy.server import body as bodies
+from proxy.server.reply import EventReply, RelayedResponse, Reply
+from proxy.server.services import Services
+from proxy.upstream.encoding import inflated, is_gzip
+from proxy.upstream.headers import Headers, end_to_end, of_wire, to_http
+from proxy.upstream.http import chunks, in_time, silence
+from proxy.upstream.progress import Progress
+
+_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
+"""What a line of server-sent events begins with."""
+
+
+class Relay:
+    """Forwards *request* to upstream and the answer to *reply*; *shown* is called with each piece of that.
+
+    *is_turn* says that the request asks for a turn, for which upstream's silences have an end.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        services: Services,
+        reply: Reply,
+        traffic: Traffic,
+        *,
+        is_turn: bool,
+        shown: Callable[[], None],
+    ) -> None:
+        self.attempts = 0
+        self.completed = False
+        self.bytes_from_agent = 0
+        self._request = request
+        self._services = services
+        self._reply = reply
+        self._traffic = traffic
+        self._is_turn = is_turn
+        self._shown = shown
+        self._events: EventReply | None = None
+        self._stalled: bodies.Stalled | None = None
+
+    async def run(self, raw: bytes | bodies.TooLong, events: EventReply | None) -> web.StreamResponse:
+        """Forward the body *raw*, or what is still to come of it. *events* may have told the agent something.
+
+        Raises UpstreamUnavailable where upstream does not answer, or not to the end; its cause is bodies.Stalled
+        where it is the agent that stopped.
+        """
+        self.attempts = 1
+        self._events = events
+        request = self._request
+        body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
+        await self._services.restoring.make_way()
+        async with AsyncExitStack() as stack:
+            answer = self._services.http.request(
+                request.method,
+                request.raw_path.removeprefix("/v1"),
+                self._headers(),
+                body if request.body_exists else None,
+                self._traffic,
+                again=self._sent_again,
+            )
+            async with self._patience():
+                response = await stack.enter_async_context(answer)
+            return await self._relay(response)
+
+    def _sent_again(self) -> None:
+        self.attempts += 1
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Wait for the beginning of upstream's answer to a turn for first_event_timeout, beside its upload.
+
+        One that is not streamed begins when the model is done. What is no turn takes as long as it takes.
+        """
+        if not self._is_turn:
+            yield
+            return
+        limit = self._services.config.first_event_timeout
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                with Progress(deadline, limit, lambda: self._traffic.sent):
+                    yield
+        except TimeoutError as exc:
+            raise silence(limit, "first_event_timeout") from exc
+
+    @property
+    def _is_inflated(self) -> bool:
+        """Whether the encoding of the answer is between upstream and us.
+
+        It is where the agent may have been given signs of life by then, in no encoding, or asked for none.
+        """
+        if not self._is_turn:
+            return False
+        is_off = self._services.config.http_compression == "off"
+        return self._events is not None or not (is_off or "Accept-Encoding" in self._request.headers)
+
+    def _headers(self) -> Headers:
+        """Return the agent's headers for upstream, with an encoding of ours where that is up to us."""
+        headers = to_http(of_wire(self._request.raw_headers))
+        if not self._is_inflated:
+            return headers
+        rest = tuple(each for each in headers if each[0].lower() != "accept-encoding")
+        accepted = "".join(self._request.headers.getall("Accept-Encoding", []))
+        is_off = self._services.config.http_compression == "off"
+        return (*rest, ("Accept-Encoding", "identity" if is_off and "gzip" not in accepted else "gzip"))
+
+    async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in bodies.rest(
+                self._request, raw.beginning, timeout=self._services.config.body_timeout
+            ):
+                self.bytes_from_agent += len(chunk)
+                yield chunk
+        except bodies.Stalled as exc:
+            self._stalled = exc
+            if not self._reply.begun:
+                raise
+            self._reply.abort()  # the library tells nobody who is reading the answer; this ends the request
+
+    async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+        if self._stalled is not None:
+            raise self._stalled
+        is_inflated = self._is_inflated and is_gzip(_encoding_of(response))
+        body = inflated(self._chunks(response)) if is_inflated else self._chunks(response)
+        chunk: bytes | None = None
+        if self._events is not None:
+            chunk = await anext(body, b"")  # signs of life until then
+            if not await self._events.yields():
+                return await self._relay_late(response, chunk, body, self._events)
+        headers = CIMultiDict(end_to_end(of_wire(response.raw_headers)))
+        if is_inflated:
+            headers.popall("Content-Encoding")
+            headers.popall("Content-Length", None)
+        await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
+        return await self._pass_on(response, await anext(body, b"") if chunk is None else chunk, body)
+
+    def _chunks(self, response: ClientResponse) -> AsyncIterator[bytes]:
+        """Return the body of *response* as it arrives, within a turn's limits if it answers one."""
+        if not self._is_turn:
+            return chunks(response)
+        config = self._services.config
+        return in_time(
+            chunks(response),
+            first=config.first_event_timeout,
+            later=config.event_timeout,
+            sent=lambda: self._traffic.sent,
+        )
+
+    async def _relay_late(
+        self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes], events: EventReply
+    ) -> web.StreamResponse:
+        """Relay a *response* to an agent that has a status already, and signs of life in a stream of events.
+
+        They go on until there is something to show.
+        """
+        if (encoding := _encoding_of(response)) and not is_gzip(encoding):
+            await events.quiet()  # whatever waits after an abort is cancelled
+            return self._reply.abort()  # the agent was not told of one
+        if not _is_stream(response, chunk):
+            whole = bytearray(chunk)
+            async for each in body:
+                whole += each
+                if len(whole) > self._services.config.max_event_bytes:
+                    raise UpstreamUnavailable("upstream's answer is too large for an event (max_event_bytes)")
+            return await events.fail(UpstreamError(response.status, bytes(whole), {}))
+        await events.make_way()
+        return await self._pass_on(response, chunk, body)
+
+    async def _pass_on(
+        self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes]
+    ) -> web.StreamResponse:
+        """Give the agent *chunk* and what follows it in the *body* of *response*, to the end."""
+        while chunk:
+            self._shown()
+            await self._reply.write(chunk)
+            chunk = await anext(body, b"")
+        self.completed = response.status < 400
+        return await self._reply.end()
+
+
+def _encoding_of(response: ClientResponse) -> str:
+    return ",".join(response.headers.getall("Content-Encoding", []))
+
+
+def _is_stream(response: ClientResponse, beginning: bytes) -> bool:
+    """Whether *response* is a stream of events, by its type, or where that says little by its *beginning*."""
+    if response.status >= 400 or response.content_type == "application/json":
+        return False
+    begins = beginning.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").startswith(_FIELDS)
+    return response.content_type == "text/event-stream" or begins

@@ -1,0 +1,58 @@
+"""What every request is answered with, and how it all ends."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from proxy.config import Config
+from proxy.exchange import Waits
+from proxy.ledger import Ledger
+from proxy.restoring import Restoring
+from proxy.rewriting import Rewriting
+from proxy.upstream.http import Http
+from proxy.upstream.pool import Pool
+
+
+@dataclass(frozen=True)
+class Services:
+    """What every request is answered with. *clock* is monotonic, in seconds; *now* is the time of day."""
+
+    config: Config
+    pool: Pool
+    rewriting: Rewriting
+    restoring: Restoring
+    http: Http
+    ledger: Ledger
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+    ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    in_flight: set[asyncio.Task[Any]] = field(default_factory=set)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """No further requests are taken: agents ask again, and would else lose what there is no more time for."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One large request is read at a time: several threads would only keep the interpreter from the loop."""
+
+    async def drain(self) -> None:
+        """Take no more requests, give those in flight drain_seconds, and then end them."""
+        self.draining.set()
+        try:
+            if self.in_flight:
+                await asyncio.wait(set(self.in_flight), timeout=self.config.drain_seconds)
+        finally:  # also where whoever stops us has no more patience
+            self.stopping.set()
+            for task in set(self.in_flight):
+                task.cancel()
+
+    @property
+    def waits(self) -> Waits:
+        """How long a turn waits for upstream."""
+        return Waits(
+            first_event_timeout=self.config.first_event_timeout,
+            event_timeout=self.config.event_timeout,
+            max_message_bytes=self.config.max_message_bytes,
+            chaining_retry_seconds=self.config.websocket_retry_seconds,
+        )
