@@ -28,7 +28,7 @@ class Session:
     def __init__(
         self, shape: Shape | None = None, *, turns: int | None = None, settings: int | None = None, seed: int
     ) -> None:
-        shape = shape or Shape(name="plain", settings=26_000, turns=20)
+        shape = shape or Shape(name="plain", settings=26_000, turns=20, output=3500)
         shape = replace(shape, turns=turns or shape.turns, settings=settings or shape.settings)
         self.shape = shape
         self.turns = shape.turns

@@ -44,7 +44,7 @@ class Shape:
     instructions: int = 0
     turns: int = 14
     opening: int = 1000
-    output: int = 2800
+    output: int = 2500
     reasoning: int = 900
     model: str = "gpt-5.5"
     api: Literal["responses", "chat"] = "responses"
