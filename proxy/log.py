@@ -28,6 +28,9 @@ MASK = "[masked]"
 _MOST_WAITING = 1000
 """Lines that may wait to be written."""
 
+_PATIENCE = 1.0
+"""Seconds that are waited at the end for room among them, and then for all to be written."""
+
 HAS_COLORS = os.name != "nt" or find_spec("colorama") is not None
 """On Windows structlog raises SystemError where it is asked for colours and colorama is not there."""
 
@@ -133,7 +136,7 @@ class Aside:
     """A stream whose writers never wait: a thread writes to *stream*, and what that does not take in time is lost.
 
     A pipe that nobody empties takes nothing, and neither does a console on Windows while text is selected in it. A
-    context manager; leaving it gives what is still to be written a second. A *stream* of None takes everything.
+    context manager; leaving it gives what is still to be written a second or two. A *stream* of None takes all.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -149,8 +152,9 @@ class Aside:
 
     def __exit__(self, *exc_info: object) -> None:
         if self._thread is not None:
-            self._put(None)
-            self._thread.join(1.0)
+            with suppress(Full):
+                self._waiting.put(None, timeout=_PATIENCE)
+            self._thread.join(_PATIENCE)
 
     def isatty(self) -> bool:
         """Tell whether the stream is a terminal."""
@@ -159,14 +163,11 @@ class Aside:
     def write(self, text: str) -> None:
         """Leave *text* to the thread."""
         if self._stream is not None:
-            self._put(text.encode(self._stream.encoding, "backslashreplace"))
+            with suppress(Full):
+                self._waiting.put_nowait(text.encode(self._stream.encoding, "backslashreplace"))
 
     def flush(self) -> None:
         """Wait for nothing."""
-
-    def _put(self, data: bytes | None) -> None:
-        with suppress(Full):
-            self._waiting.put_nowait(data)
 
     def _write_all(self, raw: io.RawIOBase) -> None:
         while (data := self._waiting.get()) is not None:
