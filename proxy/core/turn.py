@@ -347,11 +347,14 @@ class Turn:
         Raises UpstreamError where upstream may take the agent's own request over HTTP.
         """
         fault = Fault.of(failed.json())
-        if self._is_miss(fault) or self._is_refused_rewrite(fault):
+        if self._is_miss(fault):
             return True
-        if self._retried_here or (isinstance(self.upload, Delta) and self._may_be_about_chain(fault)):
-            # It may be the last word on the attempt that was refused on this connection, or about the chain.
+        # It may be the last word on the attempt that was refused on this connection, or about the chain.
+        is_straggler = self._retried_here and not self.begun
+        if is_straggler or (isinstance(self.upload, Delta) and self._may_be_about_chain(fault)):
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+            return True
+        if self._is_refused_rewrite(fault, fresh=False):
             return True
         if self.request.is_in_doubt and fault.is_rejection:
             self.state = State.FAILED
@@ -385,23 +388,27 @@ class Turn:
         if isinstance(self.upload, Delta) and (fault.is_miss or self._may_be_about_chain(fault)):
             if not fault.is_miss:
                 self._give_up_rewrite(fault)
-            # Unless it is about our chain for certain, it may be about nothing here, and the answer still to come.
-            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=not fault.is_miss)
+            # Unless it is about our chain for certain, it may be about nothing here, and the answer still to come;
+            # and a response that has begun may still say that it failed.
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=self.begun or not fault.is_miss)
             return ()
         if self._reused and (fault.is_duplicate or fault.is_miss):
             # An earlier turn's items, or the last word on an earlier attempt: neither is known elsewhere.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
-        if self._is_refused_rewrite(fault):
+        if self._is_refused_rewrite(fault, fresh=self.begun or self._retried_here):
             return ()
         self.state = State.FAILED
         raise fault.as_error()
 
-    def _is_refused_rewrite(self, fault: Fault) -> bool:
-        """Whether upstream refused a history that was not as the agent wrote it; then it is sent once more."""
+    def _is_refused_rewrite(self, fault: Fault, *, fresh: bool) -> bool:
+        """Whether upstream refused a history that was not as the agent wrote it; then it is sent once more.
+
+        On the same connection only where nothing can follow that would pass for what becomes of that.
+        """
         if isinstance(self.upload, Delta) or not fault.is_rejection or not self._give_up_rewrite(fault):
             return False
-        self._repeat(self.upload.reason, fresh=False)
+        self._repeat(self.upload.reason, fresh=fresh)
         return True
 
     def _give_up_rewrite(self, fault: Fault) -> bool:

@@ -240,7 +240,6 @@ BOTH = (HOISTED, QUIET)
         (refusal("Unknown parameter: 'stream_options'."), [QUIET, HOISTED]),
         (refusal(param="stream_options.include_obfuscation"), [QUIET, HOISTED]),
         (refusal("no"), [HOISTED, QUIET]),
-        (event("response.failed", response={"error": {"code": "invalid_prompt"}}), [HOISTED, QUIET]),
     ],
 )
 def test_a_refused_history_goes_as_the_agent_wrote_it(said: ServerEvent, order: list[Rewrite]) -> None:
@@ -250,14 +249,40 @@ def test_a_refused_history_goes_as_the_agent_wrote_it(said: ServerEvent, order: 
     assert message["stream_options"] == {"include_obfuscation": False}
     for count in (1, 2):
         assert turn.receive(said) == ()
-        assert turn.again == Again(Mismatch.FIRST_TURN, fresh=False)
+        assert turn.again == Again(Mismatch.FIRST_TURN, fresh=count == 2)
         assert turn.refused == set(order[:count])
         message = started(turn)
     assert message == {"type": "response.create", **FIELDS, "input": [user("Hello")]}
-    if said.type == "error":
-        with pytest.raises(UpstreamError):
-            turn.receive(said)
-        assert turn.state is State.FAILED
+    with pytest.raises(UpstreamError):
+        turn.receive(said)
+    assert turn.state is State.FAILED
+
+
+def test_a_second_refusal_on_a_connection_may_be_the_first_ones_last_word() -> None:
+    """What goes there behind an answer that is still to come would get that answer, and the next turn its own."""
+    failed = event("response.failed", response={"error": {"code": "invalid_prompt"}})
+    turn = turned(user("Hello"), rewrites=BOTH)
+    for first in (failed, refusal()):
+        started(turn)
+        assert turn.receive(first) == ()
+        assert turn.again == Again(Mismatch.FIRST_TURN, fresh=False)
+        started(turn)
+        assert turn.receive(failed) == ()
+        assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    assert turn.refused == set(BOTH)
+
+
+def test_a_refusal_of_a_response_that_has_begun_may_not_be_its_last_word() -> None:
+    """Its end may follow an error, and would pass for the end of what goes on the same connection."""
+    for said, fresh in (
+        (refusal(), True),
+        (event("response.failed", response={"error": {"code": "invalid_prompt"}}), False),
+    ):
+        turn = turned(user("Hello"), stream=False)
+        started(turn)
+        turn.receive(event("response.created", response={"id": "resp_1"}))
+        assert turn.receive(said) == ()
+        assert turn.again == Again(Mismatch.FIRST_TURN, fresh=fresh)
 
 
 @pytest.mark.parametrize(

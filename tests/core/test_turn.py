@@ -557,14 +557,31 @@ def untold(upload: Delta | Full, asked: TurnRequest = SENT) -> Turn:
 
 @pytest.mark.parametrize("said", MISSES.values(), ids=MISSES)
 def test_a_miss_of_a_response_that_has_begun_is_one_all_the_same(said: JSON) -> None:
-    """Gateways say that it begins before they know; as long as nobody was told, nothing is lost."""
+    """Gateways say that it begins before they know; as long as nobody was told, nothing is lost.
+
+    That it failed is its end, which an error is not: it may still come.
+    """
     turn = untold(delta())
-    assert turn.receive(ServerEvent.parse(orjson.dumps(said))) == ()
-    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
-    turn.start(FULL, reused=True)
+    miss = ServerEvent.parse(orjson.dumps(said))
+    assert turn.receive(miss) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=miss.type != "response.failed")
+    turn.start(FULL, reused=not turn.again.fresh)
     turn.receive(created())
     assert turn.receive(completed()) == (created(), completed())
     assert turn.baseline is not None
+
+
+def test_a_second_attempt_that_begins_and_fails_has_failed() -> None:
+    """Its failure is not the last word on the first one, and is no reason for a third."""
+    turn = Turn(replace(SENT, stream=False))
+    turn.start(delta(), reused=True)
+    assert turn.receive(ServerEvent.parse(orjson.dumps(MISSES["nested"]))) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=False)
+    turn.start(FULL, reused=True)
+    unlucky = event("response.failed", response={"id": "resp_2", "error": {"code": "server_error"}})
+    assert turn.receive(created()) == ()
+    assert turn.receive(unlucky) == (created(), unlucky)
+    assert (turn.state, turn.again) == (State.FAILED, None)
 
 
 def test_a_refusal_of_a_response_that_has_begun_is_one_all_the_same() -> None:
