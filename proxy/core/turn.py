@@ -356,7 +356,8 @@ class Turn:
             return True
         if self._is_refused_rewrite(fault, fresh=False):
             return True
-        if self.request.is_in_doubt and fault.is_rejection:
+        is_too_long = self.request.echo is not None and fault.code == "context_length_exceeded"
+        if is_too_long or (self.request.is_in_doubt and fault.is_rejection):
             self.state = State.FAILED
             raise fault.as_error()
         return False

@@ -656,10 +656,18 @@ def test_a_chain_that_is_longer_than_the_agents_history_may_be_too_long_alone() 
     turn.start(FULL, reused=False)
     with pytest.raises(UpstreamError):
         turn.receive(refusal(400, **too_long))
-    turn = Turn(replace(later, echo=joined))
-    turn.start(further, reused=True)
-    with pytest.raises(UpstreamError):
-        turn.receive(refusal(400, **too_long))
+
+
+def test_a_chat_history_that_is_too_long_is_refused_in_either_shape() -> None:
+    """So that it goes over HTTP, where upstream takes it if it fits, and says so in its own words if not."""
+    too_long = {"code": "context_length_exceeded", "message": "too long"}
+    for upload in (delta(), FULL):
+        for refused in (refusal(400, **too_long), event("response.failed", response={"error": too_long})):
+            turn = Turn(replace(SENT, echo=joined))
+            turn.start(upload, reused=True)
+            with pytest.raises(UpstreamError) as raised:
+                turn.receive(refused)
+            assert (raised.value.code, turn.state) == ("context_length_exceeded", State.FAILED)
 
 
 @pytest.mark.parametrize("upload", [FULL, delta()])
