@@ -164,10 +164,10 @@ class Output:
         )
 
     def is_item(self, raw: Raw) -> bool:
-        """Whether *raw* is upstream's other account of this same item: in the same words, but for reasoning."""
-        if item_type(raw) != self.type or (self.id is not None and raw.get("id") != self.id):
+        """Whether *raw* is upstream's other account of this same item."""
+        if item_type(raw) != self.type:
             return False
-        return (self.id is not None and self.type not in _AUTHORED) or _meaning(raw) == self.meaning
+        return raw.get("id") == self.id if self.id is not None else _meaning(raw) == self.meaning
 
     def sealed(self, raw: Raw) -> "Output":
         """Return this output knowing the ciphertext of *raw* as well.
@@ -221,6 +221,26 @@ class Output:
 
     def __repr__(self) -> str:
         return f"<Output {self.type} {self.meaning.hex()[:8]}>"
+
+
+def contradicts(account: Raw, other: Raw) -> bool:
+    """Whether two accounts of one message or call say different things; one that says nothing contradicts none."""
+    words, others = _words(account), _words(other)
+    return bool(words and others) and words != others
+
+
+def _words(raw: Raw) -> Any:
+    """Return what a message says, or a call asks for, without all that is only told of it."""
+    match item_type(raw):
+        case "message":
+            content = parts(raw.get("content"), "output_text")
+            said = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+            return "".join(str(part.get("text") or part.get("refusal") or "") for part in said)
+        case "function_call":
+            return [raw.get("name"), arguments(raw.get("arguments"))]
+        case "custom_tool_call":
+            return [raw.get("name"), raw.get("input")]
+    return None
 
 
 def _meaning(raw: Raw) -> Fingerprint:

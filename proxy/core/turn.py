@@ -15,7 +15,7 @@ from enum import Enum
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import AGE_LIMIT, ERRORS, Fault, ServerEvent, response_create
 from proxy.core.hoist import Hoisted
-from proxy.core.items import Item, Output, Raw
+from proxy.core.items import Item, Output, Raw, contradicts
 from proxy.core.message import Message
 from proxy.core.replay import Replays, Verdict
 from proxy.core.told import Told
@@ -501,7 +501,8 @@ class Turn:
         if 0 < len(final_items) < len(outputs) and self._told.has_collided:
             return None
         for item in final_items:
-            index = next((n for n, output in enumerate(outputs) if output.is_item(item)), None)
+            same = (n for n, output in enumerate(outputs) if output.is_item(item))
+            index = next((n for n in same if not contradicts(self._held[n], item)), None)
             if index is None:
                 return None
             outputs[index] = outputs[index].sealed(item)

@@ -6,7 +6,7 @@ import pytest
 from echo import DROPS_REASONING, DROPS_TEXT, STYLES, echo
 from said import JSON, answer, assistant, call, custom_call, reasoning, user
 
-from proxy.core.items import START, Item, Output, arguments, digest, item_type, marks, parts
+from proxy.core.items import START, Item, Output, arguments, contradicts, digest, item_type, marks, parts
 
 
 def same_item(one: JSON, other: JSON) -> bool:
@@ -393,16 +393,37 @@ def test_only_calls_the_agent_executes_need_an_answer() -> None:
     assert Output.of({"type": "mcp_call", "call_id": "call_1"}).call_id is None
 
 
-def test_two_accounts_of_one_item_say_the_same_by_one_id() -> None:
-    """If there are ids, they agree as well; reasoning may be told in part."""
+def test_an_item_is_known_by_its_id_or_else_by_what_it_says() -> None:
+    """If there are ids, they agree."""
     streamed = Output.of(assistant("a"))
-    assert not streamed.is_item(assistant("a, in other words"))
+    assert streamed.is_item(assistant("a, in other words"))
     assert not streamed.is_item(assistant("a", id="msg_2"))
     assert not streamed.is_item(call(id="msg_1"))
-    assert Output.of(reasoning("Look")).is_item(reasoning())
     nameless = Output.of(assistant("a", id=None))
     assert nameless.is_item(assistant("a"))
     assert not nameless.is_item(assistant("b"))
+
+
+@pytest.mark.parametrize(
+    ("account", "other", "differ"),
+    [
+        (assistant("a"), assistant("b"), True),
+        (assistant("a"), assistant("a", phase="final", content="a"), False),
+        (assistant("a"), assistant("a", content=[{"type": "output_text", "text": "a", "new": 1}]), False),
+        (assistant("a"), assistant("a", content=[]), False),
+        (assistant("a"), assistant("a", content=[{"type": "refusal", "refusal": "no"}]), True),
+        (call("{}"), call('{"path": "."}'), True),
+        (call('{"path":"."}'), call('{"path": "."}', namespace="n"), False),
+        (call(), call(name="other"), True),
+        (custom_call(), custom_call(input="other"), True),
+        (reasoning("Look"), reasoning("Look again"), False),
+    ],
+)
+def test_two_accounts_of_an_item_contradict_each_other_in_what_they_say(
+    account: JSON, other: JSON, *, differ: bool
+) -> None:
+    """What is only told of it may differ, and one of them may be empty."""
+    assert contradicts(account, other) is contradicts(other, account) is differ
 
 
 EQUAL_ARGUMENTS = [
