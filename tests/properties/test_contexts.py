@@ -67,11 +67,11 @@ def test_no_found_case_has_a_wrong_context(world_of: type[World], steps: int, ch
 
 def _gullible(
     told: tuple[items.Item, ...], outputs: tuple[items.Output, ...], dropped: items.Dropped
-) -> tuple[items.Item, ...]:
+) -> tuple[tuple[items.Item, ...], list[items.Output]]:
     """Skip whatever is no echo."""
     for output in outputs:
         told = told[output.echoed_by(told) :]
-    return told
+    return told, []
 
 
 @property  # type: ignore[misc]
@@ -84,6 +84,7 @@ def _lend_twice(self: Partition) -> list[Candidate]:
 
 def _believe(self: turn.Turn, event: Any) -> None:
     """Take whatever response begins for this turn's."""
+    self._has_announced = True
 
 
 def _same_mark(fields: Any, told: Any) -> hoist.Hoisted | None:
