@@ -202,7 +202,7 @@ async def test_connections_have_an_age_limit(closes: bool, stack: Any) -> None: 
 
 async def test_idle_connections_can_die_silently(simulate: Simulate, talk: Talk) -> None:
     """After a while without traffic nothing is heard any more, and no close is seen."""
-    simulator = await simulate(silent_after_idle_seconds=0.05)
+    simulator = await simulate(silent_after_idle_seconds=0.5)
     dialogue = await talk(simulator, close_timeout=0.05)
     await dialogue.complete()
     await simulator.until(lambda: simulator.connections[0].silent)
