@@ -75,13 +75,18 @@ def page(body: bytes, status: str = "200 OK") -> bytes:
     return b"HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (status.encode(), len(body), body)
 
 
+def ask(port: int, model: str) -> None:
+    """Have *model* answer once."""
+    body = orjson.dumps({"model": model, "input": "hi"})
+    with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
+        connection.getresponse().read()
+
+
 def test_a_running_proxy_is_summed_up(packlight: Any) -> None:
     """Turns, bytes, connections, reasons and recent turns are shown, whatever proxy the environment names."""
     process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
-    body = orjson.dumps({"model": "gpt-5.5", "input": "hi"})
-    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as connection:
-        connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
-        connection.getresponse().read()
+    ask(process.port, "gpt-5.5")
     nowhere = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     done = packlight.run("status", "--port", str(process.port), environ=nowhere)
     assert done.returncode == 0
@@ -166,10 +171,7 @@ def test_a_models_name_does_nothing_to_the_terminal() -> None:
 def test_a_models_name_is_shown_where_it_cannot_be_encoded(packlight: Any) -> None:
     """Standard output in a pipe has the few characters of a code page on Windows."""
     process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
-    body = orjson.dumps({"model": "模型", "input": "hi"})
-    with closing(HTTPConnection("127.0.0.1", process.port, timeout=20)) as connection:
-        connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
-        connection.getresponse().read()
+    ask(process.port, "模型")
     done = packlight.run("status", "--port", str(process.port), environ={"PYTHONIOENCODING": "cp1252"})
     assert done.returncode == 0
     assert "\\u6a21\\u578b" in done.stdout
