@@ -262,14 +262,15 @@ class Connection:
 
     def hurry(self) -> None:
         """Have TCP try again often while nothing is acknowledged, and as usual once something is."""
-        signs = self._signs()
-        pause = patience(signs.round_trip, self._timing.stuck_timeout)
-        stuck = signs.owing and signs.stuck > pause
+        pause = patience(self._socket.round_trip, self._timing.stuck_timeout)
+        owing, waited, _ = self._progress()
+        stuck = owing and waited > pause
         if stuck is not self._hurried:
             self._hurried = stuck
             hurry(self._raw, pause if stuck else None)
 
-    def _signs(self) -> Signs:
+    def _progress(self) -> tuple[bool, float, bool]:
+        """Return whether anything is unacknowledged, for how many seconds nothing moved, and whether TCP told."""
         socket, now = self._socket, self._now()
         waiting = owed(socket.transport)
         owing = waiting > 0 or (not TELLS and self._sent and socket.heard_at < self._sent_at)
@@ -279,14 +280,19 @@ class Connection:
         self._acknowledged = max(self._acknowledged, acknowledged)
         quiet = last_acknowledged(self._raw)
         moved_on_at = max(self._progress_at, socket.heard_at, now - quiet if quiet is not None else 0.0)
+        return owing, now - moved_on_at, quiet is not None
+
+    def _signs(self) -> Signs:
+        """Return what the connection shows. It asks the system for the address, which takes a tenth of a ms."""
+        owing, stuck, told = self._progress()
         return Signs(
-            silent=now - socket.heard_at,
+            silent=self._now() - self._socket.heard_at,
             owing=owing,
-            stuck=now - moved_on_at,
-            invested=max(self._progress_at - self._began_at, 0.0) if quiet is not None else _BLIND_PATIENCE,
-            slept=lag() - socket.lag,
+            stuck=stuck,
+            invested=max(self._progress_at - self._began_at, 0.0) if told else _BLIND_PATIENCE,
+            slept=lag() - self._socket.lag,
             moved=has_moved(self._raw),
-            round_trip=socket.round_trip,
+            round_trip=self._socket.round_trip,
         )
 
     def _now(self) -> float:
