@@ -14,11 +14,6 @@ from typing import Any, TypeAlias
 
 import orjson
 
-
-class UnfaithfulError(ValueError):
-    """The body is not JSON, or parsing it loses something."""
-
-
 Place: TypeAlias = tuple[int, int]
 """Where a value begins and ends in a text."""
 
@@ -54,12 +49,11 @@ class Envelope:
     reading: Reading
 
 
-def parse(body: bytes) -> Any:
-    """Return the JSON value of *body*. Raises UnfaithfulError where writing it again would lose something."""
-    return _read(body, strictly=False).value
+def read(body: bytes, *, strictly: bool = False) -> Reading | None:
+    """Parse *body*; None where it is not JSON, or where writing it again would lose something.
 
-
-def _read(body: bytes, *, strictly: bool) -> Reading:
+    *strictly* looks at each key and number even where writing it again gives the same bytes.
+    """
     try:
         value = orjson.loads(body)
         written, has_long_integers = _written(value)
@@ -69,8 +63,8 @@ def _read(body: bytes, *, strictly: bool) -> Reading:
         places = _places(text) if isinstance(value, dict) else {}
         if not places:
             _DECODER.decode(text)
-    except (ValueError, TypeError, ArithmeticError, RecursionError) as exc:
-        raise UnfaithfulError(str(exc)) from exc
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
+        return None
     return Reading(body, value, written, has_long_integers, text, places)
 
 
@@ -112,13 +106,10 @@ def envelope(body: bytes, *, strictly: bool = False) -> Envelope | None:
 
     *strictly* says that *body* is a part of one that is not written as we would.
     """
-    try:
-        reading = _read(body, strictly=strictly)
-    except UnfaithfulError:
+    reading = read(body, strictly=strictly)
+    if reading is None or not isinstance(reading.value, dict):
         return None
     request = reading.value
-    if not isinstance(request, dict):
-        return None
     model, stream = request.get("model"), request.get("stream")
     if not isinstance(model, str) or not isinstance(stream, bool | None):
         return None

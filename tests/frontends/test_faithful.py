@@ -6,7 +6,15 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.frontends.faithful import UnfaithfulError, as_json, parse
+from proxy.frontends.faithful import as_json, read
+
+
+def parse(body: bytes) -> Any:
+    """Return the value of *body*, from which nothing is lost."""
+    reading = read(body)
+    assert reading is not None
+    return reading.value
+
 
 KEPT: list[tuple[bytes, Any]] = [
     (b"{}", {}),
@@ -91,8 +99,7 @@ LOST: dict[str, bytes] = {
 @pytest.mark.parametrize("body", LOST.values(), ids=LOST)
 def test_what_parsing_or_writing_would_change_is_refused(body: bytes) -> None:
     """The agent's own bytes go upstream instead."""
-    with pytest.raises(UnfaithfulError):
-        parse(body)
+    assert read(body) is None
 
 
 def test_what_the_writer_takes_is_parsed_to_its_depth() -> None:
