@@ -71,12 +71,12 @@ class Exchange:
     def __init__(
         self,
         turn: Turn,
+        *,
         pool: Pool,
         partition: Partition,
         waits: Waits,
         clock: Callable[[], float],
         traffic: Traffic,
-        *,
         keeps_content: bool = False,
     ) -> None:
         self.turn = turn

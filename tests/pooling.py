@@ -86,7 +86,14 @@ class Pooled:
 
     def exchange(self, asked: TurnRequest, traffic: Traffic | None = None) -> Exchange:
         """Return what answers *asked*."""
-        return Exchange(Turn(asked), self.pool, self.partition, self.waits, self.clock, traffic or Traffic())
+        return Exchange(
+            Turn(asked),
+            pool=self.pool,
+            partition=self.partition,
+            waits=self.waits,
+            clock=self.clock,
+            traffic=traffic or Traffic(),
+        )
 
     async def lend(self, asked: TurnRequest, *, fresh: Mismatch | None = None) -> Turn:
         """Run a turn on a lease, as an exchange would that nothing happens to."""

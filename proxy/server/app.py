@@ -148,7 +148,15 @@ class Server:
         )
         self._stack.push_async_callback(restoring.close)
         services = Services(
-            config, pool, rewriting, restoring, http, ledger, self._clock, _now, in_flight=in_flight
+            config=config,
+            pool=pool,
+            rewriting=rewriting,
+            restoring=restoring,
+            http=http,
+            ledger=ledger,
+            clock=self._clock,
+            now=_now,
+            in_flight=in_flight,
         )
         application = _application(config, services, self.link, self._shown)
         runner = web.AppRunner(

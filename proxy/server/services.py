@@ -16,7 +16,7 @@ from proxy.upstream.http import Http
 from proxy.upstream.pool import Pool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Services:
     """What every request is answered with. *clock* is monotonic, in seconds; *now* is the time of day."""
 

@@ -186,11 +186,11 @@ class AgentRequest:
         turn.rewrites = services.rewriting.allowed(turn.request, partition)
         exchange = Exchange(
             turn,
-            services.pool,
-            partition,
-            services.waits,
-            services.clock,
-            self._traffic,
+            pool=services.pool,
+            partition=partition,
+            waits=services.waits,
+            clock=services.clock,
+            traffic=self._traffic,
             keeps_content=services.restoring.enabled,
         )
 

@@ -18,7 +18,7 @@ class Opener:
     """The way from a partition to a new connection. Close it in the end."""
 
     def __init__(
-        self, endpoint: Endpoint, timing: Timing, link: Link, traffic: Traffic, clock: Callable[[], float]
+        self, endpoint: Endpoint, timing: Timing, *, link: Link, traffic: Traffic, clock: Callable[[], float]
     ) -> None:
         self._endpoint = endpoint
         self._timing = timing

@@ -110,9 +110,14 @@ class Pool:
         self._partitions: OrderedDict[bytes, Partition] = OrderedDict()
         self._next_key = 0
         self._background = Background()
-        self._opener = Opener(endpoint, timing, link or Link(clock=clock), traffic, clock)
+        self._opener = Opener(endpoint, timing, link=link or Link(clock=clock), traffic=traffic, clock=clock)
         self._rescue = Rescue(
-            self._opener, timing, self._background, clock, begin=self._begin_for_a_turn, release=self._release
+            self._opener,
+            timing,
+            background=self._background,
+            clock=clock,
+            begin=self._begin_for_a_turn,
+            release=self._release,
         )
         self.when_lost: WhenLost = untold
 

@@ -29,9 +29,9 @@ class Rescue:
         self,
         opener: Opener,
         timing: Timing,
+        *,
         background: Background,
         clock: Callable[[], float],
-        *,
         begin: Callable[[Partition], tuple[int, Slot]],
         release: Callable[[Partition, int, Slot], None],
     ) -> None:

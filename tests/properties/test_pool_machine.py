@@ -424,11 +424,11 @@ class PoolMachine(RuleBasedStateMachine):
         partition = self.pool.partition(of_identity(headers))
         exchange = Exchange(
             turn,
-            self.pool,
-            partition,
-            WAITS,
-            lambda: self.now,
-            Traffic(),
+            pool=self.pool,
+            partition=partition,
+            waits=WAITS,
+            clock=lambda: self.now,
+            traffic=Traffic(),
             keeps_content=self.restoring.enabled,
         )
         shown: list[ServerEvent] = []

@@ -336,7 +336,13 @@ class World(ABC):
         turn = self._turn(read)
         partition = self.pool.partition(IDENTITIES[case.key])
         exchange = Exchange(
-            turn, self.pool, partition, WAITS, self._clock, Traffic(), keeps_content=self._restoring.enabled
+            turn,
+            pool=self.pool,
+            partition=partition,
+            waits=WAITS,
+            clock=self._clock,
+            traffic=Traffic(),
+            keeps_content=self._restoring.enabled,
         )
 
         async def deliver(events: tuple[ServerEvent, ...]) -> None:
