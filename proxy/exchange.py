@@ -87,8 +87,6 @@ class Exchange:
         self._clock = clock
         self._traffic = traffic
         self._sent_at = 0.0
-        self._connection: Connection | None = None
-        self._is_recalled = False
         self._show_now: ShowNow = _never
         self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
 
@@ -102,17 +100,18 @@ class Exchange:
         doubt = self._doubt()
         if doubt is not None and self._partition.refuses(doubt, self._clock()):
             raise PlainHTTP(doubt.reason)
+        self._show_now = show_now
         fresh: Mismatch | None = None
+        lease: Lease | None = None
         while not turn.finished:
             try:
                 async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=self._fits) as lease:
-                    self._connection, self._show_now = lease.connection, show_now
-                    self._is_recalled = lease.recalled
                     await self._on(lease, deliver)
             except NoLease as exc:
                 raise PlainHTTP(exc.reason) from exc
             except ConnectionLost as exc:
-                self._lost(exc)
+                assert lease is not None  # noqa: S101  (a connection is lost while it is lent)
+                self._lost(exc, lease)
             fresh = turn.again.reason if turn.again is not None else None
 
     async def _on(self, lease: Lease, deliver: Deliver) -> None:
@@ -222,29 +221,32 @@ class Exchange:
                 at_once=self.turn.chain_ignored,
             )
 
-    def _lost(self, fault: ConnectionLost) -> None:
-        if self._is_recalled:  # it may be the recall that upstream cannot bear
+    def _lost(self, fault: ConnectionLost, lease: Lease) -> None:
+        """Decide what becomes of the turn that was lost with the connection of *lease*.
+
+        Returns where it is to be sent again over a WebSocket. Raises PlainHTTP where it should go over HTTP, and
+        *fault* where the agent has to be told.
+        """
+        if lease.recalled:  # it may be the recall that upstream cannot bear
             off_seconds = self._waits.chaining_retry_seconds
             self._partition.note_delta(continued=False, recalled=True, now=self._clock(), off_seconds=off_seconds)
-            self._is_recalled = False
         if fault.code == TOO_BIG and not self.turn.shown:
             raise PlainHTTP(Mismatch.TOO_LARGE) from fault
         try:
             self.turn.connection_lost(fault)
         except ConnectionLost:
-            self._note_lost(fault)
+            self._note_lost(fault, lease.connection)
             raise
         except UpstreamUnavailable as exc:
-            self._note_lost(fault)
+            self._note_lost(fault, lease.connection)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from exc
         if self._partition.trust.is_suspect and fault.sent:  # this was the trial
-            self._note_lost(fault)
+            self._note_lost(fault, lease.connection)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from fault
 
-    def _note_lost(self, fault: ConnectionLost) -> None:
+    def _note_lost(self, fault: ConnectionLost, connection: Connection) -> None:
         """Take note of a turn that did not end on its WebSocket, unless that says nothing of WebSockets."""
-        connection = self._connection
-        if connection is None or connection.is_dropped:
+        if connection.is_dropped:
             return
         enough = _LOST if self.turn.shown else _LOST_UNSHOWN
         if isinstance(fault, UpstreamTimeout) and connection.is_mute:
