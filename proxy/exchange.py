@@ -148,7 +148,7 @@ class Exchange:
         lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
         self._partition.trust.done()
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
-            self._partition.accept(doubt, self._clock())
+            self._partition.note_accepted(doubt, self._clock())
         self._learn(lease, upload)
 
     async def _pass_on(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
@@ -206,7 +206,7 @@ class Exchange:
             # Each API words it in its own way, and clients go by the words.
             return refusal if self.turn.request.echo is None else PlainHTTP(doubt.reason)
         now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
-        return PlainHTTP(doubt.reason, partial(self._partition.doubts, doubt, now, off_seconds))
+        return PlainHTTP(doubt.reason, partial(self._partition.note_refused, doubt, now, off_seconds))
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
         now, off_seconds = self._clock(), self._waits.chaining_retry_seconds

@@ -174,21 +174,25 @@ class Partition:
         """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
         _keep(self.verdicts, form, equal)
 
-    def refuse(self, doubt: Doubt, moment: float) -> None:
-        """Take *doubt* for certain until the clock shows *moment*."""
-        _keep(self.refused_until, doubt, moment)
+    def refuse(self, doubt: Doubt, until: float) -> None:
+        """Send no request of the form *doubt* over a WebSocket before the clock shows *until*."""
+        _keep(self.refused_until, doubt, until)
 
-    def accept(self, doubt: Doubt, now: float) -> None:
-        """Take note that upstream took what *doubt* says."""
+    def note_accepted(self, doubt: Doubt, now: float) -> None:
+        """Take note that upstream took a request of the form *doubt* over a WebSocket."""
         _keep(self.accepted_at, doubt, now)
 
-    def doubts(self, doubt: Doubt, now: float, off_seconds: float) -> None:
-        """Believe a refusal for *off_seconds*, unless upstream took the like lately: then it was the request's."""
+    def note_refused(self, doubt: Doubt, now: float, off_seconds: float) -> None:
+        """Take note that upstream refused a request of the form *doubt* over a WebSocket, and took it over HTTP.
+
+        It is believed for *off_seconds*. If upstream took the same form less than *off_seconds* ago, the fault was
+        in that one request, and nothing follows for others.
+        """
         if doubt not in self.accepted_at or now - self.accepted_at[doubt] >= off_seconds:
             self.refuse(doubt, now + off_seconds)
 
     def refuses(self, doubt: Doubt, now: float) -> bool:
-        """Whether upstream lately refused what *doubt* says."""
+        """Whether requests of the form *doubt* go over HTTP for now."""
         return now < self.refused_until.get(doubt, now)
 
 
