@@ -12,6 +12,8 @@ from aiohttp import web
 
 from proxy.upstream.background import Background
 
+log = structlog.get_logger("server")
+
 _ACCEPT_FAILED = "Accept failed on a socket"
 """What the loop says then, and says of nothing else."""
 
@@ -55,7 +57,7 @@ class Listening:
             loop.default_exception_handler(context)
 
     async def _open_again(self) -> None:
-        structlog.get_logger("server").warning("listening_again")
+        log.warning("listening_again")
         await self._site.stop()
         while True:
             self._site = web.TCPSite(self._runner, self._host, self._port)

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+log = structlog.get_logger("background")
+
 Result = TypeVar("Result")
 
 
@@ -25,7 +27,7 @@ class Background:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:
-            structlog.get_logger("background").error("task_died", task=task.get_name(), error=type(exc).__name__)
+            log.error("task_died", task=task.get_name(), error=type(exc).__name__)
 
     async def close(self, grace: float) -> None:
         """Give what is running *grace* seconds, then cancel it and wait for its end."""

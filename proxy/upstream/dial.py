@@ -9,7 +9,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import structlog
 from aiohappyeyeballs import start_connection
@@ -20,6 +20,8 @@ from proxy.upstream.background import Background
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.lookup import Address, look_up
 from proxy.upstream.trouble import errors_of
+
+log = structlog.get_logger("link")
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 2.0, 4.0, 1.5
 _PAUSE_AFTER_FAILURE = 1.0
@@ -81,7 +83,7 @@ class Dialer:
                 while (over := await race.next(min(until, began + limit))) is not None:
                     if isinstance(over, socket.socket):
                         if dark:
-                            _log().info("link_back", dark_seconds=round(loop.time() - began, 1))
+                            log.info("link_back", dark_seconds=round(loop.time() - began, 1))
                         return over
                     if not is_dark(over, known=bool(self._known)):
                         raise over
@@ -90,7 +92,7 @@ class Dialer:
                     raise Unreachable(f"nothing answered where upstream is for {limit:g} s (link_timeout)")
                 if not dark:
                     dark = True
-                    _log().warning("link_dark")
+                    log.warning("link_dark")
         raise AssertionError("pauses never end")
 
     async def _attempt(self, limit: float) -> socket.socket | OSError:
@@ -156,7 +158,3 @@ def _discard(attempt: Attempt) -> None:
         return
     if isinstance(late := attempt.result(), socket.socket):
         late.close()
-
-
-def _log() -> Any:
-    return structlog.get_logger("link")

@@ -22,6 +22,8 @@ from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.upstream.background import Background
 from proxy.upstream.backoff import pauses
 
+log = structlog.get_logger("link")
+
 PROBE_SECONDS = 5.0
 """Least time between two probes; they come up to twice as late, so that many machines do not probe in step."""
 
@@ -148,7 +150,6 @@ class Link:
         self.trouble, self.detail, self.since = trouble, detail, self._now()
         self._turn_pauses = self._pauses()
         self._turn_due_at = self._clock() + next(self._turn_pauses)
-        log = structlog.get_logger("link")
         (log.info if trouble is None else log.warning)("link", state=trouble or "ok", detail=detail)
 
     def _pauses(self) -> Iterator[float]:
