@@ -80,6 +80,10 @@ class Server:
         await self.drain()
 
     async def _start(self) -> None:
+        """Start what requests need, and listen last.
+
+        The stack undoes it in reverse: stop listening, drain, close the agents' connections, then upstream's.
+        """
         config, ledger = self._config, self.ledger
         endpoint = self._endpoint
         _ = endpoint.outbound_proxy, endpoint.ssl_context  # what is wrong with them is said at the start
@@ -98,27 +102,8 @@ class Server:
         pool = await self._stack.enter_async_context(
             Pool(
                 endpoint,
-                Limits(
-                    max_connections=config.max_connections,
-                    max_age_seconds=config.max_age_seconds,
-                    idle_seconds=config.idle_seconds,
-                    websocket_retry_seconds=config.websocket_retry_seconds,
-                    dropped_output=config.dropped_output,
-                    open_ahead=config.open_ahead,
-                ),
-                Timing(
-                    link_timeout=config.link_timeout,
-                    open_timeout=config.open_timeout,
-                    send_timeout=config.send_timeout,
-                    upload_lead=config.upload_lead,
-                    close_timeout=config.close_timeout,
-                    ping_interval=config.ping_interval,
-                    probe_timeout=config.probe_timeout,
-                    stuck_timeout=config.stuck_timeout,
-                    max_event_bytes=config.max_event_bytes,
-                    max_unread_bytes=config.max_unread_bytes,
-                    congestion=config.congestion,
-                ),
+                _limits(config),
+                _timing(config),
                 traffic=ledger.upstream,
                 connections=ledger.connections,
                 clock=self._clock,
@@ -184,6 +169,33 @@ class Server:
     async def drain(self) -> None:
         """Stop accepting, let turns in flight finish for at most drain_seconds, and close everything."""
         await self._stack.aclose()
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_connections=config.max_connections,
+        max_age_seconds=config.max_age_seconds,
+        idle_seconds=config.idle_seconds,
+        websocket_retry_seconds=config.websocket_retry_seconds,
+        dropped_output=config.dropped_output,
+        open_ahead=config.open_ahead,
+    )
+
+
+def _timing(config: Config) -> Timing:
+    return Timing(
+        link_timeout=config.link_timeout,
+        open_timeout=config.open_timeout,
+        send_timeout=config.send_timeout,
+        upload_lead=config.upload_lead,
+        close_timeout=config.close_timeout,
+        ping_interval=config.ping_interval,
+        probe_timeout=config.probe_timeout,
+        stuck_timeout=config.stuck_timeout,
+        max_event_bytes=config.max_event_bytes,
+        max_unread_bytes=config.max_unread_bytes,
+        congestion=config.congestion,
+    )
 
 
 def _now() -> datetime:
