@@ -2,7 +2,6 @@
 
 import asyncio
 import gzip
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import orjson
 import pytest
 import structlog
 import trustme
+from certificates import serving, trusting
 from conversation import Clock
 from proxied import Message, Peer, Proxied, RawUpstream
 from structlog.testing import capture_logs
@@ -529,12 +529,9 @@ async def test_an_sdk_keeps_trying_calmly(proxied: Start, raw_upstream: RawUpstr
 async def test_a_portal_with_another_name_gets_no_byte(proxied: Start, stack: AsyncExitStack) -> None:
     """Over TLS it is known by its certificate; the turns say so, and where upstream answers again they go on."""
     authority, clock = trustme.CA(), Clock()
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("portal.example").configure_cert(served)
+    served = serving(authority.issue_cert("portal.example"))
     simulator = await stack.enter_async_context(Simulator(SimulatorSettings(), script=echo_script, ssl=served))
-    run = await proxied(upstream=simulator.base_url, clock=clock, tls=trusting)
+    run = await proxied(upstream=simulator.base_url, clock=clock, tls=trusting(authority))
     for _ in range(2):
         got = await run.post(TURN)
         assert (got.status, got.get("retry-after")) == (502, "10")
@@ -551,13 +548,10 @@ async def test_an_unknown_authority_where_upstream_was_before_is_a_portal(
 ) -> None:
     """At first sight it is an authority to be named; later it is a network that has come in between."""
     authority, clock = trustme.CA(), Clock()
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served = serving(trustme.CA().issue_cert("127.0.0.1"))
     served.num_tickets = 0  # one server plays all of them, and nobody in between could read upstream's tickets
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(served)
     simulator = await stack.enter_async_context(Simulator(SimulatorSettings(), script=echo_script, ssl=served))
-    run = await proxied(upstream=simulator.base_url, clock=clock, tls=trusting)
+    run = await proxied(upstream=simulator.base_url, clock=clock, tls=trusting(authority))
     states: list[str] = []
     for theirs in (None, authority, trustme.CA(), authority):
         if theirs is not None:

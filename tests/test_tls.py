@@ -1,7 +1,6 @@
 """Upstream over TLS: deltas over wss where the certificate is right, and not a byte where it is not."""
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 import trustme
+from certificates import serving, trusting
 
 from proxy.config import Config
 from proxy.server import Server
@@ -23,20 +23,6 @@ KEY = ("Authorization", "Bearer key")
 def authority() -> trustme.CA:
     """Make a certificate authority."""
     return trustme.CA()
-
-
-def serving(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Return a server's side of TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """Return a client's side of TLS, as strict as the default."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 Start = Callable[..., Awaitable[tuple[Server, Simulator]]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from certificates import serving, trusting
 from conversation import Clock
 from pooling import KEY, TIMING
 from proxied import Message, Peer, RawUpstream
@@ -196,13 +197,11 @@ async def outside(
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     authority = trustme.CA()
-    serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("upstream.invalid").configure_cert(serving)
-    authority.configure_trust(trusting)
-    simulator = await stack.enter_async_context(Simulator(SimulatorSettings(), script=echo_script, ssl=serving))
+    served = serving(authority.issue_cert("upstream.invalid"))
+    simulator = await stack.enter_async_context(Simulator(SimulatorSettings(), script=echo_script, ssl=served))
     tunnels = Tunnels(simulator.port)
     proxy = (await raw_upstream(tunnels)).base_url.removesuffix("/v1")
-    return Outside("https://upstream.invalid/v1", trusting, simulator, tunnels, proxy)
+    return Outside("https://upstream.invalid/v1", trusting(authority), simulator, tunnels, proxy)
 
 
 both_transports = pytest.mark.parametrize("transport", ["websocket", "http"])
@@ -306,10 +305,9 @@ async def test_both_trust_ca_bundle_besides_the_system(
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SSL_CERT_FILE", str(tmp_path / "systems.pem"))
         for authority in (ours, systems, other):
-            serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            authority.issue_cert("127.0.0.1").configure_cert(serving)
+            served = serving(authority.issue_cert("127.0.0.1"))
             simulator = await stack.enter_async_context(
-                Simulator(SimulatorSettings(), script=echo_script, ssl=serving)
+                Simulator(SimulatorSettings(), script=echo_script, ssl=served)
             )
             endpoint = Endpoint(simulator.base_url, ca_bundle=str(tmp_path / "ours.pem"))
             there = Outside(simulator.base_url, endpoint.ssl_context, simulator, Tunnels(0), "")

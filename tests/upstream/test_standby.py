@@ -1,7 +1,6 @@
 """A connection that is open before anybody asks, over real TLS, with a relay in front of upstream."""
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 import trustme
+from certificates import serving, trusting
 from link import Link, Ways
 from proxied import Peer
 
@@ -61,18 +61,16 @@ def start(stack: AsyncExitStack) -> Start:
     async def run(*, secure: bool = True, trusted: bool = True, **settings: Any) -> Run:
         first = Ways()
         authority = trustme.CA()
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
+        tls = serving(authority.issue_cert("127.0.0.1"))
         simulator = await stack.enter_async_context(
             Simulator(SimulatorSettings(), script=echo_script, ssl=tls if secure else None)
         )
         link = await stack.enter_async_context(Link(("127.0.0.1", simulator.port)))
         link.planned.append(first)
-        trusting = ssl.create_default_context()
-        (authority if trusted else trustme.CA()).configure_trust(trusting)
+        known = trusting(authority if trusted else trustme.CA())
         upstream = link.base_url.replace("http:", "https:") if secure else link.base_url
         config = Config(port=0, upstream=upstream, drain_seconds=0.2, **settings)
-        return Run(await stack.enter_async_context(Server(config, tls=trusting)), link, simulator, first)
+        return Run(await stack.enter_async_context(Server(config, tls=known)), link, simulator, first)
 
     return run
 
@@ -156,13 +154,10 @@ async def test_one_that_was_silent_for_too_long_for_upstream(start: Start) -> No
 async def test_whoever_hangs_up_leaves_it_to_the_next() -> None:
     """A retry does not begin from nothing."""
     authority = trustme.CA()
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    tls = serving(authority.issue_cert("127.0.0.1"))
     heard: list[asyncio.StreamWriter] = []  # a writer that nobody holds is closed
     upstream = await asyncio.start_server(lambda _, writer: heard.append(writer), "127.0.0.1", 0, ssl=tls)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting))
+    dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting(authority)))
     dialer.open(5)
     taking = asyncio.get_running_loop().create_task(dialer.take())
     await asyncio.sleep(0)
@@ -237,8 +232,7 @@ async def test_a_certificate_that_is_not_trusted_is_a_turns_to_tell(
 async def test_what_upstream_says_unasked_is_not_heard(stack: AsyncExitStack) -> None:
     """It is no way to begin: the connection is given up."""
     authority = trustme.CA()
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    tls = serving(authority.issue_cert("127.0.0.1"))
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello")
@@ -248,9 +242,7 @@ async def test_what_upstream_says_unasked_is_not_heard(stack: AsyncExitStack) ->
 
     upstream = await asyncio.start_server(greet, "127.0.0.1", 0, ssl=tls)
     stack.callback(upstream.close)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting))
+    dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting(authority)))
     dialer.open(5)
     await asyncio.sleep(0.2)
     assert await dialer.take() is None

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trustme
+from certificates import serving, trusting
 from link import Link
 from pooling import KEY, TIMING
 
@@ -25,17 +26,9 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def serving(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Return a server's side of TLS, with ticket keys of its own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
+def remembering(authority: trustme.CA) -> ssl.SSLContext:
     """Return a client's side of TLS that remembers tickets."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
+    context = trusting(authority)
     remember_tickets(context)
     return context
 
@@ -71,14 +64,14 @@ async def test_each_connection_resumes_the_one_before(authority: trustme.CA, ver
     far = serving(authority.issue_cert("127.0.0.1"))
     far.maximum_version = version
     async with server(far) as port:
-        near = trusting(authority)
+        near = remembering(authority)
         assert [await resumes(port, near) for _ in range(4)] == [False, True, True, True]
 
 
 async def test_a_ticket_is_shown_once(authority: trustme.CA) -> None:
     """A connection that ends before its first data takes the ticket along: the next one is whole again."""
     async with server(serving(authority.issue_cert("127.0.0.1"))) as port:
-        near = trusting(authority)
+        near = remembering(authority)
         assert not await resumes(port, near)
         assert await resumes(port, near, reads=False)
         assert not await resumes(port, near)
@@ -87,10 +80,10 @@ async def test_a_ticket_is_shown_once(authority: trustme.CA) -> None:
 async def test_no_ticket_for_another_name_or_context(authority: trustme.CA) -> None:
     """What one name or one context has proven says nothing of another."""
     async with server(serving(authority.issue_cert("127.0.0.1", "localhost"))) as port:
-        near = trusting(authority)
+        near = remembering(authority)
         assert not await resumes(port, near)
         assert not await resumes(port, near, "localhost")
-        assert not await resumes(port, trusting(authority))
+        assert not await resumes(port, remembering(authority))
         assert await resumes(port, near)
         assert await resumes(port, near, "localhost")
 
@@ -98,7 +91,7 @@ async def test_no_ticket_for_another_name_or_context(authority: trustme.CA) -> N
 async def test_a_ticket_that_is_refused_is_no_failure(authority: trustme.CA) -> None:
     """A server that has lost its keys gets a whole handshake, and gives a new ticket."""
     certificate = authority.issue_cert("127.0.0.1")
-    near = trusting(authority)
+    near = remembering(authority)
     async with server(serving(certificate)) as port:
         assert not await resumes(port, near)
     async with server(serving(certificate), port):
@@ -108,7 +101,7 @@ async def test_a_ticket_that_is_refused_is_no_failure(authority: trustme.CA) -> 
 
 async def test_an_impostor_is_refused_despite_a_ticket(authority: trustme.CA) -> None:
     """Whoever cannot read the ticket has to show a certificate, and that is verified."""
-    near = trusting(authority)
+    near = remembering(authority)
     async with server(serving(authority.issue_cert("127.0.0.1"))) as port:
         assert not await resumes(port, near)
     async with server(serving(trustme.CA().issue_cert("127.0.0.1")), port):

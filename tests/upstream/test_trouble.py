@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
+from certificates import serving, trusting
 from conversation import Clock
 from pooling import KEY, TIMING
 from proxied import Peer, RawUpstream
@@ -63,14 +63,13 @@ async def test_a_certificate_tells_what_is_wrong(stack: AsyncExitStack, transpor
     """A wrong clock, somebody else's name and an unknown authority are three things, with three ways out."""
     options, trouble = CERTIFICATES[case]
     authority = trustme.CA()
-    trusting, serving = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.configure_trust(trusting)
     options = {"name": "127.0.0.1", "authority": authority, **options}
     issuer, name = options.pop("authority"), options.pop("name")
-    issuer.issue_cert(name, **options).configure_cert(serving)
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=serving)
+    served = serving(issuer.issue_cert(name, **options))
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=served)
     stack.callback(server.close)
-    error = await met(Endpoint(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", trusting), transport)
+    base = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    error = await met(Endpoint(base, trusting(authority)), transport)
     assert error.trouble is trouble
     assert str(error).endswith(ADVICE[trouble])
 
