@@ -9,14 +9,9 @@ from typing import Any
 import aiohttp
 import orjson
 from multidict import CIMultiDictProxy
+from said import JSON, user
 
-JSON = dict[str, Any]
 ENDINGS = ("response.completed", "response.incomplete", "response.failed", "error")
-
-
-def user(text: str) -> JSON:
-    """Return a user message."""
-    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 class Clock:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import orjson
-from conversation import JSON, Clock, user
+from conversation import Clock
+from said import JSON, user
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import ServerEvent

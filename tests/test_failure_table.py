@@ -14,8 +14,9 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from conversation import Agent, Clock, user
+from conversation import Agent, Clock
 from proxied import Peer, Proxied, RawUpstream
+from said import user
 from websockets.utils import accept_key
 
 from proxy.simulator import (

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 from proxied import Message, Peer, Proxied
+from said import event, user
 
 from proxy.core.delta import Full, Mismatch, TurnRequest
-from proxy.core.events import ServerEvent
 from proxy.core.turn import State, Turn
 from proxy.errors import ConnectionLost
 from proxy.frontends.base import Readable
@@ -40,11 +40,6 @@ from proxy.simulator import (
 Item = dict[str, Any]
 History = list[Item]
 Start = Callable[..., Awaitable[Proxied]]
-
-
-def user(text: str) -> Item:
-    """Return a user's message."""
-    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 def tool_output(call_id: str, output: str = "done") -> Item:
@@ -148,11 +143,6 @@ def request(*items: Item, **fields: Any) -> TurnRequest:
     read = Responses().decode(orjson.dumps({"model": "m", "stream": True, "input": items, **fields}))
     assert isinstance(read, Readable)
     return read.turn
-
-
-def event(kind: str, **fields: Any) -> ServerEvent:
-    """Return an event from upstream."""
-    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
 
 
 # 1. An agent hangs up, and the next turn reads what was meant for it.

@@ -4,8 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
-from conversation import user
 from pooling import request
+from said import user
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import ServerEvent

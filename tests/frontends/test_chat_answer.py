@@ -4,13 +4,13 @@ from typing import Any
 
 import orjson
 import pytest
+from said import JSON, done, event
 
 from proxy.core.events import ServerEvent
 from proxy.errors import UpstreamError
 from proxy.frontends.chat import Chat
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 
-JSON = dict[str, Any]
 RESPONSE: JSON = {
     "id": "resp_1",
     "created_at": 7.5,
@@ -42,22 +42,12 @@ HEAD: JSON = {
 }
 
 
-def event(kind: str, **fields: Any) -> ServerEvent:
-    """Return an event from upstream."""
-    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
-
-
 CREATED = event("response.created", response=RESPONSE)
 
 
 def words(text: str, output: int = 0, content: int = 0, **fields: Any) -> ServerEvent:
     """Return a piece of text."""
     return event("response.output_text.delta", delta=text, output_index=output, content_index=content, **fields)
-
-
-def done(item: Any, output: int = 0) -> ServerEvent:
-    """Return a finished item."""
-    return event("response.output_item.done", item=item, output_index=output)
 
 
 def ended(kind: str = "completed", **fields: Any) -> ServerEvent:

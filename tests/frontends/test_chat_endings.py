@@ -5,26 +5,16 @@ from typing import Any
 
 import orjson
 import pytest
+from said import JSON, done, event
 
 from proxy.core.events import ServerEvent
 from proxy.frontends.base import Readable
 from proxy.frontends.chat import Chat
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 
-JSON = dict[str, Any]
 SAID: JSON = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a word"}]}
 TOOL: JSON = {"type": "function", "function": {"name": "f"}}
 CALLED: JSON = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"x": 1}'}
-
-
-def event(kind: str, **fields: Any) -> ServerEvent:
-    """Return an event from upstream."""
-    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
-
-
-def done(item: JSON, index: int) -> ServerEvent:
-    """Return the event that ends an item."""
-    return event("response.output_item.done", output_index=index, item=item)
 
 
 def deltas(*events: ServerEvent, last: tuple[JSON, ...]) -> list[JSON]:

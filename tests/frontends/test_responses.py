@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
+from said import JSON, done, event
 
 from proxy.core.delta import FIELDS, Mismatch, Reuse, TurnRequest, reuse
 from proxy.core.events import ServerEvent
@@ -11,7 +12,6 @@ from proxy.errors import UpstreamError
 from proxy.frontends.base import Opaque, Readable
 from proxy.frontends.responses import Responses, StreamedAnswer, WholeAnswer
 
-JSON = dict[str, Any]
 MINIMAL: JSON = {"model": "gpt-5.5", "input": "Hello"}
 NOT_OURS = sorted(name for name in FIELDS if reuse(name) is Reuse.NOT_OURS)
 
@@ -28,19 +28,9 @@ def read(**fields: Any) -> TurnRequest:
     return request.turn
 
 
-def event(kind: str, **fields: Any) -> ServerEvent:
-    """Return an event from upstream."""
-    return ServerEvent.parse(orjson.dumps({"type": kind, **fields}))
-
-
 def message(text: str) -> JSON:
     """Return a message of the model."""
     return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
-
-
-def done(item: Any, index: Any) -> ServerEvent:
-    """Return the event for a finished item."""
-    return event("response.output_item.done", output_index=index, item=item)
 
 
 # Requests.

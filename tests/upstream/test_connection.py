@@ -12,9 +12,10 @@ from typing import Any
 
 import proxied
 import pytest
-from conversation import Clock, user
+from conversation import Clock
 from pooling import KEY, TIMING, request
 from proxied import Peer, RawUpstream
+from said import user
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.utils import accept_key, apply_mask
 

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from conversation import user
 from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
+from said import user
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
