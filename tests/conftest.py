@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.config import Config
 from proxy.server import Server
-from proxy.simulator import Script, Simulator, SimulatorSettings, echo_script
+from proxy.simulator import Script, Simulator, SimulatorSettings, echo_script, scripted
 
 settings.register_profile(
     "ci", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -31,6 +31,14 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
     """Hold what ends with the test."""
     async with AsyncExitStack() as stack:
         yield stack
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """Return a simulator that numbers its answers."""
+    script = scripted(f"answer {number}" for number in range(100))
+    async with Simulator(SimulatorSettings(), script=script) as simulator:
+        yield simulator
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 import pytest
-from conversation import user
 from pooling import WAITS, Conversation, Pooled, Shown, request
+from said import user
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
@@ -20,17 +20,9 @@ from proxy.exchange import PlainHTTP
 from proxy.frontends.base import Readable
 from proxy.frontends.chat import Chat
 from proxy.ledger import Traffic
-from proxy.simulator import Fault, Incomplete, Simulator, SimulatorSettings, says, scripted
+from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 
 Speaking = Callable[..., Awaitable[str]]
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """Return a simulator that numbers its answers."""
-    script = scripted(f"answer {number}" for number in range(100))
-    async with Simulator(SimulatorSettings(), script=script) as simulator:
-        yield simulator
 
 
 @pytest.fixture

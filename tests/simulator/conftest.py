@@ -1,21 +1,14 @@
 """A simulated upstream for each test, and ways to talk to it."""
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
-from dialogue import AUTHORIZATION, Dialogue, Simulate, Talk
+from dialogue import AUTHORIZATION, Client, Dialogue, Simulate, Talk
+from openai import AsyncOpenAI
 
 from proxy.simulator import Script, Simulator, SimulatorSettings, echo_script
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    """Hold what ends with the test."""
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
@@ -42,3 +35,15 @@ def talk(stack: AsyncExitStack) -> Talk:
 async def http(stack: AsyncExitStack) -> aiohttp.ClientSession:
     """Return an HTTP client with a key."""
     return await stack.enter_async_context(aiohttp.ClientSession(headers=AUTHORIZATION))
+
+
+@pytest.fixture
+def sdk(stack: AsyncExitStack) -> Client:
+    """Make SDK clients, and close them."""
+
+    def make(simulator: Simulator) -> AsyncOpenAI:
+        client = AsyncOpenAI(api_key="key", base_url=simulator.base_url, max_retries=0)
+        stack.push_async_callback(client.close)
+        return client
+
+    return make

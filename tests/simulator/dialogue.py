@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
+from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection, connect
 
 from proxy.simulator import Simulator
@@ -92,3 +93,4 @@ class Dialogue:
 
 Simulate = Callable[..., Awaitable[Simulator]]
 Talk = Callable[..., Awaitable[Dialogue]]
+Client = Callable[[Simulator], AsyncOpenAI]

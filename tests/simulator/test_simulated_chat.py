@@ -1,13 +1,12 @@
 """Chat Completions, from the same outputs."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
 from dialogue import Simulate
-from openai import AsyncOpenAI, BadRequestError, InternalServerError, RateLimitError
+from openai import BadRequestError, InternalServerError, RateLimitError
 
 from proxy.simulator import (
     CustomToolCall,
@@ -34,20 +33,6 @@ EVERYTHING = Output(
     ),
     delta_size=6,
 )
-
-
-@pytest.fixture
-async def sdk() -> AsyncIterator[Any]:
-    """Make SDK clients, and close them."""
-    clients: list[AsyncOpenAI] = []
-
-    def make(simulator: Simulator) -> AsyncOpenAI:
-        clients.append(AsyncOpenAI(api_key="key", base_url=simulator.base_url, max_retries=0))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        await client.close()
 
 
 async def chunks(simulator: Simulator, http: aiohttp.ClientSession, **fields: Any) -> list[Any]:

@@ -1,28 +1,10 @@
 """The official client, as a judge of fidelity."""
 
-from collections.abc import AsyncIterator, Callable
-
 import pytest
-from dialogue import Simulate
-from openai import AsyncOpenAI, AuthenticationError, BadRequestError, NotFoundError, RateLimitError
+from dialogue import Client, Simulate
+from openai import AuthenticationError, BadRequestError, NotFoundError, RateLimitError
 
-from proxy.simulator import Fault, FunctionCall, Reasoning, Simulator, says, scripted
-
-Client = Callable[[Simulator], AsyncOpenAI]
-
-
-@pytest.fixture
-async def sdk() -> AsyncIterator[Client]:
-    """Make clients, and close them."""
-    clients: list[AsyncOpenAI] = []
-
-    def make(simulator: Simulator) -> AsyncOpenAI:
-        clients.append(AsyncOpenAI(api_key="key", base_url=simulator.base_url, max_retries=0))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        await client.close()
+from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
 
 
 async def test_responses(simulate: Simulate, sdk: Client) -> None:

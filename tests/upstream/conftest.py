@@ -1,21 +1,13 @@
 """A pool towards a simulator."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 from pooling import Pooled
 
-from proxy.simulator import Simulator, SimulatorSettings, scripted
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    """Return a simulator that numbers its answers."""
-    script = scripted(f"answer {number}" for number in range(100))
-    async with Simulator(SimulatorSettings(), script=script) as simulator:
-        yield simulator
+from proxy.simulator import Simulator
 
 
 @pytest.fixture
