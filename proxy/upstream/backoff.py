@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator
 
 
-def pauses(jitter: Callable[[], float], *, first: float, most: float) -> Iterator[float]:
-    """Yield pauses in seconds without end: they double from *first* up to *most*.
+def pauses(
+    jitter: Callable[[], float] = lambda: 0.0, *, first: float, most: float, growth: float = 2.0
+) -> Iterator[float]:
+    """Yield pauses in seconds without end: from *first* up to *most*, each *growth* times as long as the last.
 
     *jitter* returns numbers from 0 to 1; each shortens a pause by up to its half, so that many who failed at
-    once do not come back at once.
+    once do not come back at once. Without it pauses are exact.
     """
     pause = min(first, most)
     while True:
         yield pause * (1 - jitter() / 2)
-        pause = min(2 * pause, most)
+        pause = min(growth * pause, most)

@@ -8,7 +8,7 @@ Where upstream was found once it is looked for again when its name cannot be had
 import asyncio
 import errno
 import socket
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Self, TypeAlias
 
 import structlog
@@ -17,6 +17,7 @@ from yarl import URL
 
 from proxy.errors import Unreachable
 from proxy.upstream.background import Background
+from proxy.upstream.backoff import pauses
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.lookup import Address, look_up
 from proxy.upstream.trouble import errors_of
@@ -24,7 +25,11 @@ from proxy.upstream.trouble import errors_of
 log = structlog.get_logger("link")
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 2.0, 4.0, 1.5
+"""Seconds from one attempt to the next: at first, at most, and the factor by which they grow."""
+
 _PAUSE_AFTER_FAILURE = 1.0
+"""The same, at most, where an attempt has failed."""
+
 _LONGEST_ATTEMPT = 20.0
 """Seconds in which an attempt may still succeed: a queue of 8 s, and a request that had to be sent again."""
 
@@ -38,14 +43,6 @@ _DARK = frozenset(
 
 
 Attempt: TypeAlias = "asyncio.Task[socket.socket | OSError]"
-
-
-def pauses() -> Iterator[float]:
-    """Yield how long each attempt has before another begins beside it, in seconds."""
-    length = _FIRST_PAUSE
-    while True:
-        yield length
-        length = min(length * _GROWTH, _LONGEST_PAUSE)
 
 
 def is_dark(exc: OSError, *, known: bool) -> bool:
@@ -76,7 +73,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         began, dark = loop.time(), False
         with _Race() as race:
-            for pause in pauses():
+            for pause in pauses(first=_FIRST_PAUSE, most=_LONGEST_PAUSE, growth=_GROWTH):
                 started = loop.time()
                 race.start(self._attempt(min(_LONGEST_ATTEMPT, max(began + limit - started, 0.001))))
                 until = started + pause

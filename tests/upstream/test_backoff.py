@@ -19,3 +19,8 @@ def test_jitter_shortens_each_by_up_to_its_half() -> None:
 def test_the_longest_is_the_first_where_it_is_shorter() -> None:
     """A setting below the first pause counts."""
     assert list(islice(pauses(lambda: 0.0, first=10, most=2), 2)) == [2, 2]
+
+
+def test_pauses_may_grow_more_slowly() -> None:
+    """Without jitter each is as long as it says."""
+    assert list(islice(pauses(first=2, most=4, growth=1.5), 4)) == [2, 3, 4, 4]

@@ -6,14 +6,13 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
 
 import pytest
 from aiohappyeyeballs import start_connection
 
 from proxy.errors import Unreachable
 from proxy.upstream import dial
-from proxy.upstream.dial import Dialer, is_dark, pauses
+from proxy.upstream.dial import Dialer, is_dark
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.lookup import Address
 
@@ -46,11 +45,6 @@ class ConnectExError(OSError):
 
     def __str__(self) -> str:
         return f"[WinError {self.number}] {self.strerror}"
-
-
-def test_pauses_are_short_and_grow_a_little() -> None:
-    """Two seconds, and up to four where a round trip takes longer."""
-    assert list(islice(pauses(), 4)) == [2, 3, 4, 4]
 
 
 @pytest.mark.parametrize(
