@@ -323,7 +323,7 @@ def _checked(name: str, value: Any, source: str) -> Any:
     if get_origin(kind) is Literal:
         return _choice(where, value, get_args(kind))
     value = {int: _number, float: _number, bool: _truth, str: _text}.get(kind, _texts)(where, value, name)
-    return MORE[name](where, value) if name in MORE else value
+    return _FURTHER_CHECKS[name](where, value) if name in _FURTHER_CHECKS else value
 
 
 def _choice(where: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -335,7 +335,7 @@ def _choice(where: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def _number(where: str, value: Any, name: str) -> float:
     whole = TYPES[name] is int
-    least, most = LIMITS[name]
+    least, most = _LIMITS[name]
     allowed = (int,) if whole else (int, float)
     in_range = (
         type(value) in allowed  # a bool is an int to isinstance
@@ -434,16 +434,19 @@ def _header_names(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-LIMITS: dict[str, tuple[float | None, float]] = {
+_LIMITS: dict[str, tuple[float | None, float]] = {
     each.name: (each.metadata["least"], each.metadata["most"]) for each in fields(Config)
 }
-MORE: dict[str, Callable[[str, Any], Any]] = {
+"""The least and the most that a number may be, by the setting's name; None for the least is anything above 0."""
+
+_FURTHER_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "host": _host,
     "upstream": _upstream,
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,
     "volatile_headers": _header_names,
 }
+"""What is asked of some settings beyond their type, by name; each returns the value as it is used."""
 
 
 def _check_together(config: Config, sources: Mapping[str, str]) -> None:

@@ -24,7 +24,7 @@ from proxy.ledger import Ledger, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.connection import Connection
 from proxy.upstream.partition import NoLease, Partition
-from proxy.upstream.pool import LATELY_SECONDS, Lease, Pool, untold
+from proxy.upstream.pool import LATELY_SECONDS, Lease, Pool, ignore_loss
 
 log = structlog.get_logger("restoring")
 
@@ -135,7 +135,7 @@ class Restoring:
 
     async def close(self) -> None:
         """Give up what is under way."""
-        self._pool.when_lost = untold
+        self._pool.when_lost = ignore_loss
         await self._background.close(0)
 
     async def make_way(self, request: TurnRequest | None = None, partition: Partition | None = None) -> None:

@@ -75,8 +75,8 @@ class Rewriting:
         """Give up the probe that is under way."""
         await self._background.close(0)
 
-    def read(self, request: TurnRequest) -> TurnRequest:
-        """Return *request* knowing what the user permits to hoist of it."""
+    def prepared(self, request: TurnRequest) -> TurnRequest:
+        """Return *request* with the settings that may be hoisted, if the user permits hoisting."""
         return request if self._hoist == "off" else request.hoistable()
 
     def allowed(self, request: TurnRequest, partition: Partition) -> frozenset[Rewrite]:
@@ -136,30 +136,30 @@ class Rewriting:
         small = _small(request, form)
         async with self._pool.lease(small, partition) as lease:
             try:
-                plain, _ = await self._read(Turn(small), Full(Mismatch.FIRST_TURN), lease)
+                plain = await self._tokens_read(Turn(small), Full(Mismatch.FIRST_TURN), lease)
                 hoisting = Turn(small, rewrites=frozenset({Rewrite.HOISTED}))
-                hoisted, turn = await self._read(hoisting, Full(Mismatch.FIRST_TURN), lease)
+                hoisted = await self._tokens_read(hoisting, Full(Mismatch.FIRST_TURN), lease)
                 chained = 0
-                if turn.baseline is not None:
+                if (baseline := hoisting.baseline) is not None:
                     answers = [
                         Item.of({"type": f"{each.type}_output", "call_id": each.call_id, "output": "-"})
-                        for each in turn.baseline.outputs
+                        for each in baseline.outputs
                         if each.call_id is not None
                     ]
-                    more = Delta(turn.baseline, (*answers, *small.items))
-                    chained, _ = await self._read(Turn(small), more, lease)
+                    more = Delta(baseline, (*answers, *small.items))
+                    chained = await self._tokens_read(Turn(small), more, lease)
             finally:
                 lease.connection.baseline = None  # of no use to any agent
         equal = 0 < plain == hoisted < chained
         return {"equal": equal, "plain": plain, "hoisted": hoisted, "chained": chained}
 
-    async def _read(self, turn: Turn, upload: Delta | Full, lease: Lease) -> tuple[int, Turn]:
+    async def _tokens_read(self, turn: Turn, upload: Delta | Full, lease: Lease) -> int:
         """Run *turn* once; return how many tokens upstream read for it, 0 where it refused or did not say."""
         await lease.send(lease.start(turn, upload))
         while turn.in_flight:
             turn.receive(await lease.connection.receive(self._timeout, "event_timeout"))
         lease.ended(turn)
-        return (turn.reading.read if turn.finished and turn.reading is not None else 0), turn
+        return turn.reading.read if turn.finished and turn.reading is not None else 0
 
 
 def _small(request: TurnRequest, form: Form) -> TurnRequest:

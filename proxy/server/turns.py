@@ -56,7 +56,7 @@ class AgentRequest:
         self._reason: Mismatch | None = None
         self._model: str | None = None
         self._detail: str | None = None
-        self._told = False  # the last event of the turn is with the agent
+        self._has_last_event = False  # the agent, which may then hang up
         self._turn: Turn | None = None
         self._events: EventReply | None = None
         self._relay = Relay(
@@ -101,7 +101,7 @@ class AgentRequest:
 
     def _ended_early(self) -> Status:
         """Return the status of a request whose agent hung up: some do as soon as they have the last event."""
-        return _status(self._turn) if self._turn is not None and self._told else "aborted"
+        return _status(self._turn) if self._turn is not None and self._has_last_event else "aborted"
 
     async def _answer(self, front_end: FrontEnd) -> web.StreamResponse:
         config = self._services.config
@@ -137,7 +137,7 @@ class AgentRequest:
         self, raw: bytes, read: Readable, events: EventReply, front_end: FrontEnd
     ) -> web.StreamResponse:
         """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
-        request = self._services.rewriting.read(read.turn)
+        request = self._services.rewriting.prepared(read.turn)
         retries = self._services.config.ambiguous_retries
         turn = self._turn = Turn(request, ambiguous_retries=retries, tells=read.answer.tells)
         try:
@@ -197,7 +197,7 @@ class AgentRequest:
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
             self._note_shown()
             await events.deliver(shown)
-            self._told = turn.finished and self._reply.begun
+            self._has_last_event = turn.finished and self._reply.begun
 
         try:
             await services.restoring.make_way(turn.request, partition)

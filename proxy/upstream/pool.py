@@ -76,10 +76,11 @@ class Lease:
 
 
 WhenLost: TypeAlias = Callable[[Partition, Connection, float], None]
+"""Is called with a connection that is gone, and the time (of the pool's clock) at which a turn used it last."""
 
 
-def untold(_partition: Partition, _connection: Connection, _last_used: float) -> None:
-    """Let a connection go."""
+def ignore_loss(_partition: Partition, _connection: Connection, _last_used: float) -> None:
+    """Do nothing: this is `when_lost` where nobody wants to know."""
 
 
 class Pool:
@@ -119,7 +120,7 @@ class Pool:
             begin=self._begin_for_a_turn,
             release=self._release,
         )
-        self.when_lost: WhenLost = untold
+        self.when_lost: WhenLost = ignore_loss
 
     async def __aenter__(self) -> Self:
         self._sweeper = self._background.start(self._sweep_forever(), "pool sweeper")
