@@ -144,8 +144,10 @@ class Pool:
     def partition(self, headers: Headers, query: str = "") -> Partition:
         """Return what the identity *headers* and *query* share; a new one where they were never seen."""
         key = partition_key(self._endpoint.websocket(query), headers)
-        trust = Trust(self._jitter, self._limits.websocket_retry_seconds)
-        found = self._partitions.setdefault(key, Partition(headers, query, trust))
+        found = self._partitions.get(key)
+        if found is None:
+            trust = Trust(self._jitter, self._limits.websocket_retry_seconds)
+            found = self._partitions[key] = Partition(headers, query, trust)
         self._partitions.move_to_end(key)
         if len(self._partitions) > _PARTITIONS_KEPT:
             self._forget_one(newest=key)
@@ -306,7 +308,7 @@ class Pool:
             room=self._limits.max_connections - len(partition.slots),
             dropped=self._limits.dropped_output,
             fresh=fresh,
-            recall=partition.may_recall(request, self._clock()),
+            recall=partition.may_recall(request, now),
         )
         if isinstance(choice, NoRoom):
             raise NoLease(Mismatch.BUSY)
@@ -362,7 +364,7 @@ class Pool:
             and slot.connection is not None
             and slot.connection.baseline is not None
             and now - slot.last_used < LATELY_SECONDS
-            and partition.may_open(self._clock())
+            and partition.may_open(now)
             and self.has_room(partition)
             and partition.spare is None
         ):
