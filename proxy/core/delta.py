@@ -159,7 +159,10 @@ class TurnRequest:
         return replace(self, hoisted=hoist(self.fields, self.items) if self.keeps_history else None)
 
     def probe(self, *items: Raw, **fields: Any) -> "TurnRequest":
-        """Return a request of the same kind with *items* and as little else as will do, for upstream to count."""
+        """Return a small request for upstream to count the tokens of: *items*, *fields*, and little else.
+
+        Of the agent's own settings it has those that decide how upstream treats a request (`_PROBED`).
+        """
         body = {name: value for name, value in self.fields.items() if name in _PROBED}
         body |= {**fields, "model": self.model, "store": False, "input": list(items)}
         told = tuple(Item.of(each) for each in items)
@@ -202,7 +205,10 @@ class TurnRequest:
 
     @property
     def leaves_padding_open(self) -> bool:
-        """Whether the agent did not say if events are to be padded against those who watch their length."""
+        """Whether the agent did not say if events are to be padded.
+
+        Padding (`stream_options.include_obfuscation`) hides their length from those who watch the connection.
+        """
         options = self.fields.get("stream_options") or {}
         return isinstance(options, Mapping) and options.get("include_obfuscation") is None
 
@@ -242,9 +248,9 @@ class Baseline:
     """What upstream holds after a completed response: *length* items of the agent's, then *outputs*.
 
     *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
-    says that upstream holds items which only a translated history tells in these words. *hoisted* is the mark of
-    the settings that upstream holds as items, before the agent's own. *fuller* says that upstream holds output
-    which the agent's history leaves out.
+    says that upstream holds some output of the chain as other items than a translated history shows (ADR 8): only
+    such a history may continue it. *hoisted* is the mark of the settings that upstream holds as items, before the
+    agent's own. *fuller* says that upstream holds output which the agent's history leaves out.
     """
 
     response_id: str

@@ -102,7 +102,7 @@ class ServerEvent:
         return value
 
     def telling(self, fields: Mapping[str, Any]) -> "ServerEvent":
-        """Return this event with *fields* in the response that it tells, where that has such fields."""
+        """Return this event with the values of *fields* in its `response` object, as far as it has such fields."""
         if b'"response"' not in self.raw:  # inside a text the quotes would be escaped
             return self
         try:

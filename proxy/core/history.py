@@ -12,11 +12,11 @@ _MARK = len(START)
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What is asked of a history as a whole: its *length*, the rest as far as there is any of it.
+    """What is asked of a history as a whole, kept so that its items need not be read again.
 
-    *opening* is the number of items up to the first user message, 0 where there is none. *has_model_output* says
-    that the model has spoken, *is_compacted* that what came before may be forgotten, and *has_tools* that it gives
-    tools as items.
+    *length* is the number of its items, and *opening* that of the items up to and with the first user message, 0
+    where there is none. *has_model_output* says that the model has spoken, *is_compacted* that upstream may have
+    forgotten what stands before a compaction, and *has_tools* that it gives tools as items.
     """
 
     length: int = 0
@@ -66,9 +66,10 @@ class Marks:
 
 
 class History(Sequence[Item]):
-    """The *new* items behind others, of which only the marks *before* and the *outline* are known.
+    """A history whose first items were read with an earlier request, and are not read again unless someone asks.
 
-    *read* reads all of them.
+    Of those only the marks *before* and the *outline* are known; *new* are the items behind them. *read* returns
+    the JSON of all items, old and new.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class Message:
 
     @property
     def begins(self) -> int:
-        """At which byte the first large member begins; where there is none, the end."""
+        """The byte at which the first large member begins; the place of the closing brace where there is none."""
         return next((place.start for place in self.places.values()), len(self.written) - 1)
 
     def ordered(self, names: Sequence[str]) -> bytes:

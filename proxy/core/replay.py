@@ -18,7 +18,7 @@ LOSSES_ON_WEBSOCKETS = 2
 """Losses of one turn's sent message after which its next attempt is over plain HTTP."""
 
 UNSENT_ON_WEBSOCKETS = 4
-"""The same for messages that never left whole, on a link that comes and goes."""
+"""Losses of one turn of either kind, on a link that comes and goes, after which the same is done."""
 
 
 class Verdict(Enum):
@@ -31,7 +31,11 @@ class Verdict(Enum):
 
 @dataclass(slots=True)
 class Replays:
-    """The losses of one turn: before its message was wholly *unsent*, and after, when they are *ambiguous*."""
+    """How often one turn was lost.
+
+    *unsent* counts losses before the whole message had left, which upstream cannot answer; *ambiguous* those after
+    that. Of the latter at most *allowed* are made good.
+    """
 
     allowed: int
     unsent: int = 0

@@ -17,12 +17,16 @@ class Told:
         self._announced: set[int] = set()
 
     def announce(self, event: Raw) -> None:
-        """Take a `response.output_item.added` *event*: this item is to be told."""
+        """Note from a `response.output_item.added` *event* that an item is to come."""
         if isinstance(index := event.get("output_index"), int):
             self._announced.add(index)
 
     def note(self, event: Raw) -> None:
-        """Take such an *event*. An item told twice counts once; some services give all their items one index."""
+        """Note the item in a `response.output_item.done` *event*.
+
+        An item that comes twice counts once. Some services give all their items one index, so another item at a
+        place that is taken goes to the end.
+        """
         item, index = event.get("item"), event.get("output_index")
         if not isinstance(item, dict):
             return
@@ -34,7 +38,7 @@ class Told:
 
     @property
     def lacks_some(self) -> bool:
-        """Whether an item was announced, and not told."""
+        """Whether an item was announced that has not come whole."""
         return not self._announced <= self._items.keys()
 
     def in_order(self) -> list[Raw]:

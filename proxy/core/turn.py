@@ -23,10 +23,10 @@ from proxy.core.weight import Reading, Weight
 from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
 _MOST_EARLY, _MOST_EARLY_BYTES = 1000, 1024 * 1024
-"""Events that may come before a response begins. Where there are more of them, none is to be expected."""
+"""Events, and bytes of them, that may come before a response begins. With more, the connection counts as lost."""
 
 _MOST_UNSHOWN = 64 * 1024 * 1024
-"""Bytes of an answer that are held back until something of it is shown: twice the events of 128,000 tokens."""
+"""Bytes of an answer that are held back while nothing of it is shown: twice what 128,000 tokens take as events."""
 
 
 class State(Enum):
@@ -47,7 +47,7 @@ _ENDINGS = {
 """How the turn ended, by its terminal event; any other terminal event is a failure."""
 
 
-# Asked several times for each event: looking into a tuple hashes nothing.
+# Looked into several times for each event. A tuple compares by identity; a set would hash an Enum, in Python.
 _OVER = (State.COMPLETED, State.INCOMPLETE, State.FAILED)
 _UNDER_WAY = (State.STREAMING, State.SENT)
 _NOT_BEGUN = (State.READY, State.SENT)
@@ -63,9 +63,9 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Collapse:
-    """Upstream confirmed a chain and *read* fewer tokens than the *expected* ones that it holds at least.
+    """Upstream confirmed a chain, and *read* fewer tokens than the *expected* ones that it has to hold at least.
 
-    *shown* says whether the agent had seen of the answer by then.
+    *shown* says whether the agent had been shown some of the answer by then.
     """
 
     expected: int
@@ -74,7 +74,7 @@ class Collapse:
 
 
 class Rewrite(Enum):
-    """How a request may go upstream otherwise than the agent wrote it, and mean the same."""
+    """A way of writing a request for upstream that differs from the agent's, and means the same."""
 
     HOISTED = "settings as items"
     QUIET = "no padding"
@@ -84,7 +84,7 @@ _ABOUT = {
     Rewrite.HOISTED: ("instructions", "tools", "tool_choice"),
     Rewrite.QUIET: ("stream_options",),
 }
-"""What a refusal names that is due to a rewrite."""
+"""The parameters that upstream names where it refuses a rewrite."""
 
 
 class Turn:
@@ -92,6 +92,14 @@ class Turn:
 
     *rewrites* are the ways in which it may be written for upstream; *refused* those that upstream did not take.
     *tells* says whether an event would be the first that the agent is shown anything of (`frontends.base.Answer`).
+
+    Of the last attempt: *upload* is what was sent, *hoisted* the settings that it told as items, *response_id* the
+    id of upstream's response, *reading* the tokens that upstream counted. *again* says how the turn has to be
+    sent again, if it has to; *baseline* is what upstream holds once it has completed. *chain_ignored* says that
+    upstream continued another response than it was asked to, *collapse* that it had lost the chain.
+
+    Of all attempts: *attempts* is their number, *replays* counts those that were lost, and *shown* says that the
+    agent has seen some of an answer.
     """
 
     def __init__(
@@ -233,9 +241,9 @@ class Turn:
 
     @property
     def _is_unheard(self) -> bool:
-        """Whether upstream has told nothing yet, or only that it begins, and the agent not even that.
+        """Whether upstream has said nothing of an answer, or only that it begins, and the agent was shown nothing.
 
-        Gateways may say so before they ask whoever may refuse the turn.
+        Gateways may announce a response before they ask the server behind them, which may still refuse the turn.
         """
         return self.state is State.SENT or (self.begun and not (self.shown or self.says_something))
 
@@ -254,28 +262,33 @@ class Turn:
         self._has_pieces = self._is_mid_item = True
 
     def _is_earlier(self, event: ServerEvent) -> bool:
-        """Whether *event* says how the last response on this connection ended, once more, and nothing of this one.
+        """Whether *event* is the end of the previous response on this connection, come late or a second time.
 
-        Raises ConnectionLost where it comes in the middle of this one.
+        Raises ConnectionLost where that comes in the middle of this turn's response.
         """
         if self._earlier is None or self._earlier == self.response_id or event.type != "response.completed":
-            return False  # a server that gives all its responses one id leaves no telling
+            return False  # where all responses have one id, the two cannot be told apart
         is_earlier = self._earlier.encode() in event.raw and _response(event).get("id") == self._earlier
         if is_earlier and self.begun:
             raise ConnectionLost(f"{event.type} of an earlier response came in the middle of this one")
         return is_earlier
 
     def _keep_early(self, event: ServerEvent) -> None:
-        """Keep an *event* of the connection or the account, perhaps a straggler: it does not begin the answer."""
+        """Hold back an *event* that does not begin a response: it is about the connection or the account.
+
+        It may also be left over from an earlier turn.
+        """
         self._unshown.append(event)
         self._early_bytes += len(event.raw)
         if len(self._unshown) > _MOST_EARLY or self._early_bytes > _MOST_EARLY_BYTES:
-            raise ConnectionLost("upstream sent much, but no response")
+            raise ConnectionLost(
+                f"upstream sent more than {_MOST_EARLY} events or {_MOST_EARLY_BYTES} bytes before any response"
+            )
 
     def _released(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
-        """Return *event* and what was kept before it, unless more is to come before any of it has to be shown.
+        """Return what the agent is to see now: *event* and those held back before it, or nothing yet.
 
-        Until then nothing is lost by a loss.
+        As long as it has seen nothing, the turn can be sent again should the connection be lost.
         """
         if self.again is not None:
             return ()
@@ -283,7 +296,9 @@ class Turn:
             self._unshown.append(event)
             self._unshown_bytes += len(event.raw)
             if self._unshown_bytes > _MOST_UNSHOWN:
-                raise ConnectionLost("upstream said more than can be held back", code=TOO_BIG)
+                raise ConnectionLost(
+                    f"more than {_MOST_UNSHOWN} bytes of the answer had to be held back", code=TOO_BIG
+                )
             return ()
         shown = (*self._unshown, event)
         self._unshown = []
@@ -293,7 +308,7 @@ class Turn:
         return tuple(each.telling(self.hoisted.fields) for each in shown)
 
     def may_go_elsewhere(self) -> bool:
-        """Count that the turn is given up, with nothing shown; return whether it may be sent again."""
+        """Count an attempt that is given up with nothing shown; return whether the turn may be sent again."""
         if self.state is State.READY:
             return True
         return self.replays.after_loss(sent=True, shown=False) is not Verdict.FAILED
@@ -342,7 +357,7 @@ class Turn:
         return bool(response.get("previous_response_id", asked) == asked)
 
     def _is_to_repeat(self, failed: ServerEvent) -> bool:
-        """Whether a turn that *failed* before it began is sent again.
+        """Whether the turn has to be sent again after *failed*, a `response.failed` before anything was said.
 
         Raises UpstreamError where upstream may take the agent's own request over HTTP.
         """
@@ -372,8 +387,8 @@ class Turn:
     def _may_be_about_chain(self, fault: Fault) -> bool:
         """Whether upstream may take in full what it refused as a delta.
 
-        A chain with output that the agent leaves out is longer than its history. Chat Completions have an own way
-        for what is too long.
+        A chain with output that the agent leaves out is longer than its history, which may fit where the chain
+        does not. A Chat request that is too long goes over plain HTTP instead, as the agent wrote it.
         """
         is_fuller = isinstance(self.upload, Delta) and self.upload.fuller and self.request.echo is None
         return fault.is_rejection or (is_fuller and fault.code == "context_length_exceeded")
@@ -389,12 +404,12 @@ class Turn:
         if isinstance(self.upload, Delta) and (fault.is_miss or self._may_be_about_chain(fault)):
             if not fault.is_miss:
                 self._give_up_rewrite(fault)
-            # Unless it is about our chain for certain, it may be about nothing here, and the answer still to come;
-            # and a response that has begun may still say that it failed.
+            # Only a miss is certain to be about this turn. Another error may be about something else, with the
+            # answer still to come; and a response that has begun may yet end. A fresh connection has neither.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=self.begun or not fault.is_miss)
             return ()
         if self._reused and (fault.is_duplicate or fault.is_miss):
-            # An earlier turn's items, or the last word on an earlier attempt: neither is known elsewhere.
+            # About items of an earlier turn, or the end of an earlier attempt: both stay with the connection.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
         if self._is_refused_rewrite(fault, fresh=self.begun or self._retried_here):
@@ -403,9 +418,10 @@ class Turn:
         raise fault.as_error()
 
     def _is_refused_rewrite(self, fault: Fault, *, fresh: bool) -> bool:
-        """Whether upstream refused a history that was not as the agent wrote it; then it is sent once more.
+        """Whether upstream refused a full history that was rewritten; it is then sent again with one rewrite less.
 
-        On the same connection only where nothing can follow that would pass for what becomes of that.
+        With *fresh* on a new connection: here more of the refused attempt may follow, and would be taken for the
+        answer to the next.
         """
         if isinstance(self.upload, Delta) or not fault.is_rejection or not self._give_up_rewrite(fault):
             return False
@@ -413,7 +429,7 @@ class Turn:
         return True
 
     def _give_up_rewrite(self, fault: Fault) -> bool:
-        """Write the turn a little more as the agent did, after *fault*; return whether that may help."""
+        """Give up one rewrite that *fault* may be due to; return whether there was one."""
         used = [Rewrite.HOISTED] if self.hoisted is not None else []
         used += [Rewrite.QUIET] if self.is_quiet else []
         named = [each for each in used if any(fault.is_about(name) for name in _ABOUT[each])]
@@ -422,6 +438,7 @@ class Turn:
         return bool(given_up)
 
     def _end(self, event: ServerEvent) -> None:
+        """Take the terminal *event*. It leaves a baseline only where it is certain what upstream holds."""
         self.state = _ENDINGS.get(event.type, State.FAILED)
         if self.state is State.FAILED:
             return
@@ -436,7 +453,7 @@ class Turn:
             self.chain_ignored = True
             return
         if not self._has_announced:
-            return  # behind another response its events could not be told from stragglers
+            return  # the next response here could not be told from what is left of this one
         try:
             outputs = self._all_outputs(response.get("output"))
         except TypeError:  # nested too deeply, or with half a character: it cannot be known again
@@ -509,7 +526,7 @@ class Turn:
         return tuple(outputs)
 
     def _as_told(self, outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
-        """Return *outputs* as the agent's history will tell them, and whether its chain has any told otherwise."""
+        """Return *outputs* as the agent's history will show them, and whether its chain has any in other words."""
         retold = isinstance(self.upload, Delta) and self.upload.baseline.retold
         if self.request.echo is None:
             return outputs, retold

@@ -17,9 +17,10 @@ from proxy.core.weight import PLAIN
 
 @dataclass(frozen=True, slots=True)
 class Keepsake:
-    """What upstream holds after a turn, in words: *request* and then *outputs*, which *baseline* stands for.
+    """What upstream holds after a turn, as content: the items of *request*, then *outputs*.
 
-    *hoisted* and *quiet* say how the request went upstream, *uploads* how often it was uploaded since.
+    *baseline* is the same in fingerprints. *hoisted* and *quiet* say how the request was rewritten for upstream;
+    *uploads* is how often all this was uploaded again since.
     """
 
     request: TurnRequest
@@ -31,17 +32,19 @@ class Keepsake:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the history has nothing that upstream holds otherwise than it can be told.
+        """Whether an upload of the items of the request would give upstream all that it held of them.
 
-        Tools that it runs itself read what no item tells, and a reference stands for what may be gone.
+        It would not where upstream ran a tool itself, which may have read what no item shows, nor where an item is
+        a reference to one that may be gone.
         """
         return all(item.type in _TOLD or item.type.endswith("_output") for item in self.request.items)
 
     @classmethod
     def of(cls, turn: Turn) -> "Keepsake | None":
-        """Return that of a completed *turn*; None where upstream keeps it anyway, or might read it in another way.
+        """Return the keepsake of a completed *turn*.
 
-        Reasoning that is not told in full (`encrypted_content`) cannot be uploaded, and is left out of both.
+        None where upstream stores the response anyway, or might read an upload of it in another way. Reasoning
+        without `encrypted_content` cannot be uploaded: it is left out of the outputs, and of the baseline too.
         """
         request, baseline = turn.request, turn.baseline
         if baseline is None or request.is_stored or not request.keeps_history:
@@ -86,7 +89,11 @@ class WarmUp(Turn):
 
     @property
     def restored(self) -> Baseline | None:
-        """What upstream holds now; None unless it says that it completed, and read no less than it has to hold."""
+        """The baseline for the next turn; None where it is not certain that upstream holds all of the keepsake.
+
+        It is certain where upstream completed the turn, generated nothing, and read no fewer tokens than the
+        keepsake weighs, as far as either says.
+        """
         kept = self._keepsake.baseline
         if self.state is not State.COMPLETED or self.baseline is None or self.says_something:
             return None

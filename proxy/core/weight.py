@@ -52,7 +52,10 @@ class Reading:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], sent: Sequence[Item], response: Raw) -> "Reading | None":
-        """Read the `usage` of *response*, the answer to *sent* with the settings *fields*; None without sense."""
+        """Read the `usage` of *response*, the answer to *sent* with the settings *fields*.
+
+        Return None where it has no counts, or none that make sense.
+        """
         usage = response.get("usage")
         if not isinstance(usage, Mapping):
             return None
@@ -75,9 +78,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What the continuation of a response reads: *least* tokens, of which upstream may leave out *loose* ones.
+    """How many tokens the continuation of a response reads: *least* or more, but *loose* ones may be left out.
 
-    That holds for a prompt of the same *shape*, read by the same *reader*.
+    That holds for a prompt with settings of the same *shape*, read by the same *reader*.
     """
 
     least: int
