@@ -40,7 +40,7 @@ class StreamedCompletion:
         self._called = 0
         self._ids: dict[Any, Any] = {}  # of the calls, by output index
         self._places: dict[str, Any] = {}  # output indexes, by the ids of items
-        self._items = 0  # told whole
+        self._items = 0  # that came whole
 
     def tells(self, event: ServerEvent) -> bool:
         """Whether *event* ends the turn or, as the first that does, has words or a call to be shown."""
@@ -196,7 +196,7 @@ class StreamedCompletion:
         "response.cancelled": _failed,
         **dict.fromkeys(ERRORS, _failed),
     }
-    """What each event makes of the stream; one that is not here has no place in a Chat completion."""
+    """What is written for each event, by its type; for one that is not listed, nothing."""
 
 
 class WholeCompletion:

@@ -22,8 +22,9 @@ Place: TypeAlias = tuple[int, int]
 class Reading:
     """What was read of a *body*: its *value*, and how it would be *written*.
 
-    *has_long_integers* says that whether it counts depends on how it is written. Where it is not written as we
-    would, *text* is the body as text, and *places* those of an object's members in it.
+    *has_long_integers* says that it has integers beyond a double's precision: whether such a body is taken can
+    depend on how it is written. Where it is not written as we would write it, *text* is the body as text, and
+    *places* are those of the values of an object's members in it.
     """
 
     body: bytes
@@ -35,7 +36,7 @@ class Reading:
 
     @property
     def is_to_the_byte(self) -> bool:
-        """Whether the body is written as we would."""
+        """Whether writing the value again gives the same bytes."""
         return self.written == self.body
 
 
@@ -104,7 +105,7 @@ _SPACE = re.compile(r"[ \t\r\n]+")
 def envelope(body: bytes, *, strictly: bool = False) -> Envelope | None:
     """Return the request in *body*, its model, and whether it is streamed; None where that cannot be read.
 
-    *strictly* says that *body* is a part of one that is not written as we would.
+    *strictly* says that *body* is a part of one that is not written as we would write it.
     """
     reading = read(body, strictly=strictly)
     if reading is None or not isinstance(reading.value, dict):
@@ -117,7 +118,10 @@ def envelope(body: bytes, *, strictly: bool = False) -> Envelope | None:
 
 
 def as_json(value: Any) -> bytes:
-    """Write what upstream said, the way it wrote it where that is half a character or nested deeply."""
+    """Write *value*, which upstream said: also where it has a lone surrogate or is nested deeply.
+
+    The agent then gets what upstream wrote, which orjson would not write.
+    """
     try:
         return orjson.dumps(value)
     except TypeError:

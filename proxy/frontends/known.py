@@ -5,10 +5,10 @@ where the list that is its history begins and ends, a hash of its bytes up to th
 content. In a later body that begins with the same bytes, a parser would be in the same state behind them, so the
 body without what is known parses if and only if the whole does, to the same fields and the same new entries.
 
-Whether a body loses something by being written again is asked in two ways (`faithful.py`): it may be written just
-as we would, or else each key and number is looked at. So that the answer for the rest is that for the whole, the
-rest is looked at where the beginning is not written as we would, and what only the first way takes is not kept:
-long integers.
+Whether a body loses something by being written again is asked in two ways (`faithful.py`): its bytes may be what
+orjson writes ("written as we would"), or else each key and number is looked at. The answer for the rest has to be
+that for the whole. So the rest is looked at where the beginning is not written as we would; and a beginning with
+long integers, which only the first way takes, is not kept.
 """
 
 import re
@@ -39,8 +39,7 @@ _SPACES = " \t\r\n"
 class Beginning:
     """The first *length* bytes of a body, which end behind an entry of the list that *opened* bytes precede.
 
-    *marks* are those of its items, and *outline* theirs. *is_ours* says that it is written
-    as we would.
+    *marks* and *outline* are those of its items. *is_ours* says that these bytes are what orjson writes for them.
     """
 
     opened: int
@@ -65,11 +64,11 @@ class Found:
 
     @property
     def is_ours(self) -> bool:
-        """Whether what is known, and what stands behind it, is written as we would."""
+        """Whether what is known, with what stands between it and the rest, is written as orjson would write it."""
         return self.beginning.is_ours and self._between in (b"", b",")
 
     def rest(self) -> Envelope | None:
-        """Read the body without what is known."""
+        """Read the body without the entries that are known; None where it cannot be read."""
         known = self.beginning
         cut = self.body[: known.opened] + self.body[known.length + len(self._between) :]
         return envelope(cut, strictly=not self.is_ours)
@@ -80,7 +79,7 @@ class Found:
         return between[0] if between is not None else b""
 
     def history(self, new: tuple[Item, ...], read: Callable[[], Sequence[Raw]]) -> History:
-        """Return the history that is this and the *new* items; *read* reads it from its beginning."""
+        """Return the known items followed by the *new* ones; *read* returns the JSON of them all."""
         return History(self.beginning.marks, new, outline=self.beginning.outline, read=read)
 
 
