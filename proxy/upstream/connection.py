@@ -32,8 +32,7 @@ from proxy.upstream.stubborn import hurry
 from proxy.upstream.upgrade import Socket, Timing, upgrade
 
 _BLIND_PATIENCE = 5.0
-"""Where the kernel does not tell a reader that is slow from a link that is dark: what a stall is allowed."""
-
+"""Seconds that a stall is allowed where the kernel does not tell a slow reader from a dark link."""
 
 _FAR = 0.15
 """Seconds of round trip from which a message is worth guarding: what a loss costs goes with them."""

@@ -47,7 +47,7 @@ _ENCODERS: dict[Encoding, Callable[[bytes], bytes]] = {"gzip": _gzip, "zstd": _z
 
 
 class RequestEncoding:
-    """Whether upstream takes bodies in *name*; None is a name for nothing.
+    """Whether upstream takes bodies in the encoding *name*, which is None once it is known not to.
 
     UNKNOWN -> TAKEN -> REFUSED, or straight to REFUSED, and there it stays.
     """
@@ -107,11 +107,11 @@ async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 rest = member.unused_data or member.unconsumed_tail
                 begun = True
     except zlib.error as exc:
-        raise UpstreamUnavailable("upstream over HTTP: an answer in gzip that is none") from exc
+        raise UpstreamUnavailable("upstream over HTTP: its answer is not the gzip that it is said to be") from exc
     while begun and not member.eof and (piece := member.decompress(b"", _PIECE)):
         yield piece
     if begun and not member.eof:
-        raise UpstreamUnavailable("upstream over HTTP: an answer in gzip that was cut off")
+        raise UpstreamUnavailable("upstream over HTTP: its answer in gzip was cut off")
 
 
 def _member() -> "zlib._Decompress":

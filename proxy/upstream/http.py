@@ -166,7 +166,7 @@ class Http:
     async def _probe(self) -> bool:
         """Return whether upstream itself answers, on a new connection and without anybody's credentials.
 
-        A page is no sign of it. It need not be the network's either, so it changes nothing.
+        A page in answer proves nothing: it may be a sign-in page or upstream's own, so it changes nothing.
         """
         session = self._new_session(aiohttp.ClientTimeout(total=_PROBE_TIMEOUT), once=True)
         try:

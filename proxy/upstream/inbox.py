@@ -20,7 +20,10 @@ What it raises is raised by the wait."""
 
 
 class Inbox:
-    """Whole messages, of *most* bytes in all and one beyond, then *overrun*. For one reader."""
+    """Whole messages in order, for one reader.
+
+    Once more than *most* bytes wait to be taken, the next message is dropped and *overrun* is true for good.
+    """
 
     def __init__(self, most: int) -> None:
         self.overrun = False
@@ -51,9 +54,10 @@ class Inbox:
         self._add(message)
 
     def put_alone(self, message: bytes) -> bool:
-        """Take a whole *message* that came alone; return whether it was dealt with by whoever waits, who waits on.
+        """Offer a whole *message*, which came alone, to the reader if it waits; return whether it was dealt with.
 
-        That there is a wait says that all messages before it have been dealt with.
+        The reader then goes on waiting. Otherwise the message is queued. None is overtaken by it, since a reader
+        waits only while there is no other.
         """
         waiter, at_once = self._waiter, self._at_once
         if waiter is not None and at_once is not None and not waiter.done():
@@ -88,7 +92,7 @@ class Inbox:
     async def wait(self, limit: float, at_once: AtOnce | None = None) -> bool:
         """Wait for a message; return False where there will be none. Raises TimeoutError after *limit* seconds.
 
-        One that *at_once* deals with is none, but the time begins anew with it.
+        A message that *at_once* deals with does not end the wait, but its time begins anew.
         """
         if not self._messages and not self._closed:
             loop = asyncio.get_running_loop()

@@ -77,8 +77,8 @@ class Link:
     def block(self, trouble: Trouble, detail: str) -> None:
         """Take note that *trouble* stands in the way; *detail* tells a person what to do.
 
-        An unknown authority's certificate, where a good one was before, is that of a network that intercepts. That
-        nobody answers says nothing of a sign-in page that was there.
+        The certificate of an unknown authority means a sign-in page where upstream's own certificate was seen
+        before. That nobody answers does not mean that a sign-in page has gone.
         """
         if self.is_captive and trouble is Trouble.UNREACHABLE:
             return
@@ -100,9 +100,9 @@ class Link:
             return not self.is_captive and await self._look()
 
     async def look(self, *, is_turn: bool = False) -> None:
-        """Have an agent's request wait for a probe, where a sign-in page was in the way some seconds ago.
+        """Before an agent's request: where a sign-in page was in the way, probe again if that was seconds ago.
 
-        Raises UpstreamUnavailable while it still is; but now and then one turn is let through.
+        Raises UpstreamUnavailable while it still is in the way, except that now and then one turn is let through.
         """
         await self._look_if_due()
         if is_turn and self._is_turn_due:
@@ -111,7 +111,11 @@ class Link:
             raise UpstreamUnavailable(self.detail, trouble=Trouble.CAPTIVE_PORTAL)
 
     async def look_for_upgrade(self) -> None:
-        """Likewise, before a WebSocket is asked for. It has none of a turn's words, and does not count as one."""
+        """Look likewise before a WebSocket is asked for.
+
+        It may be asked for whenever a turn would be let through. It carries nothing that was said, and so does not
+        count as that turn.
+        """
         await self._look_if_due()
         if self.is_captive and not self._is_turn_due:
             raise UpstreamUnavailable(self.detail, trouble=Trouble.CAPTIVE_PORTAL)

@@ -12,7 +12,10 @@ from proxy.ledger import Traffic
 
 
 class Meter:
-    """The traffic of one socket, counted into *total* and into whatever turn is using it; *written* is its own."""
+    """Counts the bytes of one socket: into *total*, and into `turn`, the figures of the turn that uses it now.
+
+    `written` is how many bytes were written to this socket in all.
+    """
 
     def __init__(self, total: Traffic) -> None:
         self.total = total

@@ -86,8 +86,8 @@ def ignore_loss(_partition: Partition, _connection: Connection, _last_used: floa
 class Pool:
     """Every connection to *endpoint*. An async context manager; leaving it closes them all.
 
-    `when_lost` is told of each connection that is lost or grows too old, otherwise than with a turn, and when its
-    conversation went on last, if that was lately.
+    `when_lost` is called for each connection without a turn that is lost, or is closed because it is too old, if
+    its last turn was less than LATELY_SECONDS ago.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Pool:
                 self._retire(slot, Mismatch.RETIRED)
 
     def _knows(self, partition: Partition) -> bool:
-        """Whether *partition* was not forgotten meanwhile."""
+        """Whether *partition* is one of the pool's still: it may have been forgotten to make room."""
         return any(each is partition for each in self._partitions.values())
 
     def has_room(self, partition: Partition) -> bool:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 
 class Progress:
-    """Pushes *deadline* back to *limit* seconds from now as long as the number of bytes that *arrived* changes.
+    """Pushes *deadline* back to *limit* seconds from now whenever the number that *arrived* returns has changed.
 
-    It may be the number of those that did not, too. A slow upload is not a stuck one. A context manager; it looks
-    four times in each *limit*.
+    That may be the bytes that have arrived, or those that have not: a slow upload is not a stuck one. A context
+    manager; it looks four times in each *limit*.
     """
 
     def __init__(self, deadline: asyncio.Timeout, limit: float, arrived: Callable[[], int]) -> None:

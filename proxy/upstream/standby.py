@@ -29,7 +29,7 @@ class Standby(Dialer):
         self._opening: asyncio.Task[_Silent | None] | None = None
 
     def open(self, limit: float) -> None:
-        """Begin to open it. What does not succeed in *limit* seconds ends in silence: a turn will find out why."""
+        """Begin to open it, for at most *limit* seconds. A failure is not reported: a turn will find out why."""
         self._opening = self._background.start(self._open(limit), "stand by")
 
     async def take(self) -> asyncio.Transport | None:

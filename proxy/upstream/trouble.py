@@ -30,7 +30,7 @@ ADVICE = {
     Trouble.OUTBOUND_PROXY: "the outbound proxy did not connect: check HTTPS_PROXY, ALL_PROXY and NO_PROXY",
 }
 
-_NO_HTTP = "its answer is no HTTP that makes sense: look whether something else listens there"
+_NO_HTTP = "its answer is not valid HTTP: check whether another program listens at that address"
 
 LOGIN_WANTED = "the outbound proxy wants a password (407): put it into its URL as http://user:password@host"
 

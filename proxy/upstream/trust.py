@@ -69,14 +69,19 @@ class Trust:
         self._refused_until = now + self._longest
 
     def not_now(self, now: float, *, began: float) -> None:
-        """Take note that an attempt that *began* then was refused by who knows whom; there may be too many."""
+        """Take note that an upgrade was refused without a verdict: by somebody in between, or as one too many.
+
+        One that *began* before the last failure was noted is part of that failure.
+        """
         if began > self._paused_at:
             self._no_more_until = now + self._pause(now)
 
     def broke_off(self, now: float, *, began: float, silent: bool) -> None:
-        """Take note that an attempt that *began* then was broken off, which is no pattern yet, or met silence.
+        """Take note that an upgrade was broken off, or was met with silence (*silent*).
 
-        Then something swallows upgrades, or the link is dark, and the next turns need not wait for it as well.
+        The first that is broken off is no pattern yet. After a second one, or after silence, something swallows
+        upgrades or the link is dark: the next turns go over plain HTTP rather than wait for it too. One that
+        *began* before the last failure was noted is part of that failure.
         """
         if began <= self._paused_at:
             return

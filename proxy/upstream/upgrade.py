@@ -171,8 +171,8 @@ async def upgrade(
 ) -> Socket:
     """Open a WebSocket to *endpoint* with the agent's identity *headers*; *gone* is called when it closes.
 
-    With *dialer* it is waited for link_timeout while the link is dark. The connection that it has ready, if any,
-    is taken; should it turn out to be dead, another is opened.
+    With *dialer*, a dark link is waited out for as long as link_timeout. The connection that it has ready, if any,
+    is taken; should that turn out to be dead, another is opened.
 
     permessage-deflate is offered without `client_max_window_bits`: a server may then not shrink the window that
     our uploads are compressed with (RFC 7692, section 7.1.2.2).
