@@ -84,7 +84,7 @@ class NoWebSocket(UpstreamUnavailable):
 class ConnectionLost(UpstreamUnavailable):
     """A WebSocket closed under a turn; *code* is the close code that was seen (1006: none).
 
-    *said* is what upstream gave as its reason: for the agent, and for no log, since it may quote what was said.
+    *said* is upstream's own reason for closing: for the agent and for no log, since it may quote what was said.
 
     *sent* is false where upstream cannot hold the whole of the turn's message, since its end never left here:
     it may then be sent again without a doubt. Otherwise upstream may be answering it.

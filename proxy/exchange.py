@@ -42,7 +42,7 @@ _OVERHEAD = 256
 class PlainHTTP(Exception):
     """Nothing was shown to the agent, and this turn should go over plain HTTP, for *reason*.
 
-    *accepted* is to be called if upstream then takes there what it refused here.
+    *accepted* is to be called if upstream answers it there: its refusal here was then about the request's form.
     """
 
     def __init__(self, reason: Mismatch, accepted: Callable[[], None] = lambda: None) -> None:

@@ -1,8 +1,8 @@
 """Conversations whose connection was lost, uploaded again while the agent runs its tools.
 
 On a slow link the full history is what makes the turn after a loss slow. Where upstream honours `generate: false`
-it can be there before the turn is. Nothing waits for that but a turn of the same conversation whose upload has
-begun, since it would only begin it anew; any other request interrupts it.
+it can be there before the turn is. A turn of the same conversation waits for an upload that has begun, since to
+send everything itself could only end later. Any other request interrupts the upload.
 """
 
 import asyncio
@@ -58,9 +58,11 @@ class Outcome(Enum):
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A conversation to be uploaded, that went on at *last_used*.
+    """A conversation to be uploaded again; *last_used* is when its connection had a turn last.
 
-    *holds_link* says that this is being done and not all has left; *waiting* is how many turns wait for that.
+    *task* is all that is done for it, *uploading* the present attempt, of which *uploads_left* more may follow.
+    *holds_link* says that an attempt is on a connection and not all of it has left; *begun* that it is past the
+    probe; *waiting* is how many turns wait for its end.
     """
 
     keepsake: Keepsake
@@ -79,12 +81,12 @@ _LOST = 1006
 
 
 def _goes_on(found: Delta | Full) -> bool:
-    """Whether a request told the whole history of a baseline, even if it cannot continue it."""
+    """Whether a request, by its diff with a baseline, has the whole history of that, even if it cannot go on."""
     return isinstance(found, Delta) or found.reason is not Mismatch.HISTORY_CHANGED
 
 
 def _end(job: Job, *, only_this_upload: bool = False) -> "list[asyncio.Task[Any]]":
-    """End what is done for *job*; return the tasks that are about to end."""
+    """Cancel what is done for *job*; return the cancelled tasks, which have yet to end."""
     tasks = [job.uploading] if only_this_upload else [job.task, job.uploading]
     ending: list[asyncio.Task[Any]] = [each for each in tasks if each is not None]
     for each in ending:
@@ -100,10 +102,10 @@ def _form(keepsake: Keepsake) -> Form:
 class Restoring:
     """Uploads what was lost, one conversation at a time; `close` ends it.
 
-    With the *mode* "auto" upstream first has to prove, once per partition and model, that it keeps what it is told
-    so: by the tokens that it reads of a text that only a warm-up told. *dropped* is what agents may leave out of
-    their histories. After a refusal upstream is left alone for *retry_seconds*; for good if it answered. *is_busy*
-    tells whether a request is under way, over whatever transport.
+    With the *mode* "auto" upstream first has to prove, once per partition and model, that it keeps what a warm-up
+    tells it: the turn after one has to read the tokens of a text that only the warm-up had. *dropped* is what
+    agents may leave out of their histories. After a refusal upstream is left alone for *retry_seconds*, and for
+    good if it generated an answer. *is_busy* tells whether a request is under way, over whatever transport.
     """
 
     def __init__(
@@ -139,7 +141,10 @@ class Restoring:
         await self._background.close(0)
 
     async def make_way(self, request: TurnRequest | None = None, partition: Partition | None = None) -> None:
-        """Leave the link to an agent's *request*; let it wait where its own history is being uploaded."""
+        """Leave the link to an agent's request, or have it wait where its own history is being uploaded.
+
+        *request* and *partition* are given for a turn that may go over a WebSocket, and not for other requests.
+        """
         ending: list[asyncio.Task[Any]] = []
         awaited: list[Job] = []
         for job in list(self._jobs):

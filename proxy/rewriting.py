@@ -1,8 +1,8 @@
 """Which requests go upstream otherwise than the agents wrote them, and how we know that they mean the same.
 
 Settings may be told once per chain, as items (`core/hoist.py`), and events asked for without padding. Whether
-both forms are one to upstream is a verdict for a partition, a model and the settings in question. A probe gives
-it, three small requests, or the user; a refusal is the end of it.
+both forms are one to upstream is a verdict for a partition, a model and the settings in question. It comes from a
+probe (three small requests) or from the user. A form that upstream refuses is not used again.
 """
 
 from collections.abc import Callable

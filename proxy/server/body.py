@@ -64,7 +64,7 @@ async def _next(request: web.Request, limit: float) -> bytes:
         async with asyncio.timeout(limit):
             return await request.content.readany()
     except TimeoutError as exc:
-        raise Stalled("the request's body stopped arriving") from exc
+        raise Stalled(f"nothing more of the request's body arrived for {limit:g} s (body_timeout)") from exc
 
 
 def decode(body: bytes, encodings: str, *, limit: int) -> bytes:

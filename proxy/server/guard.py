@@ -33,7 +33,7 @@ class Guard:
         if len(hosts) != 1 or not self._is_host_allowed(hosts[0]):
             return 403, 'This Host name is not known here. Use http://127.0.0.1, or list it under "allowed_hosts".'
         if request.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
-            return 501, "of the transfer codings only chunked is understood here."
+            return 501, "a body may be sent chunked or with its Content-Length, and in no other transfer coding."
         origins = request.headers.getall("Origin", [])
         if any(origin.lower() not in self.allowed_origins for origin in origins):
             return 403, 'Web pages may not call packlight. To permit one, list its origin under "allowed_origins".'

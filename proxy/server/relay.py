@@ -23,9 +23,9 @@ _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
 class Relay:
-    """Forwards *request* to upstream and the answer to *reply*; *shown* is called with each piece of that.
+    """Forwards *request* to upstream and the answer to *reply*; *shown* is called before each piece of the answer.
 
-    *is_turn* says that the request asks for a turn, for which upstream's silences have an end.
+    *is_turn* says that the request asks for a turn: only then upstream's silences are limited.
     """
 
     def __init__(
@@ -79,9 +79,10 @@ class Relay:
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
-        """Wait for the beginning of upstream's answer to a turn for first_event_timeout, beside its upload.
+        """Limit the wait for the beginning of upstream's answer to first_event_timeout, not counting the upload.
 
-        One that is not streamed begins when the model is done. What is no turn takes as long as it takes.
+        An answer that is not streamed begins when the model is done. For a request that is no turn there is no
+        limit.
         """
         if not self._is_turn:
             yield
@@ -96,9 +97,9 @@ class Relay:
 
     @property
     def _is_inflated(self) -> bool:
-        """Whether the encoding of the answer is between upstream and us.
+        """Whether gzip of the answer is undone here, so that the agent gets the answer in no encoding.
 
-        It is where the agent may have been given signs of life by then, in no encoding, or asked for none.
+        It is where the agent may have been sent signs of life by then, which have none, or asked for none itself.
         """
         if not self._is_turn:
             return False

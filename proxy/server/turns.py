@@ -130,7 +130,11 @@ class AgentRequest:
             if self._reply.begun:
                 return self._reply.abort()
             if self._turn is not None and not self._turn.may_go_elsewhere():
-                return self._reply.error(502, "it failed after upstream had the request", "defect")
+                return self._reply.error(
+                    502,
+                    "an internal error after upstream had the request; its log says where (event defect)",
+                    "defect",
+                )
             return await self._over_http(raw, Mismatch.DEFECT)
 
     async def _as_turn(
