@@ -88,7 +88,7 @@ class Config:
     websocket_retry_seconds: float = setting(
         300.0,
         "For how long what upstream refused or failed at is not tried again: the upgrade, deltas, a translated "
-        "request, a warm-up.",
+        "request, a large message, a warm-up.",
     )
     ping_interval: float = setting(20.0, "Ping upstream this often, so that middleboxes keep the connection.")
     probe_timeout: float = setting(

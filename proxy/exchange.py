@@ -88,7 +88,8 @@ class Exchange:
         self._traffic = traffic
         self._sent_at = 0.0
         self._show_now: ShowNow = _never
-        self._fits = turn.request.size <= waits.max_message_bytes - _OVERHEAD
+        self._whole_bytes = turn.request.size + _OVERHEAD
+        self._message_bytes = 0
 
     async def run(self, deliver: Deliver, show_now: ShowNow = _never) -> None:
         """Answer the turn. *deliver* gets each event once, unless *show_now* has shown it.
@@ -105,7 +106,8 @@ class Exchange:
         lease: Lease | None = None
         while not turn.finished:
             try:
-                async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=self._fits) as lease:
+                fits = self._fits(self._whole_bytes)
+                async with self._pool.lease(turn.request, self._partition, fresh=fresh, fits=fits) as lease:
                     await self._on(lease, deliver)
             except NoLease as exc:
                 raise PlainHTTP(exc.reason) from exc
@@ -133,13 +135,18 @@ class Exchange:
         """Send *upload* and pass on what comes back, until the turn ends or has to be sent again."""
         turn = self.turn
         message = lease.start(turn, upload)
-        if len(message) > self._waits.max_message_bytes:
+        self._message_bytes = len(message)
+        if not self._fits(self._message_bytes):
             turn.attempts -= 1  # it was not sent
             raise PlainHTTP(Mismatch.TOO_LARGE)
         await lease.send(message)
         self._sent_at = self._clock()
         while turn.in_flight:
             await self._pass_on(lease, upload, deliver)
+
+    def _fits(self, size: int) -> bool:
+        """Whether upstream takes a message of *size* bytes, as far as is known."""
+        return size <= self._waits.max_message_bytes and self._partition.takes(size, self._clock())
 
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
@@ -231,6 +238,8 @@ class Exchange:
             off_seconds = self._waits.chaining_retry_seconds
             self._partition.note_delta(continued=False, recalled=True, now=self._clock(), off_seconds=off_seconds)
         if fault.code == TOO_BIG and not self.turn.shown:
+            if not self.turn.begun:  # else it is the answer that was too large
+                self._note_too_large()
             raise PlainHTTP(Mismatch.TOO_LARGE) from fault
         try:
             self.turn.connection_lost(fault)
@@ -243,6 +252,12 @@ class Exchange:
         if self._partition.trust.is_suspect and fault.sent:  # this was the trial
             self._note_lost(fault, lease.connection)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from fault
+
+    def _note_too_large(self) -> None:
+        """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""
+        size = min(self._message_bytes, self._whole_bytes)
+        off_seconds = self._waits.chaining_retry_seconds
+        self._partition.note_too_large(size, now=self._clock(), off_seconds=off_seconds)
 
     def _note_lost(self, fault: ConnectionLost, connection: Connection) -> None:
         """Take note of a turn that did not end on its WebSocket, unless that says nothing of WebSockets."""

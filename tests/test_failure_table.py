@@ -1330,6 +1330,48 @@ async def test_a_message_that_upstream_finds_too_large_goes_over_http_at_once(
     assert await figures(start, 1) == [("http", "too_large", 2, "completed")]
 
 
+@pytest.mark.parametrize("path", ["responses", "chat/completions"])
+async def test_what_upstream_finds_too_large_is_not_sent_in_vain_again(proxied: Start, path: str) -> None:
+    """For a while what is as large goes over HTTP at once, and what is smaller over a WebSocket as before."""
+    clock = Clock()
+    start = await proxied(numbered, simulated={"max_message_bytes": 2000}, clock=clock)
+
+    async def ask(size: int) -> None:
+        said = [{"role": "user", "content": "a" * size}]
+        body = {"model": "gpt-5.5", "messages" if path.startswith("chat") else "input": said}
+        assert (await start.post(body, target=f"/v1/{path}")).status == 200
+
+    for size in (3000, 3000, 4000, 100, 2000):
+        await ask(size)
+    clock.advance(300)
+    await ask(5000)
+    await ask(3000)
+    assert [(upload, reason, attempts) for upload, reason, attempts, _ in await figures(start, 7)] == [
+        ("http", "too_large", 2),
+        ("http", "too_large", 1),
+        ("http", "too_large", 1),
+        ("full", "first_turn", 1),
+        ("http", "too_large", 2),
+        ("http", "too_large", 2),
+        ("http", "too_large", 2),
+    ]
+
+
+async def test_deltas_go_on_where_the_whole_was_found_too_large(proxied: Start, agents: Agents) -> None:
+    """What upstream refused for its size is no reason to leave a chain whose turns are small."""
+    start = await proxied(numbered, simulated={"max_message_bytes": 4096})
+    agent, other = await agents(start.server.url), await agents(start.server.url)
+    for number in range(5):
+        await agent.turn(f"{number}" * 1000)
+    await other.turn("one" * 2000)
+    await agent.turn("and now")
+    assert [upload for upload, *_ in await figures(start, 7)] == ["full", *["delta"] * 4, "http", "delta"]
+    await start.lose_connections()
+    await agent.turn("and then")
+    assert (await figures(start, 8))[7] == ("http", "too_large", 1, "completed")
+    assert contexts(start.simulator) == [*agent.answered[:5], *other.answered, *agent.answered[5:]]
+
+
 async def test_a_message_over_the_limit_goes_over_http_for_that_turn_only(proxied: Start, agents: Agents) -> None:
     """What is too large for a WebSocket message leaves the chain alone: the next delta continues it."""
     start = await proxied(numbered, max_message_bytes=4096)

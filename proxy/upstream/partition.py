@@ -97,6 +97,8 @@ class Partition:
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
     warm_up_off_until: float = 0.0
+    too_large: int = 0
+    too_large_until: float = 0.0
 
     # Its connections
 
@@ -194,6 +196,15 @@ class Partition:
     def refuses(self, doubt: Doubt, now: float) -> bool:
         """Whether requests of the form *doubt* go over HTTP for now."""
         return now < self.refused_until.get(doubt, now)
+
+    def note_too_large(self, size: int, *, now: float, off_seconds: float) -> None:
+        """Remember that upstream found a message of *size* bytes too large: the next one would be sent in vain."""
+        self.too_large = min(size, self.too_large) if now < self.too_large_until else size
+        self.too_large_until = now + off_seconds
+
+    def takes(self, size: int, now: float) -> bool:
+        """Whether upstream did not lately find a message of *size* bytes, or a smaller one, too large."""
+        return size < self.too_large or now >= self.too_large_until
 
 
 def _keep(known: dict[_Key, _Value], key: _Key, value: _Value) -> None:
