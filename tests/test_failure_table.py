@@ -245,6 +245,31 @@ async def test_an_answer_without_its_history_is_never_shown(
     assert (await start.figures())["connections"]["opened"] == 3
 
 
+async def test_an_answer_that_owns_up_at_its_end_is_not_shown_where_nothing_was(
+    proxied: Start, agents: Agents, speaking: Speaking
+) -> None:
+    """An agent that doesn't stream is spared it also where upstream says only then what it ignored."""
+
+    def ignoring(message: dict[str, Any]) -> list[dict[str, Any]]:
+        said = {"type": "message", "id": "msg_1", "role": "assistant"}
+        said |= {"content": [{"type": "output_text", "text": f"{len(message['input'])} items"}]}
+        whole = {"id": "resp_1", "status": "completed", "previous_response_id": None, "output": [said]}
+        return [
+            {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
+            {"type": "response.output_item.done", "output_index": 0, "item": said},
+            {"type": "response.completed", "response": whole},
+        ]
+
+    start = await proxied(upstream=await speaking(ignoring))
+    agent = await agents(start.server.url, stream=False)
+    assert [(await agent.turn(said)).text for said in ("one", "two", "three")] == ["1 items", "3 items", "5 items"]
+    assert await figures(start, 3) == [
+        ("full", "first_turn", 1, "completed"),
+        ("full", "upstream_forgot", 2, "completed"),
+        ("full", "upstream_forgot", 1, "completed"),
+    ]
+
+
 # Lost before the first event
 
 

@@ -345,9 +345,7 @@ class Turn:
         if isinstance(response_id, str):
             self.response_id = response_id
         if not self._is_asked(response):
-            # Upstream answers to another history than it was told: the agent must not see that.
-            self.chain_ignored = True
-            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
+            self._ignored()
 
     def _is_asked(self, response: Raw) -> bool:
         """Whether *response* names the parent it was asked to continue, or none where it was asked for none."""
@@ -355,6 +353,12 @@ class Turn:
         if asked is None and not self._reused:
             return True
         return bool(response.get("previous_response_id", asked) == asked)
+
+    def _ignored(self) -> None:
+        """Take note that upstream answers to another history than it was told: the agent must not see that."""
+        self.chain_ignored = True
+        if not self.shown:
+            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
 
     def _is_to_repeat(self, failed: ServerEvent) -> bool:
         """Whether the turn has to be sent again after *failed*, a `response.failed` before anything was said.
@@ -444,13 +448,13 @@ class Turn:
             return
         response = _response(event)
         reading = self.reading = self._reading(response)
+        if not self._is_asked(response):
+            self._ignored()
+            return
         if self._has_collapsed(reading) or self.state is not State.COMPLETED:
             return
         response_id = response.get("id")
         if not isinstance(response_id, str) or self.response_id not in (None, response_id):
-            return
-        if not self._is_asked(response):
-            self.chain_ignored = True
             return
         if not self._has_announced:
             return  # the next response here could not be told from what is left of this one

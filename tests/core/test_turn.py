@@ -356,14 +356,17 @@ def test_an_output_that_cannot_be_known_again_makes_no_baseline(text: str) -> No
     assert turn.baseline is None
 
 
-def test_a_parent_that_is_denied_at_the_end_makes_no_baseline() -> None:
-    """Where only the last event says that upstream did not continue the chain, nothing continues it either."""
-    turn = started(delta())
+@pytest.mark.parametrize("last", ["response.completed", "response.incomplete"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_parent_that_is_denied_at_the_end_is_denied(last: str, *, stream: bool) -> None:
+    """Nothing continues such an answer, and an agent that was shown nothing of it gets another one."""
+    turn = Turn(replace(SENT, stream=stream))
+    turn.start(delta(), reused=True)
     turn.receive(event("response.created", response={"id": "resp_2"}))
-    turn.receive(
-        event("response.completed", response={"id": "resp_2", "previous_response_id": None, "output": []})
-    )
-    assert (turn.chain_ignored, turn.baseline) == (True, None)
+    ending = event(last, response={"id": "resp_2", "previous_response_id": None, "output": []})
+    assert turn.receive(ending) == ((ending,) if stream else ())
+    assert turn.again == (None if stream else Again(Mismatch.UPSTREAM_FORGOT, fresh=True))
+    assert (turn.finished, turn.chain_ignored, turn.baseline) == (stream, True, None)
 
 
 def test_a_failure_after_a_refused_attempt_is_tried_on_a_fresh_connection() -> None:
