@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Self, TypeAlias
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from proxy.config import Config
 from proxy.core.delta import Mismatch
@@ -230,7 +230,8 @@ def _application(config: Config, services: Services, link: Link, shown: str) -> 
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         refused = _refused(guard, services, request)
-        if refused is None and request.headers.get("Expect", "").lower() == "100-continue":
+        waits = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
+        if refused is None and waits:  # HTTP/1.0 knows of no answer before the answer (RFC 9110, section 10.1.1)
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         return refused

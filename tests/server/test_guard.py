@@ -241,6 +241,16 @@ async def test_a_program_is_told_to_continue(proxied: Any) -> None:
     assert "expect" not in {name.lower() for name, _ in answer.json()["headers"]}
 
 
+async def test_a_program_that_speaks_http_1_0_is_not_told_to_continue(proxied: Any) -> None:
+    """It would take the 100 for its answer."""
+    run = await proxied()
+    agent = await run.dial()
+    head = "Host: 127.0.0.1\r\nAuthorization: Bearer key\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    await agent.send(f"POST /v1/echo HTTP/1.0\r\n{head}hello".encode())
+    answer = await agent.message()
+    assert (answer.status, answer.json()["body_size"]) == (200, 5)
+
+
 async def test_only_chunks_are_taken_off_a_body(proxied: Any) -> None:
     """What is coded otherwise would go on without a word of it."""
     run = await proxied()
