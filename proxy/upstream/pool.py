@@ -382,10 +382,13 @@ class Pool:
 
     def _give_back(self, partition: Partition, key: int, slot: Slot, last_used: float | None) -> None:
         connection = slot.connection
-        is_kept = self._knows(partition)  # else nobody would sweep it
-        if is_kept and connection is not None and connection.is_open and connection.baseline is not None:
-            slot.free, slot.claimed = True, None
+        if connection is not None and connection.baseline is not None and self._knows(partition):
             slot.last_used = self._clock() if last_used is None else last_used
+            if connection.is_open:
+                slot.free, slot.claimed = True, None
+            else:
+                partition.slots.pop(key, None)
+                self._lost_behind_a_turn(partition, slot)
             return
         partition.slots.pop(key, None)
         if connection is None:
@@ -393,6 +396,14 @@ class Pool:
         lost = slot.closing is not None
         partition.remember(slot.claimed, Mismatch.CONNECTION_LOST if lost else Mismatch.AFTER_ERROR)
         self._retire(slot, Mismatch.AFTER_ERROR, abort=True)
+
+    def _lost_behind_a_turn(self, partition: Partition, slot: Slot) -> None:
+        """Take note that a connection closed with the end of a turn: what it held may be had again."""
+        assert slot.connection is not None  # noqa: S101  (it carried the turn)
+        partition.remember(slot.connection.baseline, Mismatch.CONNECTION_LOST)
+        self._open_in_place(partition, slot)
+        self._tell_of(partition, slot)
+        self._count_gone(slot)
 
     def _retire(
         self, slot: Slot, reason: Mismatch, partition: Partition | None = None, *, abort: bool = False

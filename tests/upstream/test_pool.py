@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
@@ -201,6 +202,25 @@ async def test_an_idle_connection_that_is_lost_is_forgotten_at_once(pooled: Star
     await slot.connection._socket.wait_closed()
     assert here.partition.slots == {}
     assert reason(await converse(here, simulator, conversation, "b")) is Mismatch.CONNECTION_LOST
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("what", ["close", "abort"])
+@pytest.mark.parametrize("store", [True, False])
+async def test_what_a_connection_held_that_closes_behind_a_turn_is_remembered(
+    pooled: Start, simulator: Simulator, what: Any, *, store: bool
+) -> None:
+    """A stored response is continued on the connection that opens in its place; else the reason is a loss."""
+    here, conversation = await pooled(open_ahead=True), Conversation()
+    simulator.inject(Fault("after_completed", what))
+    asked = conversation.says("a", store=store)
+    async with here.pool.lease(asked, here.partition) as lease:
+        await run(lease, asked)
+        await lease.connection._socket.wait_closed()
+    conversation.hears(simulator.turns[-1].output)
+    turn = await here.lend(conversation.says("b", store=store))
+    assert reason(turn.upload) is (None if store else Mismatch.CONNECTION_LOST)
+    assert simulator.turns[-1].context == conversation.history
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
 
 
