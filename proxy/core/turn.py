@@ -256,6 +256,8 @@ class Turn:
             self.note_piece()
             if event.type == "response.output_item.added":
                 self._told.announce(event.json())
+        elif event.type.endswith(".done") and not event.terminal:  # a part, whose words may be told nowhere else
+            self._has_pieces = True
 
     def note_piece(self) -> None:
         """Take note of an event that adds a piece to an answer that goes on, and that the agent was shown."""

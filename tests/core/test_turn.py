@@ -242,7 +242,14 @@ def test_without_streamed_items_the_terminal_list_counts() -> None:
     assert held(event("response.output_item.done", output_index=0, item=None), completed()) == ()
 
 
-@pytest.mark.parametrize("piece", [WORD, event("response.output_item.added", output_index=0, item=call())])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        WORD,
+        event("response.output_item.added", output_index=0, item=call()),
+        event("response.output_text.done", output_index=0, content_index=0, text="Hi"),
+    ],
+)
 def test_pieces_of_an_item_that_was_never_told_whole_leave_no_baseline(piece: ServerEvent) -> None:
     """The agent may have seen what upstream holds and we do not know, and leave it out of its history."""
     assert ended(piece, completed()) is None
