@@ -15,8 +15,8 @@ EXPLANATIONS: dict[str, str] = {
     "taken for granted.",
     "after_restart": "The conversation began elsewhere: packlight was restarted, or the beginning of the history "
     "changed, or a header that tells credentials apart.",
-    "busy": "Another turn was under way on the conversation's connection, or on all that there may be "
-    "(`max_connections`).",
+    "busy": "Another turn was under way on the conversation's connection; or all that there may be "
+    "(`max_connections`) were at work, or kept for conversations in use.",
     "too_large": "The message is larger than upstream takes over a WebSocket.",
     "unsupported_field": "The request has a field, a null or a header that a WebSocket or the Responses API has "
     "no equal for; `detail` names a field.",

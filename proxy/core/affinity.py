@@ -2,7 +2,8 @@
 
 The baselines of one partition (one upstream, one set of credentials) compete: the longest one that the request
 continues wins. A conversation nobody knows gets a connection that knows nothing, or a new one, so that it does
-not evict another's baseline; when there is no room, the least valuable baseline makes some.
+not evict another's baseline. When there is no room, the least valuable baseline makes some, but none in use: more
+conversations than there may be connections would else take them from each other in turn, and none had a delta.
 
 A response that the agent has upstream store outlives its connection: it can be continued on any other.
 """
@@ -50,7 +51,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class NoRoom:
-    """Every connection is at work and there may be no more: plain HTTP for this turn."""
+    """Every connection is at work or in use, and there may be no more: plain HTTP for this turn."""
+
+
+_IN_USE_SECONDS = 60.0
+"""How long after a turn a conversation of several turns is taken to go on: most tools take less."""
 
 
 def choose(
@@ -59,11 +64,12 @@ def choose(
     formers: Iterable[Former] = (),
     *,
     room: int,
+    now: float,
     dropped: Dropped = "reasoning",
     fresh: Mismatch | None = None,
     recall: bool = False,
 ) -> Use | Open | NoRoom:
-    """Choose a connection for *request*; *room* is how many more may be opened.
+    """Choose a connection for *request*; *room* is how many more may be opened, *now* the clock of `last_used`.
 
     With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. With
     *recall* a stored response is continued although its connection is gone, with this turn or before.
@@ -89,7 +95,7 @@ def choose(
     if room > 0:
         return Open(upload)
     victim = min((each for each in candidates if each.free), key=_value, default=None)
-    return NoRoom() if victim is None else Open(upload, evict=victim.key)
+    return NoRoom() if victim is None or _is_in_use(victim, now) else Open(upload, evict=victim.key)
 
 
 _KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
@@ -100,6 +106,11 @@ def _stored(request: TurnRequest, formers: Iterable[Former], dropped: Dropped) -
     found = [diff(request, former.baseline, dropped) for former in formers if former.reason in _KEPT]
     deltas = [each for each in found if isinstance(each, Delta)]
     return max(deltas, key=lambda each: each.baseline.length, default=None)
+
+
+def _is_in_use(candidate: Candidate, now: float) -> bool:
+    known = candidate.baseline
+    return known is not None and known.turns > 1 and now - candidate.last_used < _IN_USE_SECONDS
 
 
 def _value(candidate: Candidate) -> tuple[bool, bool, float]:

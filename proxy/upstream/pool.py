@@ -184,8 +184,10 @@ class Pool:
         """Whether *request* finds a connection, or room for one, at no other conversation's cost."""
         if self.has_room(partition) or partition.spare is not None:
             return True
-        candidates = partition.candidates
-        return isinstance(choose(request, candidates, room=0, dropped=self._limits.dropped_output), Use)
+        found = choose(
+            request, partition.candidates, room=0, now=self._clock(), dropped=self._limits.dropped_output
+        )
+        return isinstance(found, Use)
 
     async def opened_ahead(self, partition: Partition) -> bool:
         """Wait for a connection that is being opened ahead; return whether there is one, or room for another.
@@ -306,6 +308,7 @@ class Pool:
             partition.candidates,
             list(partition.formers),
             room=self._limits.max_connections - len(partition.slots),
+            now=now,
             dropped=self._limits.dropped_output,
             fresh=fresh,
             recall=partition.may_recall(request, now),

@@ -28,9 +28,11 @@ def busy(key: int, known: Baseline | None = None) -> Candidate:
     return Candidate(key, known, free=False, last_used=0.0)
 
 
-def chosen(history: list[JSON], candidates: Sequence[Candidate], *, room: int = 1, **options: Any) -> Any:
+def chosen(
+    history: list[JSON], candidates: Sequence[Candidate], *, room: int = 1, now: float = 1000.0, **options: Any
+) -> Any:
     """Choose a connection for the request with *history*."""
-    return choose(request(*history), candidates, room=room, **options)
+    return choose(request(*history), candidates, room=room, now=now, **options)
 
 
 def test_the_first_turn_opens_a_connection() -> None:
@@ -120,6 +122,18 @@ def test_without_room_the_least_valuable_baseline_goes() -> None:
     assert chosen(FIRST, [free(1, long, 1.0), free(2, OTHER, 9.0)], room=0) == Open(full, evict=2)
     assert chosen(FIRST, [free(1, OTHER, 5.0), free(2, OTHER, 4.0)], room=0) == Open(full, evict=2)
     assert chosen(FIRST, [free(1, long, 1.0), busy(2, OTHER)], room=0) == Open(full, evict=1)
+
+
+def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
+    """One of several turns, for a minute after each; one of a single turn goes at once."""
+    long = Baseline.after(request(user("At length")), "resp_long", (), turns=2)
+    full = Full(Mismatch.FIRST_TURN)
+    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=60.9) == NoRoom()
+    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=61.0) == Open(full, evict=1)
+    assert chosen(FIRST, [free(1, OTHER, 1.0)], room=0, now=1.0) == Open(full, evict=1)
+    assert chosen(FIRST, [free(1, long, 1.0), free(2, long, 9.0)], room=0, now=65.0) == Open(full, evict=1)
+    again = Full(Mismatch.CONNECTION_LOST)
+    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=2.0, fresh=again.reason) == NoRoom()
 
 
 def test_without_room_a_connection_that_continues_is_used() -> None:
