@@ -124,6 +124,7 @@ class Socket(ClientConnection):
         """Keep frames of messages; the rest is the library's."""
         if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
             self.inbox.put(event)
+            event.data = b""  # the library's parser holds the frame until the next one comes
             self._look_whether_overrun()
         else:
             super().process_event(event)

@@ -1,0 +1,103 @@
+"""What is in memory once turns have ended: fingerprints, and not a word of what was said."""
+
+import asyncio
+import gc
+import sys
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+import orjson
+import pytest
+from conversation import JSON, user
+from proxied import KEY, Peer, Proxied
+
+from proxy.simulator import FunctionCall, ModelCall, Output, Reasoning, Simulator, says
+
+ELSEWHERE = (asyncio.AbstractEventLoop, ModuleType, type, Proxied, Simulator)
+"""What leads away from the proxy, to the test and the upstream behind it."""
+
+TEXT = (str, bytes, bytearray, memoryview)
+WORD = "nevermore"
+
+
+def answer(call: ModelCall) -> Output:
+    """Think, say and do it."""
+    arguments = orjson.dumps({"path": f"{WORD} {call.number}"}).decode()
+    return says(Reasoning((WORD,)), f"{WORD} {call.number}", FunctionCall("read", arguments))
+
+
+def held(*roots: object) -> Iterator[object]:
+    """Yield all that *roots* hold, themselves or through others, down to the variables of what will go on."""
+    seen: set[int] = set()
+    left = list(roots)
+    while left:
+        each = left.pop()
+        if id(each) in seen or isinstance(each, ELSEWHERE):
+            continue
+        seen.add(id(each))
+        yield each
+        # What a module has is asked of the module: from here it would lead to everything.
+        left += (each.__closure__, each.__dict__) if isinstance(each, FunctionType) else gc.get_referents(each)
+
+
+def quotes(*roots: object) -> list[str]:
+    """Return the texts within *roots* that have the word."""
+    texts = [each.encode() if isinstance(each, str) else each for each in held(*roots) if isinstance(each, TEXT)]
+    return [bytes(text).decode() for text in texts if WORD.encode() in bytes(text)]
+
+
+def modules() -> list[object]:
+    """Return what the proxy's modules have."""
+    ours = [vars(module) for name, module in sys.modules.items() if name.partition(".")[0] == "proxy"]
+    return [each for names in ours for each in names.values()]
+
+
+async def ask(peer: Peer, target: str, **body: Any) -> Any:
+    """Send *body* over the connection of *peer*, which stays open; return the answer's items, if it has any."""
+    sent = orjson.dumps({"model": "m", **body})
+    answer = await peer.ask("POST", target, KEY, ("Content-Type", "application/json"), body=sent)
+    assert answer.status == 200, answer.body
+    if not body["stream"]:
+        return answer.json().get("output")
+    data = [line.removeprefix(b"data: ") for line in answer.body.split(b"\n") if line.startswith(b"data: {")]
+    events = [orjson.loads(each) for each in data]
+    return [event["item"] for event in events if event.get("type") == "response.output_item.done"]
+
+
+def test_what_is_held_is_found() -> None:
+    """However deep it is; a generator that waits holds its variables."""
+
+    def waiting() -> Iterator[None]:
+        said = bytearray(f"{WORD}!".encode())
+        yield
+        assert said
+
+    generator = waiting()
+    next(generator)
+    assert set(quotes({"a": [("b", f"{WORD}?")], "c": lambda: next(generator)})) == {f"{WORD}?", f"{WORD}!"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("simulated", [{"deflate": "15"}, {"deflate": "off"}, {"refuse_upgrade": 426}])
+async def test_no_word_of_a_conversation_outlives_its_turns(
+    proxied: Any, simulated: dict[str, Any], *, stream: bool
+) -> None:
+    """Neither what the agent said nor what the model did is kept for the next turn, in either API."""
+    run = await proxied(answer, simulated=simulated)
+    peer = await run.dial()
+    history: list[JSON] = []
+    for n in range(3):
+        history.append(user(f"{WORD} {n}"))
+        output = await ask(peer, "/v1/responses", input=history, instructions=f"{WORD}!", stream=stream)
+        history += output
+        calls = [item["call_id"] for item in output if item["type"] == "function_call"]
+        history += [
+            {"type": "function_call_output", "call_id": each, "output": f"{WORD}, it says"} for each in calls
+        ]
+        messages = [{"role": "user", "content": f"{WORD} {n}"}]
+        await ask(peer, "/v1/chat/completions", messages=messages, stream=stream)
+        await ask(peer, "/v1/chat/completions", messages=messages, stream=stream, seed=1)
+    await run.recorded(9)
+    assert (await run.figures())["turns"]["delta"] == (0 if "refuse_upgrade" in simulated else 2)
+    assert quotes(run.server, *modules()) == []
