@@ -35,6 +35,9 @@ _FILLED_IN = ("Content-Type", "Date", "Server")
 _FRAMING = frozenset({"content-length", "transfer-encoding"})
 """Headers that tell where a body ends; without them the end of the connection does."""
 
+_AS_IT_COMES = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""What keeps servers between us and an agent from holding events back: caches, and nginx."""
+
 _NEVER_WAITS = 32 * 1024
 """Bytes that an empty buffer always takes: asyncio's holds 64 KiB."""
 
@@ -243,7 +246,7 @@ class EventReply:
         """Send *chunk*, after the status if that has not been sent."""
         async with self._writing:
             if not self._reply.begun:
-                response = EventStream(headers={"Cache-Control": "no-cache"})
+                response = EventStream(headers=_AS_IT_COMES)
                 response.headers["Content-Type"] = self._answer.content_type
                 await self._reply.begin(response)
             await self._reply.write(chunk)

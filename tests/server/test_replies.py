@@ -198,6 +198,14 @@ async def test_the_first_event_comes_in_one_piece_with_the_headers(proxied: Any,
     assert struct.unpack_from("I", info, TCPI_DATA_SEGS_IN) == (1,)
 
 
+async def test_nobody_on_the_way_is_to_hold_events_back(proxied: Any) -> None:
+    """An agent may reach packlight through nginx or a tunnel, which gather an answer unless told not to."""
+    run = await proxied()
+    streamed, whole = [await run.post({**ASK, "stream": stream}) for stream in (True, False)]
+    assert (streamed.all("X-Accel-Buffering"), streamed.all("Cache-Control")) == (["no"], ["no-cache"])
+    assert (whole.all("X-Accel-Buffering"), whole.all("Cache-Control")) == ([], [])
+
+
 async def test_the_answer_begins_with_upstreams_first_event(proxied: Any, frames_of: Any) -> None:
     """No status is sent before upstream said something, so that its refusal can still be a status."""
     error = (
