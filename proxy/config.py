@@ -273,11 +273,14 @@ def _in_file(file: Path | None) -> Found:
             return
         raise BadConfiguration(f"config: there is no file {path}; create it or drop --config") from None
     except OSError as exc:
-        raise BadConfiguration(f"config: cannot read {path}: {exc.strerror}") from exc
+        raise BadConfiguration(f"config: cannot read {path}: {exc.strerror}; {_ANOTHER}") from exc
     except ValueError as exc:
-        raise BadConfiguration(f"config: {path} is not valid TOML: {exc}") from exc
+        raise BadConfiguration(f"config: {path} is not valid TOML: {exc}; mend it, or {_ANOTHER}") from exc
     for name, value in values.items():
         yield name, value, f"file {path}"
+
+
+_ANOTHER = "name another file with --config"
 
 
 def _decoded(data: bytes) -> str:

@@ -80,7 +80,9 @@ class Endpoint:
             try:
                 context.load_verify_locations(self.ca_bundle)
             except OSError as exc:  # ssl.SSLError is one
-                raise BadConfiguration(f"ca_bundle: {self.ca_bundle} is not a file of PEM certificates") from exc
+                raise BadConfiguration(
+                    f"ca_bundle: {self.ca_bundle} is not a file of PEM certificates: name one, or leave it empty"
+                ) from exc
         return context
 
     @cached_property

@@ -325,5 +325,5 @@ def test_a_ca_bundle_that_is_none_is_refused(tmp_path: Path, content: str | None
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(BadConfiguration, match=r"ca_bundle: .*ca\.pem is not a file of PEM certificates"):
+    with pytest.raises(BadConfiguration, match=r"ca_bundle: .*ca\.pem is not a file of PEM .*: name one"):
         Endpoint("https://api.example.test/v1", ca_bundle=str(file)).ssl_context  # noqa: B018
