@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 import string
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -746,3 +747,27 @@ async def test_a_living_connection_proves_itself(simulate: Simulate, connect: Co
     await answer(connection)
     connection._socket.heard_at -= 3600
     assert (await answer(connection))[-1] == "response.completed"
+
+
+async def test_a_sleep_is_over_once_something_is_heard(simulate: Simulate, connect: Connect) -> None:
+    """While this machine sleeps the time of day runs ahead of the other clock, and upstream may have gone."""
+    connection = await connect((await simulate()).base_url)
+    connection._socket.lag -= 60
+    assert connection.is_doubtful
+    assert await connection.prove(5)
+    assert not connection.is_doubtful
+
+
+async def test_no_pong_is_too_late(simulate: Simulate, connect: Connect) -> None:
+    """Behind a large upload or a dark link it takes minutes: the library pings, and draws no conclusions."""
+    connection = await connect((await simulate()).base_url)
+    assert connection._socket.ping_interval == TIMING.ping_interval
+    assert connection._socket.ping_timeout is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
+async def test_the_kernel_has_been_told_to_be_patient(simulate: Simulate, connect: Connect) -> None:
+    """Of every connection: what TCP does by itself is to give a dark link up for how often it tried."""
+    connection = await connect((await simulate()).base_url)
+    raw = connection._socket.transport.get_extra_info("socket")
+    assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) > 600_000

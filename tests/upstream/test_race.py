@@ -50,6 +50,18 @@ async def test_a_doubtful_connection_that_is_silent_is_overtaken(pooled: Start, 
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
 
 
+async def test_a_connection_that_slept_is_overtaken(pooled: Start, simulator: Simulator) -> None:
+    """After this machine slept, upstream may have closed it long ago, and nothing on it tells."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    (slot,) = here.partition.slots.values()
+    assert slot.connection is not None
+    slot.connection._socket.lag -= 3600
+    simulator.silence_connections()
+    assert await converse(here, simulator, conversation, "b") == Full(Mismatch.CONNECTION_LOST)
+    assert [record.turns for record in simulator.connections] == [1, 1]
+
+
 @pytest.mark.parametrize("alive", [True, False])
 async def test_a_doubtful_connection_is_not_raced_where_upstream_has_no_more(
     pooled: Start, simulator: Simulator, *, alive: bool
@@ -275,6 +287,24 @@ async def test_after_a_loss_the_next_connection_is_opened_at_once(pooled: Start,
     assert {(name.lower(), value) for name, value in simulator.connections[1].headers} >= {
         ("authorization", "Bearer key")
     }
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("fresh", [None, Mismatch.CONNECTION_LOST])
+async def test_one_turn_gets_what_was_opened_ahead(
+    pooled: Start, simulator: Simulator, fresh: Mismatch | None, *, is_open: bool
+) -> None:
+    """Of two that begin together the other opens its own, whether the first is there yet or still opens."""
+    here, conversation = await pooled(open_ahead=True), Conversation()
+    await converse(here, simulator, conversation, "a")
+    await lose(simulator, handshake_seconds=0.1)
+    assert not is_open or await here.pool.opened_ahead(here.partition)
+    async with (
+        here.pool.lease(conversation.says("b"), here.partition, fresh=fresh) as first,
+        here.pool.lease(conversation.says("c"), here.partition, fresh=fresh) as second,
+    ):
+        assert first.connection is not second.connection
+    assert here.connections.opened == 3
 
 
 async def test_a_turn_waits_for_what_is_being_opened(pooled: Start, simulator: Simulator) -> None:
