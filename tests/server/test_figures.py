@@ -474,6 +474,18 @@ async def test_one_line_a_turn(proxied: Any, logged: io.StringIO) -> None:
         assert line[name] == (pytest.approx(turn[name], abs=0.01) if name.endswith("_ms") else turn[name])
 
 
+@pytest.mark.parametrize("status", [403, 404, 426, 501])
+async def test_an_upstream_without_websockets_is_no_trouble(
+    proxied: Any, logged: io.StringIO, status: int
+) -> None:
+    """Plain HTTP is a way like any other: the turn's line says why, and nothing worse is logged."""
+    run = await proxied(simulated={"refuse_upgrade": status})
+    assert (await run.post(ask(message("a")))).status == 200
+    lines = [orjson.loads(line) for line in logged.getvalue().splitlines()]
+    assert [(line["event"], line["level"]) for line in lines] == [("turn", "info")]
+    assert (lines[0]["upload"], lines[0]["reason"]) == ("http", "no_websocket")
+
+
 async def test_a_closed_port_stays_closed(proxied: Any) -> None:
     """After the server has drained nobody answers there any more."""
     run = await proxied()

@@ -8,15 +8,35 @@ from typing import Any
 
 import httpx2
 import openai
+import orjson
 import pytest
 from openai import AsyncOpenAI
 
+from proxy.core.events import ServerEvent
+from proxy.frontends.base import Readable
+from proxy.frontends.responses import Responses
+from proxy.server.reply import EventReply, Reply
 from proxy.simulator import Fault, Output, Text, scripted
 
 SOON = {"keepalive_after": 0.1, "keepalive_interval": 0.1}
 ASK = {"model": "m", "input": "x", "stream": True}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
 COMMENT = b": keepalive\n\n"
+
+
+class Reading(Reply):
+    """A reply that has begun, to an agent that takes all of it."""
+
+    begun = takes_more = True
+
+    def __init__(self) -> None:
+        """Have no request."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take *chunk*."""
+
+    def write_now(self, chunk: bytes) -> None:
+        """Take *chunk*."""
 
 
 @pytest.fixture
@@ -65,6 +85,20 @@ async def test_signs_of_life_are_comments(proxied: Any) -> None:
     records = answer.body.split(b"\n\n")
     assert records[0] == COMMENT.strip()
     assert {record[:6] for record in records} == {b": keep", b"event:", b""}
+
+
+async def test_an_event_is_a_sign_of_life() -> None:
+    """While events are shown, at once or not, an agent gets nothing besides them."""
+    read = Responses().decode(orjson.dumps(ASK))
+    assert isinstance(read, Readable)
+    events = EventReply(Reading(), read.answer, Responses().failure)
+    for kind, is_at_once in (("response.created", False), ("response.output_text.delta", True)):
+        event = ServerEvent(kind, b"{}")
+        events._written_at = began = asyncio.get_running_loop().time() - 3600
+        assert events.show_now(event) is is_at_once
+        if not is_at_once:
+            await events.deliver((event,))
+        assert events._written_at > began + 3000
 
 
 async def test_codex_gets_an_event(proxied: Any) -> None:
