@@ -16,7 +16,7 @@ import structlog
 
 from proxy import __version__, log
 from proxy.core.delta import Mismatch
-from proxy.simulator import Fault, FunctionCall, Output, Reasoning, says
+from proxy.simulator import Fault, FunctionCall, Output, Reasoning, Text, says, scripted
 
 KEY = ("Authorization", "Bearer key")
 NUMBER = (int, float)
@@ -181,8 +181,28 @@ async def test_turns(proxied: Any) -> None:
         1,
     )
     assert newest["session"] == oldest["session"]
+    assert re.fullmatch(r"[0-9a-f]{8}", newest["session"])
     assert newest["bytes_from_agent"] == len(orjson.dumps(ask(*history)))
     assert newest["bytes_to_agent"] == len(second.body)
+
+
+async def test_times_are_in_milliseconds(proxied: Any) -> None:
+    """A model that thinks for a twentieth of a second shows nothing before fifty of them."""
+    run = await proxied(scripted([Output((Text("x"),), first_event_seconds=0.05)]))
+    await run.post(ask(message("a"), stream=True))
+    (turn,) = (await run.figures("turns"))["turns"]
+    assert 50 <= turn["ttft_ms"] <= turn["duration_ms"] < 50_000
+
+
+async def test_a_hundred_turns_are_shown_unless_more_are_asked_for(proxied: Any) -> None:
+    """They fit a page; up to 10,000 can be had."""
+    run = await proxied()
+    await run.post(ask(message("a")))
+    (turn,) = run.server.ledger.turns(1)
+    for _ in range(150):
+        run.server.ledger.add(turn)
+    counts = [len((await run.figures(page))["turns"]) for page in ("turns", "turns?limit=10000")]
+    assert counts == [100, 151]
 
 
 async def test_turns_are_limited(proxied: Any) -> None:
