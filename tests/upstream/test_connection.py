@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from time import get_clock_info
-from typing import Any
+from typing import Any, ClassVar
 
 import proxied
 import pytest
@@ -32,6 +32,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.meter import Meter
 from proxy.upstream.sendqueue import AssumedQueue, CountedQueue
+from proxy.upstream.standby import Standby
 from proxy.upstream.upgrade import Timing
 
 Connect = Callable[..., Awaitable[Connection]]
@@ -230,6 +231,21 @@ async def test_an_upgrade_has_open_timeout(simulate: Simulate, connect: Connect)
     simulator.inject(Fault("handshake", "silence"))
     with pytest.raises(UpstreamUnavailable, match="open_timeout"):
         await connect(simulator.base_url, replace(TIMING, open_timeout=0.05))
+
+
+async def test_a_dark_link_is_waited_for(simulate: Simulate, connect: Connect) -> None:
+    """Where somebody can wait for it, that is for link_timeout, and not for what an upgrade may take."""
+
+    class Waiting(Standby):
+        limits: ClassVar[list[float]] = []
+
+        async def dial(self, limit: float) -> socket.socket:
+            self.limits.append(limit)
+            return await super().dial(limit)
+
+    base_url = (await simulate()).base_url
+    await connect(base_url, replace(TIMING, link_timeout=70), dialer=Waiting(Endpoint(base_url)))
+    assert Waiting.limits == [70]
 
 
 async def test_nobody_there_is_unavailable(simulate: Simulate, connect: Connect) -> None:

@@ -50,13 +50,20 @@ async def test_a_doubtful_connection_that_is_silent_is_overtaken(pooled: Start, 
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
 
 
-async def test_a_connection_that_slept_is_overtaken(pooled: Start, simulator: Simulator) -> None:
-    """After this machine slept, upstream may have closed it long ago, and nothing on it tells."""
+@pytest.mark.parametrize("change", ["sleep", "address"])
+async def test_a_connection_from_before_a_change_is_overtaken(
+    pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """After this machine slept or was given another address, upstream may be gone, and nothing on it tells."""
     here, conversation = await pooled(), Conversation()
     await converse(here, simulator, conversation, "a")
     (slot,) = here.partition.slots.values()
     assert slot.connection is not None
-    slot.connection._socket.lag -= 3600
+    if change == "sleep":
+        slot.connection._socket.lag -= 3600
+    else:
+        former = slot.connection._raw
+        monkeypatch.setattr(connection_module, "has_moved", lambda sock: sock is former)
     simulator.silence_connections()
     assert await converse(here, simulator, conversation, "b") == Full(Mismatch.CONNECTION_LOST)
     assert [record.turns for record in simulator.connections] == [1, 1]
