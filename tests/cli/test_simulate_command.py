@@ -6,6 +6,7 @@ from http.client import HTTPConnection
 from typing import Any
 
 import orjson
+import pytest
 
 
 def answer(port: int, headers: dict[str, str] | None = None) -> tuple[int, Any]:
@@ -24,6 +25,14 @@ def test_it_answers_until_it_is_stopped(packlight: Any) -> None:
     assert answer(process.port)[0] == 401
     assert answer(process.port, {"Authorization": "Bearer x"})[0] == 200
     assert process.end(signal.SIGTERM)[0] == 0
+
+
+def test_an_ipv6_address_is_in_brackets(packlight: Any) -> None:
+    """The ready line has a URL that works as it is."""
+    process = packlight.start("simulate", "--host", "::1", "--port", "0")
+    if not process.ready:
+        pytest.skip("this machine has no IPv6")
+    assert f"listening on http://[::1]:{process.port}/v1" in process.ready
 
 
 def test_its_knobs_reach_the_simulator(packlight: Any) -> None:
