@@ -154,6 +154,22 @@ async def test_adds_no_headers_of_its_own(raw_upstream: Any, http: Start) -> Non
     assert sorted(name for name, _ in second.headers) == ["Content-Length", "Host", "X-A"]
 
 
+async def test_an_answer_takes_as_long_as_it_takes(http: Start) -> None:
+    """The library has a limit of its own, which ends a request after five minutes."""
+    limits = (await http("http://127.0.0.1:9/v1"))._session.timeout
+    assert (limits.total, limits.sock_read) == (None, None)
+
+
+async def test_a_long_header_is_no_obstacle(raw_upstream: Any, http: Start) -> None:
+    """Upstream may answer with tokens of tens of kilobytes."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nX-Token: %b\r\nContent-Length: 2\r\n\r\nok" % (b"x" * 60_000))
+
+    assert (await ask(await http((await raw_upstream(serve)).base_url)))[0] == b"ok"
+
+
 async def test_keeps_no_cookies(raw_upstream: Any, http: Start) -> None:
     """What upstream sets for one agent never goes out with another's request."""
     seen = []
