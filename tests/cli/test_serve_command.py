@@ -20,10 +20,10 @@ AGENT = {"Content-Type": "application/json", "Authorization": "Bearer none"}
 
 
 @contextmanager
-def post(port: int, body: dict[str, Any]) -> Iterator[HTTPResponse]:
+def post(port: int, body: dict[str, Any], headers: dict[str, str] = AGENT) -> Iterator[HTTPResponse]:
     """Send *body* to the Responses API on *port*."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-        connection.request("POST", "/v1/responses", orjson.dumps(body), AGENT)
+        connection.request("POST", "/v1/responses", orjson.dumps(body), headers)
         yield connection.getresponse()
 
 
@@ -56,10 +56,10 @@ def test_an_ipv6_address_is_in_brackets(packlight: Any) -> None:
 
 
 def test_the_simulated_upstream_needs_no_key(packlight: Any) -> None:
-    """With --upstream simulated, an agent gets an answer at once."""
+    """With --upstream simulated, an agent gets an answer at once, and one with parameters of its own as well."""
     process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
     assert process.ready.endswith("-> simulated")
-    with post(process.port, BODY | {"stream": False}) as response:
+    with post(process.port, BODY | {"stream": False, "own": 1}, {"Content-Type": "application/json"}) as response:
         assert response.status == 200
         assert orjson.loads(response.read())["status"] == "completed"
     assert figures(process.port, "health")["upstream"] == "simulated"
