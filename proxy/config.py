@@ -452,6 +452,9 @@ _FURTHER_CHECKS: dict[str, Callable[[str, Any], Any]] = {
 """What is asked of some settings beyond their type, by name; each returns the value as it is used."""
 
 
+_PORTS = {"http": 80, "https": 443}
+
+
 def _check_together(config: Config, sources: Mapping[str, str]) -> None:
     if not config.allow_remote and not is_loopback(config.host):
         raise BadConfiguration(
@@ -460,7 +463,8 @@ def _check_together(config: Config, sources: Mapping[str, str]) -> None:
         )
     if config.upstream != SIMULATED:
         url = urlsplit(config.upstream)
-        if is_loopback(url.hostname or "") and is_loopback(config.host) and url.port == config.port:
+        port = url.port or _PORTS[url.scheme]
+        if is_loopback(url.hostname or "") and is_loopback(config.host) and port == config.port:
             raise BadConfiguration(
                 f"upstream ({sources['upstream']}) is packlight's own address: "
                 f"give the provider's, such as {OPENAI}"

@@ -259,10 +259,18 @@ def test_an_upstream_in_capitals_is_spoken_to_in_the_same_way(file: Path) -> Non
     assert loaded.config.upstream == "https://api.example.test/V1"
 
 
-def test_packlight_is_not_its_own_upstream(file: Path) -> None:
-    """A loop is refused where it can be seen."""
-    message = refusal(file, upstream="http://localhost:8484/v1")
+@pytest.mark.parametrize(
+    ("upstream", "port"),
+    [("http://localhost:8484/v1", 8484), ("http://127.0.0.1/v1", 80), ("https://localhost/v1", 443)],
+)
+def test_packlight_is_not_its_own_upstream(file: Path, upstream: str, port: int) -> None:
+    """A loop is refused where it can be seen, also at the port that a URL leaves out."""
+    message = refusal(file, upstream=upstream, port=port)
     assert message.startswith("upstream (flag --upstream) is packlight's own address")
+
+
+def test_another_port_of_this_machine_may_be_upstream(file: Path) -> None:
+    """Other proxies, and servers of models, are there."""
     assert loaded(file, upstream="http://localhost:8484/v1", port=8485).config.port == 8485
 
 
