@@ -31,7 +31,7 @@ from proxy.simulator import Simulator, SimulatorSettings, agent_script
 @setting_option("log_level", metavar="LEVEL")
 @setting_option("allow_remote", is_flag=True)
 def serve(config_file: Path | None, **flags: Any) -> None:
-    """Run the proxy until SIGTERM or SIGINT (Ctrl-C).
+    """Run the proxy until SIGTERM or SIGINT (Ctrl-C), or until its terminal is closed.
 
     Point an agent at it with OPENAI_BASE_URL, or with whatever the agent calls its base URL. A first signal
     lets turns in flight finish, a second one doesn't wait for them.

@@ -55,14 +55,16 @@ class Packlight:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
-    def start(self, *arguments: str, environ: dict[str, str] | None = None) -> Process:
+    def start(
+        self, *arguments: str, environ: dict[str, str] | None = None, stderr: int = subprocess.PIPE
+    ) -> Process:
         """Start a command that goes on until it is stopped, and wait for its first line."""
         popen = subprocess.Popen(  # noqa: S603  our own command
             [sys.executable, "-m", "proxy", *arguments],
             cwd=ROOT,
             env=os.environ | (environ or {}),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             encoding="utf-8",
         )
         self._stack.enter_context(popen)

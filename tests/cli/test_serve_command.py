@@ -1,6 +1,8 @@
 """``packlight serve``: its ready line, its end, and what it says when it can't run."""
 
 import errno
+import os
+import pty
 import signal
 import socket
 from collections.abc import Iterator
@@ -115,6 +117,22 @@ def test_and_tells_agents_for_which_nothing_has_begun(packlight: Any) -> None:
         assert answer.status == 503
         assert orjson.loads(answer.read())["error"]["message"] == "packlight: it is stopping"
         assert process.popen.wait(8) == 0
+
+
+def test_a_turn_is_finished_when_the_terminal_is_closed(packlight: Any) -> None:
+    """Nobody reads what is printed any more; the agent, in another terminal, gets its answer to the end."""
+    upstream = packlight.start("simulate", "--port", "0", "--event-seconds", "0.05")
+    terminal, its_end = pty.openpty()
+    process = packlight.start("serve", "--port", "0", "--upstream", f"{upstream.url}/v1", stderr=its_end)
+    os.close(its_end)
+    with post(process.port, BODY) as response:
+        beginning = response.readline()
+        os.close(terminal)
+        process.popen.send_signal(signal.SIGHUP)
+        rest = response.read()
+    assert beginning.startswith(b"event: response.created")
+    assert b"event: response.completed" in rest
+    assert process.popen.wait(20) == 0
 
 
 def test_an_upstream_without_a_path_is_remarked_on(packlight: Any) -> None:

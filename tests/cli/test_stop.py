@@ -30,6 +30,36 @@ async def test_a_signal_asks_for_the_end(number: signal.Signals) -> None:
         await stop.wait()
 
 
+async def test_a_terminal_that_is_closed_asks_for_it_once() -> None:
+    """The system and the shell both say so, and turns are to be finished all the same."""
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        await stop.wait()
+        done = asyncio.Event()
+
+        async def drain() -> None:
+            signal.raise_signal(signal.SIGHUP)
+            await asyncio.sleep(0.05)
+            done.set()
+
+        await stop.patiently(drain())
+        assert done.is_set()
+
+
+async def test_who_was_told_to_ignore_a_closed_terminal_does() -> None:
+    """As `nohup` asks for."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await stop.wait()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
 def test_it_works_where_the_loop_cannot_listen() -> None:
     """Plain handlers are used, and the former ones come back."""
     former = [signal.getsignal(number) for number in SIGNALS]
