@@ -14,6 +14,7 @@ import orjson
 import pytest
 from proxied import Message, Peer, Proxied
 from said import event, user
+from structlog.testing import capture_logs
 
 from proxy.core.delta import Full, Mismatch, TurnRequest
 from proxy.core.turn import State, Turn
@@ -1089,3 +1090,22 @@ async def test_pitfall_25_store_is_the_agents(proxied: Start, fields: dict[str, 
     assert [turn.request.get("store") for turn in world.simulator.turns] == [fields.get("store")] * 2
     await agent.turn("three", store=not fields.get("store"))
     assert_in_full(world, agent.history[:-1])
+
+
+# 64. Upstream completes an answer in which it says nothing.
+
+
+async def test_pitfall_64_an_empty_answer(proxied: Start) -> None:
+    """It is the agent's, who may ask again, and then asks in full; the log remarks on it."""
+    answers = iter([says("alpha"), says(), says("beta")])
+    world = await proxied(lambda _call: next(answers))
+    agent = Agent(world)
+    with capture_logs() as logged:
+        await agent.turn("one")
+        await agent.turn("two")
+        assert agent.last["output"] == []
+        assert text_of(await agent.turn()) == "beta"
+        await world.recorded(3)
+    assert_in_full(world, agent.history[:-1])
+    warnings = [(each["event"], each["upload"]) for each in logged if each["log_level"] == "warning"]
+    assert warnings == [("empty_answer", "delta")]

@@ -156,6 +156,11 @@ class Turn:
         return bool(len(self._told) or self._held or self._has_pieces)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether upstream completed an answer in which it says nothing at all."""
+        return self.baseline is not None and not self.baseline.outputs
+
+    @property
     def begun(self) -> bool:
         """Whether upstream has begun to answer."""
         return self.state not in _NOT_BEGUN

@@ -262,6 +262,8 @@ class AgentRequest:
         if self._turn is not None and (collapse := self._turn.collapse) is not None:
             ledger.collapses += 1
             log.warning("chain_collapsed", expected=collapse.expected, read=collapse.read, shown=collapse.shown)
+        if self._turn is not None and self._turn.is_empty:
+            log.warning("empty_answer", upload="delta" if isinstance(self._turn.upload, Delta) else "full")
         if self._turn is not None:
             ledger.replays.update(safe=self._turn.replays.unsent, ambiguous=self._turn.replays.ambiguous)
         if self._front_end is not None:
