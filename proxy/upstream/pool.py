@@ -303,11 +303,12 @@ class Pool:
         if not partition.trust.allows(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         self._sweep(partition, now)
+        spare = partition.spare
         choice = choose(
             request,
             partition.candidates,
             list(partition.formers),
-            room=self._limits.max_connections - len(partition.slots),
+            room=self._limits.max_connections - len(partition.slots) + (spare is not None),
             now=now,
             dropped=self._limits.dropped_output,
             fresh=fresh,
@@ -318,7 +319,6 @@ class Pool:
         upload = partition.believed(choice.upload, now)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
-        spare = None if isinstance(choice, Use) else partition.spare
         if isinstance(choice, Open) and spare is None and not partition.trust.has_room(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)

@@ -314,9 +314,12 @@ async def test_one_turn_gets_what_was_opened_ahead(
     assert here.connections.opened == 3
 
 
-async def test_a_turn_waits_for_what_is_being_opened(pooled: Start, simulator: Simulator) -> None:
-    """It does not open another beside it."""
-    here, conversation = await pooled(open_ahead=True), Conversation()
+@pytest.mark.parametrize("max_connections", [1, 16])
+async def test_a_turn_waits_for_what_is_being_opened(
+    pooled: Start, simulator: Simulator, max_connections: int
+) -> None:
+    """It does not open another beside it, and is not without a place because that one is being opened."""
+    here, conversation = await pooled(open_ahead=True, max_connections=max_connections), Conversation()
     await converse(here, simulator, conversation, "a")
     await lose(simulator, handshake_seconds=0.2)
     await converse(here, simulator, conversation, "b")
