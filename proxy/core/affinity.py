@@ -5,7 +5,8 @@ continues wins. A conversation nobody knows gets a connection that knows nothing
 not evict another's baseline. When there is no room, the least valuable baseline makes some, but none in use: more
 conversations than there may be connections would else take them from each other in turn, and none had a delta.
 
-A response that the agent has upstream store outlives its connection: it can be continued on any other.
+A response that the agent has upstream store outlives its connection: it can be continued on any other, and so
+makes room even in use.
 """
 
 from collections.abc import Iterable, Sequence
@@ -94,8 +95,9 @@ def choose(
         return Use(blank.key, upload)
     if room > 0:
         return Open(upload)
-    victim = min((each for each in candidates if each.free), key=_value, default=None)
-    return NoRoom() if victim is None or _is_in_use(victim, now) else Open(upload, evict=victim.key)
+    victims = (each for each in candidates if each.free and not _is_in_use(each, now, recall=recall))
+    victim = min(victims, key=_value, default=None)
+    return NoRoom() if victim is None else Open(upload, evict=victim.key)
 
 
 _KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
@@ -108,9 +110,12 @@ def _stored(request: TurnRequest, formers: Iterable[Former], dropped: Dropped) -
     return max(deltas, key=lambda each: each.baseline.length, default=None)
 
 
-def _is_in_use(candidate: Candidate, now: float) -> bool:
+def _is_in_use(candidate: Candidate, now: float, *, recall: bool) -> bool:
+    """Whether a conversation goes on there that would lose its deltas with the connection."""
     known = candidate.baseline
-    return known is not None and known.turns > 1 and now - candidate.last_used < _IN_USE_SECONDS
+    if known is None or known.turns == 1 or (recall and known.stored):
+        return False
+    return now - candidate.last_used < _IN_USE_SECONDS
 
 
 def _value(candidate: Candidate) -> tuple[bool, bool, float]:

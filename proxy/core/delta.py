@@ -250,7 +250,8 @@ class Baseline:
     *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
     says that upstream holds some output of the chain as other items than a translated history shows (ADR 8): only
     such a history may continue it. *hoisted* is the mark of the settings that upstream holds as items, before the
-    agent's own. *fuller* says that upstream holds output which the agent's history leaves out.
+    agent's own. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
+    keeps the response beyond the connection.
     """
 
     response_id: str
@@ -265,6 +266,7 @@ class Baseline:
     retold: bool = False
     hoisted: Fingerprint | None = None
     fuller: bool = False
+    stored: bool = False
 
     @classmethod
     def after(
@@ -293,6 +295,7 @@ class Baseline:
             retold=retold,
             hoisted=hoisted,
             fuller=fuller,
+            stored=request.is_stored,
         )
 
     def __repr__(self) -> str:

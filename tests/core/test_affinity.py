@@ -136,6 +136,16 @@ def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
     assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=2.0, fresh=again.reason) == NoRoom()
 
 
+def test_without_room_a_stored_conversation_makes_some_even_in_use() -> None:
+    """It goes on by recall, at the price of a connection; where that cannot be, it keeps its own."""
+    stored = Baseline.after(request(user("At length"), store=True), "resp_stored", (), turns=2)
+    long = Baseline.after(request(user("At length")), "resp_long", (), turns=2)
+    candidates = [free(1, long, 1.0), free(2, stored, 2.0)]
+    full = Full(Mismatch.FIRST_TURN)
+    assert chosen(FIRST, candidates, room=0, now=3.0, recall=True) == Open(full, evict=2)
+    assert chosen(FIRST, candidates, room=0, now=3.0) == NoRoom()
+
+
 def test_without_room_a_connection_that_continues_is_used() -> None:
     """Room is only asked for where a new connection is needed."""
     assert chosen(SECOND, [free(1, AFTER_FIRST)], room=0).key == 1

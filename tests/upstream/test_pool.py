@@ -274,6 +274,17 @@ async def test_a_conversation_of_one_turn_makes_room_first(pooled: Start, simula
     assert here.connections.open == 3
 
 
+async def test_stored_conversations_share_fewer_connections(pooled: Start, simulator: Simulator) -> None:
+    """Each takes another's in turn, and goes on there with a delta."""
+    here = await pooled(max_connections=2)
+    conversations = [Conversation() for _ in range(3)]
+    for text in "abcd":
+        for conversation in conversations:
+            turn = await here.lend(conversation.says(text, store=True))
+            assert reason(turn.upload) is (Mismatch.FIRST_TURN if text == "a" else None)
+            conversation.hears(simulator.turns[-1].output)
+
+
 async def test_a_pool_at_work_throughout_has_no_room(pooled: Start) -> None:
     """Nobody at work is evicted, and a second attempt finds no room either."""
     here = await pooled(max_connections=1)
