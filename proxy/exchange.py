@@ -154,6 +154,7 @@ class Exchange:
         lease.ended(self.turn)
         lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
         self._partition.trust.done()
+        self._partition.note_taken(self._message_bytes)
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
             self._partition.note_accepted(doubt, self._clock())
         self._learn(lease, upload)

@@ -1382,6 +1382,32 @@ async def test_what_upstream_finds_too_large_is_not_sent_in_vain_again(proxied: 
     ]
 
 
+async def test_what_upstream_took_before_is_not_taken_for_too_large(proxied: Start, agents: Agents) -> None:
+    """A 1009 for less than that is about something else; a second one, with no answer between them, is not."""
+    start = await proxied(numbered)
+    agent = await agents(start.server.url)
+
+    async def odd_turn() -> None:
+        start.simulator.inject(Fault("before_created", "close", close_code=1009, transport="ws"))
+        await agent.turn("more")
+
+    await agent.turn("a" * 5000)
+    await odd_turn()
+    await agent.turn("and more")
+    await odd_turn()
+    await odd_turn()
+    await agent.turn("and more again")
+    assert [(upload, reason, attempts) for upload, reason, attempts, _ in await figures(start, 6)] == [
+        ("full", "first_turn", 1),
+        ("http", "too_large", 2),
+        ("full", "connection_lost", 1),
+        ("http", "too_large", 2),
+        ("http", "too_large", 2),
+        ("http", "too_large", 1),
+    ]
+    assert contexts(start.simulator) == agent.answered
+
+
 async def test_deltas_go_on_where_the_whole_was_found_too_large(proxied: Start, agents: Agents) -> None:
     """What upstream refused for its size is no reason to leave a chain whose turns are small."""
     start = await proxied(numbered, simulated={"max_message_bytes": 4096})

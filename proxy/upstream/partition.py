@@ -97,6 +97,7 @@ class Partition:
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
     warm_up_off_until: float = 0.0
+    largest_taken: int = 0
     too_large: int = 0
     too_large_until: float = 0.0
 
@@ -197,8 +198,19 @@ class Partition:
         """Whether requests of the form *doubt* go over HTTP for now."""
         return now < self.refused_until.get(doubt, now)
 
+    def note_taken(self, size: int) -> None:
+        """Remember that upstream answered a message of *size* bytes."""
+        self.largest_taken = max(self.largest_taken, size)
+
     def note_too_large(self, size: int, *, now: float, off_seconds: float) -> None:
-        """Remember that upstream found a message of *size* bytes too large: the next one would be sent in vain."""
+        """Remember that upstream found a message of *size* bytes too large: the next one would be sent in vain.
+
+        Where it has taken as large a one, that is not believed until it says so again: all but the smallest
+        messages would else go over HTTP for whatever it meant.
+        """
+        if size <= self.largest_taken:
+            self.largest_taken = 0
+            return
         self.too_large = min(size, self.too_large) if now < self.too_large_until else size
         self.too_large_until = now + off_seconds
 
