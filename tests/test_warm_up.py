@@ -279,6 +279,22 @@ async def test_an_upload_that_is_lost_too_is_no_loss(proxied: Start, agents: Age
     assert contexts(simulator) == agent.answered
 
 
+async def test_what_upstream_finds_too_large_is_not_uploaded_either(proxied: Start, agents: Agents) -> None:
+    """Not where that is known: it would be in vain, and the end of uploads that are smaller."""
+    run = await proxied(tells, simulated={"max_message_bytes": 4096}, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    for number in range(5):
+        await agent.turn(f"{number}" * 1000)
+    small, large = await agents(run.server.url), await agents(run.server.url)
+    await large.turn("a" * 5000)
+    await small.turn("one")
+    simulator.abort_connections()
+    await warmed_up(run, failed=1, done=1)
+    await small.turn("two")
+    assert sent(simulator) == ["ws", *["delta"] * 4, "http", "ws", "warm-up", "delta"]
+    assert [record.close_code for record in simulator.connections].count(1009) == 1
+
+
 async def test_a_link_that_loses_everything_is_not_filled_with_uploads(proxied: Start, agents: Agents) -> None:
     """One turn is uploaded three times at most."""
     run = await proxied(tells, warm_up="on")
