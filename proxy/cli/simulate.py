@@ -46,7 +46,7 @@ DEFAULTS = SimulatorSettings()
               help="Slow the download down.")  # fmt: skip
 @click.option("--seed", type=int, default=0, help="What ids and padding follow from.")
 def simulate(*, host: str, port: int, tool_turns: int, echo: bool, pings: bool, **knobs: Any) -> None:
-    """Run the simulated upstream alone, until SIGTERM or SIGINT (Ctrl-C).
+    """Run the simulated upstream alone, until SIGTERM or SIGINT (Ctrl-C), or until its terminal is closed.
 
     `packlight serve --upstream http://127.0.0.1:9000/v1` uses it.
     """
