@@ -303,12 +303,11 @@ class Pool:
         if not partition.trust.allows(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         self._sweep(partition, now)
-        spare = partition.spare
         choice = choose(
             request,
             partition.candidates,
             list(partition.formers),
-            room=self._limits.max_connections - len(partition.slots) + (spare is not None),
+            room=self._room(partition),
             now=now,
             dropped=self._limits.dropped_output,
             fresh=fresh,
@@ -319,6 +318,7 @@ class Pool:
         upload = partition.believed(choice.upload, now)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
+        spare = None if isinstance(choice, Use) else partition.spare
         if isinstance(choice, Open) and spare is None and not partition.trust.has_room(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)
@@ -335,6 +335,11 @@ class Pool:
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
+
+    def _room(self, partition: Partition) -> int:
+        """Return how many connections can be had at no conversation's cost: new ones, or one opened ahead."""
+        room = self._limits.max_connections - len(partition.slots)
+        return room if partition.spare is None else max(room, 1)
 
     async def _open(self, partition: Partition, key: int) -> Connection:
         try:

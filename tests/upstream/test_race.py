@@ -326,6 +326,23 @@ async def test_a_turn_waits_for_what_is_being_opened(
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 1)
 
 
+async def test_what_is_being_opened_in_the_last_place_is_waited_for(pooled: Start, simulator: Simulator) -> None:
+    """There is no other, and the one that is left is another conversation's, which is in use."""
+    here = await pooled(open_ahead=True, max_connections=2)
+    conversation, other = Conversation(), Conversation()
+    for text in "ab":
+        await converse(here, simulator, conversation, text)
+        await converse(here, simulator, other, text)
+    simulator.settings.handshake_seconds = 0.2
+    lost = next(iter(here.partition.slots.values())).connection
+    assert lost is not None
+    lost.abort()
+    await simulator.until(lambda: len(simulator.requests) == 3)
+    assert await converse(here, simulator, conversation, "c") == Full(Mismatch.CONNECTION_LOST)
+    assert isinstance(await converse(here, simulator, other, "c"), Delta)
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (2, 3, 1)
+
+
 async def test_a_turn_waits_once_for_what_cannot_be_opened(pooled: Start, simulator: Simulator) -> None:
     """What was begun ahead of it met silence, and so would what it begins itself."""
     here, conversation = await pooled(open_ahead=True, timing=replace(TIMING, open_timeout=0.3)), Conversation()
