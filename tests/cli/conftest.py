@@ -1,6 +1,7 @@
 """Fixtures: the command as its users run it, in a process or in ours."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,14 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     for name in [name for name in os.environ if name.startswith("PACKLIGHT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def _closed_terminals_count() -> Iterator[None]:
+    """Have SIGHUP mean what it does by default, for us and for what we start: `nohup` may run the tests."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
 
 
 class Process:
