@@ -259,13 +259,15 @@ class AgentRequest:
         ledger = self._services.ledger
         ledger.agents.received += self._received
         ledger.agents.sent += self._reply.bytes_sent
-        if self._turn is not None and (collapse := self._turn.collapse) is not None:
-            ledger.collapses += 1
-            log.warning("chain_collapsed", expected=collapse.expected, read=collapse.read, shown=collapse.shown)
-        if self._turn is not None and self._turn.is_empty:
-            log.warning("empty_answer", upload="delta" if isinstance(self._turn.upload, Delta) else "full")
-        if self._turn is not None:
-            ledger.replays.update(safe=self._turn.replays.unsent, ambiguous=self._turn.replays.ambiguous)
+        if (turn := self._turn) is not None:
+            ledger.replays.update(safe=turn.replays.unsent, ambiguous=turn.replays.ambiguous)
+            if (collapse := turn.collapse) is not None:
+                ledger.collapses += 1
+                log.warning(
+                    "chain_collapsed", expected=collapse.expected, read=collapse.read, shown=collapse.shown
+                )
+            if turn.is_empty:
+                log.warning("empty_answer", upload="delta" if isinstance(turn.upload, Delta) else "full")
         if self._front_end is not None:
             ledger.add(self._record(self._front_end))
 
