@@ -50,15 +50,18 @@ KNOWN_ARGUMENTS: dict[str, dict[str, Any]] = {
 ``ls`` stands for a shell command that differs from call to call: several agents (Qwen Code, Cline) stop a model
 that repeats itself.
 """
+KNOWN_INPUTS = {"exec": "text(await tools.exec_command({cmd: %s}))"}
+"""The same for custom tools: Codex has one that runs JavaScript, where it has no other."""
 BENIGN: dict[str, Any] = {"string": ".", "integer": 1, "number": 1, "boolean": False, "array": [], "object": {}}
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that can be called: *schema* is None for custom tools."""
+    """A tool that can be called: *schema* is None for custom tools, *namespace* for those that are in none."""
 
     name: str
     schema: dict[str, Any] | None
+    namespace: str | None = None
 
 
 def agent_script(*, tool_turns: int = 3, reasoning: bool = True, answer: str = "Done: all is well.") -> Script:
@@ -99,7 +102,7 @@ def choose_tool(request: dict[str, Any], context: tuple[Item, ...]) -> Tool | No
         if item.get("type") == "additional_tools":
             tools += _tools(item["tools"])
     named = {tool.name: tool for tool in reversed(tools)}
-    known = next((named[name] for name in KNOWN_ARGUMENTS if name in named), None)
+    known = next((named[name] for name in (*KNOWN_ARGUMENTS, *KNOWN_INPUTS) if name in named), None)
     harmless = [tool for tool in tools if tool.schema is None or not any(word in tool.name for word in RISKY)]
     harmless.sort(key=lambda tool: tool.schema is None)
     return known or next(iter(harmless), None)
@@ -108,24 +111,32 @@ def choose_tool(request: dict[str, Any], context: tuple[Item, ...]) -> Tool | No
 def call_of(tool: Tool, *, step: int = 1) -> Part:
     """Return a harmless call of *tool*; a shell command names its *step*, and so does its output."""
     if tool.schema is None:
-        return CustomToolCall(tool.name, PATCH if "patch" in tool.name else "ls")
+        return CustomToolCall(tool.name, _input(tool.name, step), namespace=tool.namespace)
     properties = tool.schema.get("properties") or {}
     known = KNOWN_ARGUMENTS.get(tool.name, {})
     arguments = {name: _at(step, value) for name, value in known.items() if name in properties}
     for name in tool.schema.get("required") or ():
         if name not in arguments:
             arguments[name] = _benign(properties.get(name) or {})
-    return FunctionCall(tool.name, orjson.dumps(arguments).decode())
+    return FunctionCall(tool.name, orjson.dumps(arguments).decode(), namespace=tool.namespace)
 
 
-def _tools(tools: Any) -> Iterator[Tool]:
+def _input(name: str, step: int) -> str:
+    if name in KNOWN_INPUTS:
+        return KNOWN_INPUTS[name] % orjson.dumps(_at(step, "ls")).decode()
+    return PATCH if "patch" in name else "ls"
+
+
+def _tools(tools: Any, namespace: str | None = None) -> Iterator[Tool]:
     for tool in tools:
         kind = tool.get("type")
         described = tool.get(kind) if isinstance(tool.get(kind), dict) else tool
         if kind == "function":
-            yield Tool(described["name"], described.get("parameters") or {})
+            yield Tool(described["name"], described.get("parameters") or {}, namespace)
         elif kind == "custom":
-            yield Tool(described["name"], None)
+            yield Tool(described["name"], None, namespace)
+        elif kind == "namespace":
+            yield from _tools(tool.get("tools") or (), tool["name"])
 
 
 def _at(step: int, value: Any) -> Any:

@@ -90,12 +90,10 @@ def _item(part: Part, names: Names) -> Item:
             return _message(content, names, phase)
         case Declined(text):
             return _message({"type": "refusal", "refusal": text}, names, None)
-        case FunctionCall(name, arguments, call_id):
-            call = {"call_id": call_id or names.id("call"), "name": name, "arguments": arguments}
-            return {"id": names.id("function_call"), "type": "function_call", "status": "completed", **call}
-        case CustomToolCall(name, text, call_id):
-            call = {"call_id": call_id or names.id("call"), "name": name, "input": text}
-            return {"id": names.id("custom_tool_call"), "type": "custom_tool_call", "status": "completed", **call}
+        case FunctionCall(name, arguments):
+            return _call("function_call", part, names, {"name": name, "arguments": arguments})
+        case CustomToolCall(name, text):
+            return _call("custom_tool_call", part, names, {"name": name, "input": text})
         case WebSearch(query):
             action = {"type": "search", "query": query, "queries": [query]}
             return {
@@ -112,6 +110,13 @@ def _item(part: Part, names: Names) -> Item:
             }
         case Verbatim(item):
             return {"id": names.id(str(item.get("type", "item"))), **item}
+
+
+def _call(kind: str, part: FunctionCall | CustomToolCall, names: Names, said: dict[str, Any]) -> Item:
+    call: Item = {"call_id": part.call_id or names.id("call"), **said}
+    if part.namespace is not None:
+        call["namespace"] = part.namespace
+    return {"id": names.id(kind), "type": kind, "status": "completed", **call}
 
 
 def _message(content: dict[str, Any], names: Names, phase: str | None) -> Item:

@@ -46,6 +46,7 @@ class FunctionCall:
     name: str
     arguments: str = "{}"
     call_id: str | None = None
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class CustomToolCall:
     name: str
     input: str
     call_id: str | None = None
+    namespace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

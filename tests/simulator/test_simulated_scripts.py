@@ -130,6 +130,24 @@ def test_other_kinds_of_tools() -> None:
     assert choose_tool({"tools": [{"type": "web_search"}, {"type": "namespace", "name": "mcp"}]}, ()) is None
 
 
+async def test_tools_in_a_namespace_are_called_there(simulate: Simulate, talk: Talk) -> None:
+    """As Codex has them for its newer models, in an item of the input."""
+    script_tool = {"type": "custom", "name": "exec"}
+    tools = [
+        {"type": "namespace", "name": "functions", "tools": [function("wait"), script_tool]},
+        {"type": "namespace", "name": "clock", "tools": [function("sleep")]},
+    ]
+    dialogue = await talk(await simulate(agent_script(tool_turns=1)))
+    given = {"type": "additional_tools", "role": "developer", "tools": tools}
+    call = (await dialogue.complete([given, user("go")]))["output"][-1]
+    assert call["type"] == "custom_tool_call"
+    assert (call["namespace"], call["name"]) == ("functions", "exec")
+    assert call["input"] == 'text(await tools.exec_command({cmd: "echo step 1 && ls"}))'
+    tool = choose_tool({"tools": tools[1:]}, ())
+    assert tool is not None
+    assert call_of(tool) == FunctionCall("sleep", "{}", namespace="clock")
+
+
 async def test_an_agent_session_runs_to_its_answer(simulate: Simulate, talk: Talk) -> None:
     """So many tool calls after each user message, then an answer; a title for requests without tools."""
     dialogue = await talk(await simulate(agent_script(tool_turns=2, answer="Done.")))
