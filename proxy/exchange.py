@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import TypeAlias
 
 from proxy.core.delta import Delta, Full, Mismatch
@@ -173,7 +174,7 @@ class Exchange:
             raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
         except UpstreamError as exc:
             self._partition.trust.done()
-            raise self._instead(exc) from exc
+            raise self._instead(exc, upload) from exc
         else:
             if turn.finished or turn.again is not None:
                 self._settle(lease, upload)  # at once: an agent may hang up as soon as it has the last event
@@ -205,8 +206,12 @@ class Exchange:
             Doubt(Mismatch.TRANSLATION_REFUSED, request.model) if translated else Doubt(Mismatch.UNSUPPORTED_FIELD)
         )
 
-    def _instead(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
-        """Return what becomes of a turn that upstream refused in full: it may take it over HTTP."""
+    def _instead(self, refusal: UpstreamError, upload: Delta | Full) -> UpstreamError | PlainHTTP:
+        """Return what becomes of a turn whose *upload* upstream refused: it may take it over HTTP."""
+        if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            if isinstance(upload, Full):  # of a delta, the chain may be what is too large
+                self._note_too_large()
+            return PlainHTTP(Mismatch.TOO_LARGE)
         doubt = self._doubt()
         if doubt is None or refusal.status not in _REJECTED:
             return refusal

@@ -1408,6 +1408,31 @@ async def test_what_upstream_took_before_is_not_taken_for_too_large(proxied: Sta
     assert contexts(start.simulator) == agent.answered
 
 
+async def test_a_413_over_a_websocket_is_asked_over_http(proxied: Start, agents: Agents) -> None:
+    """A gateway may allow less in a message than in a body; of a delta, it says nothing of the delta's size."""
+    start = await proxied(numbered)
+    agent = await agents(start.server.url)
+    refusal = {"status": 413, "code": "request_too_large", "transport": "ws"}
+    await agent.turn("a" * 3000)
+    start.simulator.inject(Fault("before_created", "error", **refusal))
+    await agent.turn("more")
+    await agent.turn("and more")
+    start.simulator.inject(Fault("before_created", "error", **refusal))
+    other = await agents(start.server.url)
+    await other.turn("b" * 9000)
+    await other.turn("c" * 9000)
+    await agent.turn("and more again")
+    assert [(upload, reason, attempts) for upload, reason, attempts, _ in await figures(start, 6)] == [
+        ("full", "first_turn", 1),
+        ("http", "too_large", 2),
+        ("full", "after_error", 1),
+        ("http", "too_large", 2),
+        ("http", "too_large", 1),
+        ("delta", None, 1),
+    ]
+    assert contexts(start.simulator)[:3] == agent.answered[:3]
+
+
 async def test_deltas_go_on_where_the_whole_was_found_too_large(proxied: Start, agents: Agents) -> None:
     """What upstream refused for its size is no reason to leave a chain whose turns are small."""
     start = await proxied(numbered, simulated={"max_message_bytes": 4096})

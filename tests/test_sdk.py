@@ -164,7 +164,6 @@ FAULTS: dict[str, Fault | dict[str, Any]] = {
     "403": {"status": 403, "code": "unsupported_country_region_territory"},
     "404": {"status": 404, "code": "model_not_found"},
     "409": {"status": 409, "code": "conflict"},
-    "413": {"status": 413, "code": "too_large"},
     "422": {"status": 422, "code": "unprocessable"},
     "429": {"status": 429, "code": "rate_limit_exceeded", "retry_after": 7},
     "429 for good": {"status": 429, "code": "insufficient_quota", "headers": {"x-should-retry": "false"}},
