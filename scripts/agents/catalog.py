@@ -66,15 +66,19 @@ class Agent:
         return f"{self.name} {self.version}"
 
 
-def codex(*, websockets: bool = False) -> Callable[[Place], Command]:
-    """Return how Codex gets a provider of its own; with *websockets* it first asks for one, and is refused."""
+def codex(*, websockets: bool = False, model: str | None = MODEL) -> Callable[[Place], Command]:
+    """Return how Codex gets a provider of its own; with *websockets* it first asks for one, and is refused.
+
+    Without a *model* it takes its own, to which it tells its tools in another way.
+    """
 
     def prepare(place: Place) -> Command:
+        named = f'model = "{model}"' if model is not None else ""
         patience = f"stream_idle_timeout_ms = {place.patience * 1000:.0f}" if place.patience else ""
         _write(
             place.home / ".codex/config.toml",
             f"""\
-model = "{MODEL}"
+{named}
 model_provider = "packlight"
 [model_providers.packlight]
 name = "packlight"
@@ -260,6 +264,13 @@ AGENTS: dict[str, Agent] = {
             version="0.169.0",
             source=Npm(package="@openai/codex", program="codex"),
             prepare=codex(websockets=True),
+            apis=("responses",),
+        ),
+        Agent(
+            name="codex-own-model",
+            version="0.169.0",
+            source=Npm(package="@openai/codex", program="codex"),
+            prepare=codex(model=None),
             apis=("responses",),
         ),
         Agent(

@@ -62,7 +62,7 @@ def _wrong_pairs(turn: SimulatedTurn) -> Iterator[str]:
         yield f"turn {turn.number} has {len(calls)} calls and {len(outputs)} outputs that do not match"
         return
     for call, output in zip(calls, outputs, strict=True):
-        asked = STEP.search(str(call.get("arguments")))
+        asked = STEP.search(str(call.get("arguments", call.get("input"))))
         if asked is None or asked[1] not in str(output["output"]):
             yield f"turn {turn.number} has an output that is not that of its call"
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import orjson
 
-from proxy.simulator import FunctionCall, ModelCall, Output, Script, agent_script, says
+from proxy.simulator import CustomToolCall, FunctionCall, ModelCall, Output, Script, agent_script, says
 
 FILES = 40
 FILE_CHARACTERS = 4000
+LISTING = re.compile(r"echo step \d+ && ls")
+"""The shell command that the script of the simulated model has."""
 SHELL_ARGUMENTS = frozenset({"cmd", "command", "commands"})
 NOTES = "README.md"
 LAST_LINE = "It is small."
@@ -31,7 +33,8 @@ def reading_script(*, tool_turns: int, answer: str) -> Script:
 
     def script(call: ModelCall) -> Output:
         output = talk(call)
-        parts = (_reading(part, next(steps)) if isinstance(part, FunctionCall) else part for part in output.parts)
+        calls = FunctionCall | CustomToolCall
+        parts = (_reading(part, next(steps)) if isinstance(part, calls) else part for part in output.parts)
         return replace(output, parts=tuple(parts))
 
     return script
@@ -71,9 +74,11 @@ def make_project(work: Path) -> None:
         _file(work, number).write_text(text, encoding="utf-8")
 
 
-def _reading(call: FunctionCall, step: int) -> FunctionCall:
+def _reading(call: FunctionCall | CustomToolCall, step: int) -> FunctionCall | CustomToolCall:
     """Return *call* with another shell command, if it has one."""
     command = f"echo step {step} && cat {_file(Path(), step % FILES)}"
+    if isinstance(call, CustomToolCall):
+        return replace(call, input=LISTING.sub(command, call.input))
     arguments = {
         name: value if name not in SHELL_ARGUMENTS else [command] if isinstance(value, list) else command
         for name, value in orjson.loads(call.arguments).items()
