@@ -117,4 +117,5 @@ class Packlight:
             for name, value in os.environ.items()
             if not name.upper().startswith("PACKLIGHT_") and not name.upper().endswith("_PROXY")
         }
-        return kept | {"HOME": str(self._home), "XDG_CONFIG_HOME": str(self._home / ".config")} | self._settings
+        home = {"HOME": str(self._home), "XDG_CONFIG_HOME": str(self._home / ".config")}
+        return {**kept, **home, **self._settings}

@@ -2,6 +2,7 @@
 
 import asyncio
 from statistics import median
+from typing import Literal
 
 import aiohttp
 import click
@@ -37,7 +38,8 @@ def loss(*, kbits: str, kilobytes: int, pauses: str, rounds: int) -> None:
 
 
 async def _both(rate: int, size: int, pause: float, rounds: int) -> list[tuple[float, float]]:
-    cells = [_after_a_loss(rate, size, pause, mode, seed) for seed in range(rounds) for mode in ("off", "on")]
+    modes: tuple[Literal["off", "on"], ...] = ("off", "on")
+    cells = [_after_a_loss(rate, size, pause, mode, seed) for seed in range(rounds) for mode in modes]
     lived = await asyncio.gather(*cells)
     return [
         (median(seconds for seconds, _ in lived[way::2]), median(sent for _, sent in lived[way::2]))
@@ -45,7 +47,9 @@ async def _both(rate: int, size: int, pause: float, rounds: int) -> list[tuple[f
     ]
 
 
-async def _after_a_loss(rate: int, size: int, pause: float, mode: str, seed: int) -> tuple[float, int]:
+async def _after_a_loss(
+    rate: int, size: int, pause: float, mode: Literal["off", "on"], seed: int
+) -> tuple[float, int]:
     """Return how long the turn after the loss took, and the bytes that went up from the loss on."""
     async with (
         Simulator(SimulatorSettings(), script=lambda _call: says("done")) as simulator,

@@ -73,7 +73,7 @@ class _Source(asyncio.Protocol):
         for event in protocol.events_received():
             if isinstance(event, Request):
                 protocol.send_response(protocol.accept(event))
-            elif event.opcode in (Opcode.TEXT, Opcode.CONT):
+            elif isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.CONT):
                 self._message.append(bytes(event.data))
                 if event.fin:
                     request, self._message = orjson.loads(b"".join(self._message)), []

@@ -44,7 +44,7 @@ def paced(session: Session, words: int) -> Script:
     share = max(0, words - sum(map(_length, outputs)) // session.turns)
 
     def answer(call: ModelCall) -> Output:
-        number = sum(item["type"] == "function_call_output" for item in call.context)  # also if asked again
+        number: int = sum(item["type"] == "function_call_output" for item in call.context)  # also if asked again
         output = outputs[number]
         said = (Text(session.outputs[number % len(session.outputs)][:share], "commentary"),) if share else ()
         return replace(

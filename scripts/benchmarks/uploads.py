@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from proxy.core.message import Message
 from proxy.errors import ConnectionLost
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
@@ -56,8 +57,13 @@ class Cell:
 
     def faster(self, scale: float) -> "Cell":
         """Return the same situation with all times divided by *scale*."""
-        times = {"ping": self.ping / scale, "bloat": self.bloat / scale, "lead": self.lead / scale}
-        return replace(self, rate=self.rate * scale, **times)
+        return replace(
+            self,
+            rate=self.rate * scale,
+            ping=self.ping / scale,
+            bloat=self.bloat / scale,
+            lead=self.lead / scale,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ async def _paced(port: int, message: bytes, arrived: asyncio.Event, timing: Timi
     endpoint, clock = Endpoint(f"http://127.0.0.1:{port}/v1"), asyncio.get_running_loop().time
     connection = await Connection.open(endpoint, (), Meter(Traffic()), timing, clock=clock)
     try:
-        await connection.send(message)
+        await connection.send(Message(message, {}))
         await _either(arrived, connection.receive(3600, "event_timeout"))
     finally:
         connection.abort()
@@ -120,8 +126,8 @@ async def _in_one_frame(port: int, message: bytes, arrived: asyncio.Event) -> No
             connection.transport.abort()
 
 
-async def _either(arrived: asyncio.Event, loss: "asyncio._CoroutineLike[object]") -> None:
-    """Wait until it has *arrived*, or the coroutine *loss* raises."""
+async def _either(arrived: asyncio.Event, loss: Awaitable[object]) -> None:
+    """Wait until it has *arrived*, or *loss* raises."""
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(arrived.wait()), loop.create_task(_awaited(loss))]
     try:
@@ -134,7 +140,7 @@ async def _either(arrived: asyncio.Event, loss: "asyncio._CoroutineLike[object]"
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _awaited(loss: "asyncio._CoroutineLike[object]") -> None:
+async def _awaited(loss: Awaitable[object]) -> None:
     await loss
 
 
