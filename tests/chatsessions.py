@@ -302,7 +302,8 @@ class _Author:
         elif shape < 0.12:
             parts = [Declined(self._random.choice(("I can't.", "Nein, das geht nicht. 🙅")))]
         elif shape < 0.16:
-            texts = [{"type": "output_text", "text": text, "annotations": []} for text in ("one ", "two")]
+            pieces = ("one ", "two")
+            texts: list[Any] = [{"type": "output_text", "text": text, "annotations": []} for text in pieces]
             parts = [Verbatim({"type": "message", "role": "assistant", "status": "completed", "content": texts})]
         elif shape < 0.75:
             parts = [makers[0]()] if self._chance(0.6) or not tools else []

@@ -62,10 +62,15 @@ def proxied(stack: AsyncExitStack) -> Callable[..., Awaitable[Proxied]]:
             settings["upstream"] = (await stack.enter_async_context(simulator)).base_url
         config = Config(**{"port": 0, "drain_seconds": 0.2, **settings})
         proxied = Proxied(await stack.enter_async_context(Server(config, clock=clock, tls=tls)), simulator)
-        stack.callback(lambda: [peer.close() for peer in proxied.peers])
+        stack.callback(_hang_up, proxied.peers)
         return proxied
 
     return start
+
+
+def _hang_up(peers: list[Peer]) -> None:
+    for peer in peers:
+        peer.close()
 
 
 @pytest.fixture

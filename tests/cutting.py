@@ -75,7 +75,7 @@ def model(call: ModelCall) -> Output:
 class Lane:
     """A proxy between two links, and agents that come one after the other."""
 
-    def __init__(self, simulator: Simulator, **settings: float) -> None:
+    def __init__(self, simulator: Simulator, **settings: Any) -> None:
         self.simulator = simulator
         self._settings = settings
         self._stack = AsyncExitStack()

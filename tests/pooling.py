@@ -17,7 +17,8 @@ from proxy.ledger import Connections, Traffic
 from proxy.simulator import Simulator
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
-from proxy.upstream.pool import Lease, Limits, Partition, Pool
+from proxy.upstream.partition import Partition
+from proxy.upstream.pool import Lease, Limits, Pool
 from proxy.upstream.upgrade import Timing
 
 KEY: Headers = (("Authorization", "Bearer key"),)

@@ -31,6 +31,7 @@ from proxy.simulator import (
     SimulatedTurn,
     Simulator,
     Text,
+    scripted,
 )
 
 FIRST = int(os.environ.get("CHAT_SEED", "0"))
@@ -232,7 +233,7 @@ async def test_the_records_of_a_stream_are_the_same(proxied: Any, stack: AsyncEx
         turn = session(seed).turns[0]
         if turn.way != "stream" or turn.fault is not None:
             continue
-        run.simulator.script = direct.script = lambda _, turn=turn: turn.output
+        run.simulator.script, direct.script = scripted([turn.output]), scripted([turn.output])
         body = orjson.dumps({**turn.fields, "messages": turn.said, "stream": True})
         answers = [await _post(port, f"sk-{seed}", body) for port in (run.port, direct.port)]
         through, without = [_records(answer.body) for answer in answers]

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAI
 
 from proxy.simulator import CustomToolCall, Declined, FunctionCall, Output, Reasoning, says, scripted
 
-ADD = {
+ADD: Any = {
     "type": "function",
     "function": {
         "name": "add",
@@ -29,8 +29,8 @@ ADD = {
         "strict": True,
     },
 }
-USER = {"role": "user", "content": "add three times"}
-SYSTEM = {"role": "system", "content": "be brief"}
+USER: Any = {"role": "user", "content": "add three times"}
+SYSTEM: Any = {"role": "system", "content": "be brief"}
 Connect = Callable[..., Awaitable[AsyncOpenAI]]
 Complete = Callable[[AsyncOpenAI, list[Any]], Awaitable[Any]]
 
@@ -66,8 +66,8 @@ async def whole(client: AsyncOpenAI, messages: list[Any]) -> Any:
 
 async def streamed(client: AsyncOpenAI, messages: list[Any]) -> Any:
     """Ask for chunks, and put them together by hand."""
-    stream = await client.chat.completions.create(model="m", messages=messages, tools=[ADD], stream=True)
-    text, calls = "", {}
+    stream: Any = await client.chat.completions.create(model="m", messages=messages, tools=[ADD], stream=True)
+    text, calls = "", dict[int, Any]()
     async for chunk in stream:
         delta = chunk.choices[0].delta
         text += delta.content or ""
@@ -170,7 +170,7 @@ async def test_pictures_are_sent_once(proxied: Any, connect: Connect) -> None:
     run = await proxied(scripted(["a cat", "a grey one"]))
     client = await connect(run)
     pixels = base64.b64encode(Random(0).randbytes(50_000)).decode()
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{pixels}"}}
+    picture: Any = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{pixels}"}}
     history: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, picture]}]
     message = await whole(client, history)
     history += [message, {"role": "user", "content": "what colour?"}]
@@ -230,7 +230,7 @@ async def test_many_conversations_at_once(proxied: Any, connect: Connect) -> Non
     run = await proxied(parrot)
     client = await connect(run)
 
-    async def converse(name: int) -> list[str]:
+    async def converse(name: int) -> list[str | None]:
         history: list[Any] = []
         answers = []
         for n in range(5):
@@ -253,8 +253,8 @@ async def test_what_only_a_chat_history_tells_in_these_words_is_not_continued_by
     call = FunctionCall("ls", "{}", "c1")
     run = await proxied(scripted([says("A", call, "B"), "two", "three", "four"]))
     client = await connect(run)
-    tool = {"role": "tool", "tool_call_id": "c1", "content": "x"}
-    told = {
+    tool: Any = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+    told: Any = {
         "role": "assistant",
         "content": "AB",
         "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": "{}"}}],
@@ -283,7 +283,7 @@ async def test_both_apis_share_a_connection(proxied: Any, connect: Connect) -> N
     client = await connect(run)
     await client.chat.completions.create(model="m", messages=[USER])
     history = [USER, {"role": "assistant", "content": "one"}, {"role": "user", "content": "more"}]
-    response = await client.responses.create(model="m", input=history, store=False)  # type: ignore[arg-type]
+    response = await client.responses.create(model="m", input=history, store=False)
     assert response.output_text == "two"
     assert len(run.simulator.turns[1].context) == 3
     await run.recorded(2)

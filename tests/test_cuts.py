@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import pytest
 from cutting import API, Cut, Direction, Lane, Side, Told, model
@@ -37,7 +38,7 @@ IMPATIENT = {
 @pytest.fixture
 async def lanes(stack: AsyncExitStack, request: pytest.FixtureRequest) -> AsyncIterator[list[Lane]]:
     """Return proxies that share one upstream; a test may say how it compresses, and the proxies' settings."""
-    deflate, settings = getattr(request, "param", ("off", {}))
+    deflate, settings = cast(tuple[Any, Any], getattr(request, "param", ("off", {})))
     async with Simulator(SimulatorSettings(deflate=deflate, keep_records=400), script=model) as simulator:
         yield [await stack.enter_async_context(Lane(simulator, **settings)) for _ in range(LANES)]
 

@@ -186,7 +186,12 @@ async def test_events_that_arrive_together_are_delivered_together(
     """A burst costs the agent few writes, and of its events only those are parsed that mean something to us."""
     parsed: list[str] = []
     parse = ServerEvent.json
-    monkeypatch.setattr(ServerEvent, "json", lambda event: parsed.append(event.type) or parse(event))
+
+    def noted(event: ServerEvent) -> dict[str, Any]:
+        parsed.append(event.type)
+        return parse(event)
+
+    monkeypatch.setattr(ServerEvent, "json", noted)
     deltas = [{"type": "response.output_text.delta", "delta": str(number)} for number in range(500)]
     completed = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
     sizes, shown = [], Shown()
@@ -306,7 +311,7 @@ async def test_nothing_is_sent_again_once_something_was_delivered(pooled: Pooled
 @pytest.mark.parametrize(("when", "name"), [("before_created", "first_event"), ("after_created", "event")])
 async def test_silence_is_not_sent_again(pooled: Pooled, simulator: Simulator, when: Any, name: str) -> None:
     """The model may be at work: the limit that ran out is named, and there is one attempt."""
-    pooled.waits = replace(WAITS, **{f"{name}_timeout": 0.05})
+    pooled.waits = replace(WAITS, **dict[str, Any]({f"{name}_timeout": 0.05}))
     simulator.inject(Fault(when, "silence"))
     with pytest.raises(UpstreamTimeout, match=rf"\({name}_timeout\)"):
         await pooled.exchange(request(user("a"))).run(Shown())

@@ -220,7 +220,7 @@ async def test_an_answer_without_its_history_is_never_shown(
     def ignoring(message: dict[str, Any]) -> list[dict[str, Any]]:
         messages.append(message)
         response = {"id": f"resp_{len(messages)}", "status": "in_progress", "previous_response_id": None}
-        said = {"type": "message", "id": f"msg_{len(messages)}", "role": "assistant"}
+        said: dict[str, Any] = {"type": "message", "id": f"msg_{len(messages)}", "role": "assistant"}
         said |= {"content": [{"type": "output_text", "text": f"{len(message['input'])} items"}]}
         return [
             {"type": "response.created", "response": response},
@@ -251,7 +251,7 @@ async def test_an_answer_that_owns_up_at_its_end_is_not_shown_where_nothing_was(
     """An agent that doesn't stream is spared it also where upstream says only then what it ignored."""
 
     def ignoring(message: dict[str, Any]) -> list[dict[str, Any]]:
-        said = {"type": "message", "id": "msg_1", "role": "assistant"}
+        said: dict[str, Any] = {"type": "message", "id": "msg_1", "role": "assistant"}
         said |= {"content": [{"type": "output_text", "text": f"{len(message['input'])} items"}]}
         whole = {"id": "resp_1", "status": "completed", "previous_response_id": None, "output": [said]}
         return [
@@ -716,7 +716,7 @@ async def test_retry_after_is_found_in_either_place(
 ) -> None:
     """Headers stand beside the error or inside it, as numbers or as text; the agent gets them as headers."""
     headers = {"Retry-After": 7, "x-ratelimit-remaining-requests": "0", "set-cookie": "private"}
-    error = {"code": "rate_limit_exceeded", "message": "Slow down."}
+    error: dict[str, Any] = {"code": "rate_limit_exceeded", "message": "Slow down."}
     event: dict[str, Any] = {"type": "error", "status": 429, "error": error}
     (event if place == "event" else error)["headers"] = headers
     start = await proxied(upstream=await speaking(event))
@@ -1412,7 +1412,7 @@ async def test_a_413_over_a_websocket_is_asked_over_http(proxied: Start, agents:
     """A gateway may allow less in a message than in a body; of a delta, it says nothing of the delta's size."""
     start = await proxied(numbered)
     agent = await agents(start.server.url)
-    refusal = {"status": 413, "code": "request_too_large", "transport": "ws"}
+    refusal: dict[str, Any] = {"status": 413, "code": "request_too_large", "transport": "ws"}
     await agent.turn("a" * 3000)
     start.simulator.inject(Fault("before_created", "error", **refusal))
     await agent.turn("more")
@@ -1668,7 +1668,7 @@ async def test_a_shutdown_answers_what_has_not_begun(proxied: Start, agents: Age
     loop = asyncio.get_running_loop()
     async with asyncio.TaskGroup() as group:
         turn = group.create_task(agent.turn("one"))
-        await start.simulator.until(lambda: start.simulator.turns)
+        await start.simulator.until(lambda: bool(start.simulator.turns))
         began = loop.time()
         await start.server.drain()
         took = loop.time() - began

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 import pytest
-from conversation import JSON, user
 from proxied import KEY, Peer, Proxied
+from said import JSON, user
 
 from proxy.simulator import FunctionCall, ModelCall, Output, Reasoning, Simulator, says
 

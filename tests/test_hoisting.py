@@ -64,7 +64,7 @@ async def test_a_chain_is_told_its_settings_once(proxied: Any, agents: Any) -> N
 
 async def test_any_event_tells_the_agents_own_settings(proxied: Any, stack: AsyncExitStack) -> None:
     """Also one that adds a piece, comes alone, and has the response in it."""
-    response = {"id": "r", "output": [], "instructions": None}
+    response: dict[str, Any] = {"id": "r", "output": [], "instructions": None}
     kinds = ("created", "output_text.delta", "state.delta", "completed")
 
     async def speak(connection: ServerConnection) -> None:
@@ -182,7 +182,8 @@ async def test_a_delta_that_lacks_settings_is_refused(proxied: Any, agents: Any,
         parent = request.get("previous_response_id")
         if parent and not request.get("instructions"):
             return [{"type": "error", "status": 400, "error": {"message": "no instructions"}}]
-        response = {"id": f"resp_{len(got)}", "previous_response_id": parent, "output": [], "status": "completed"}
+        response: dict[str, Any] = {"id": f"resp_{len(got)}", "previous_response_id": parent}
+        response |= {"output": [], "status": "completed"}
         said = {"id": f"msg_{len(got)}", "type": "message", "role": "assistant", "content": []}
         return [
             {"type": "response.created", "response": response},

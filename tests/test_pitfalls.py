@@ -970,7 +970,7 @@ async def test_pitfall_22_tools_in_another_order(proxied: Start) -> None:
 async def test_pitfall_23_settings_are_sent_each_time(proxied: Start) -> None:
     """A delta carries every setting that the whole history would have carried."""
     world = await proxied(scripted(["alpha", "beta"]))
-    settings = {
+    settings: dict[str, Any] = {
         "instructions": "Be brief.",
         "prompt_cache_key": "k",
         "tools": [tool("a")],

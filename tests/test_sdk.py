@@ -148,7 +148,7 @@ async def test_retries_when_told_to_wait(proxied: Any, connect: Connect, *, stre
         Fault("before_created", "error", status=429, code="rate_limit_exceeded", retry_after=0.01, times=2)
     )
     client = await connect(run.server.url + "/v1", max_retries=2)
-    response = await client.responses.create(model="m", input="x", store=False, stream=stream)
+    response: Any = await client.responses.create(model="m", input="x", store=False, stream=stream)
     if stream:
         assert [event.type async for event in response][-1] == "response.completed"
     assert [record.status for record in run.server.ledger.turns(9)] == ["completed", "failed", "failed"]

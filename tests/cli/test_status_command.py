@@ -145,7 +145,8 @@ def test_what_compression_was_negotiated_is_shown() -> None:
     opened = {"permessage-deflate": 3, "none": 1}
     text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"compression": opened}}, Terminal()))
     assert "compression  permessage-deflate (3), none (1)" in text
-    for nothing in ({}, {"compression": {}}):
+    nothings: tuple[dict[str, Any], ...] = ({}, {"compression": {}})
+    for nothing in nothings:
         figures = FIGURES | {"stats": FIGURES["stats"] | nothing}
         assert "compression" not in "\n".join(summary(figures, Terminal()))
 

@@ -228,8 +228,10 @@ def test_null_and_absent_are_the_same_setting(name: str) -> None:
 @pytest.mark.parametrize("name", [*MAY_DIFFER, "stream", "background"])
 def test_a_field_that_is_sent_anew_may_differ(name: str) -> None:
     """The chain goes on whatever its value."""
-    sent = request(*HISTORY, *CALLED, answer(), **{name: "now"})
-    assert added(diff(sent, baseline(HISTORY, *CALLED, **{name: "then"}))) == [answer()]
+    now: dict[str, Any] = {name: "now"}
+    then: dict[str, Any] = {name: "then"}
+    sent = request(*HISTORY, *CALLED, answer(), **now)
+    assert added(diff(sent, baseline(HISTORY, *CALLED, **then))) == [answer()]
 
 
 def test_the_order_of_keys_in_a_setting_does_not_matter() -> None:

@@ -181,7 +181,8 @@ def test_the_agent_is_shown_its_own_settings(is_delta: bool) -> None:  # noqa: F
     """Every event that tells the response has them; others are the bytes that came."""
     turn = turned(*HISTORY)
     started(turn, delta(turn) if is_delta else FULL)
-    told = {"instructions": None, "tools": [], **({"previous_response_id": "resp_1"} if is_delta else {})}
+    parent = {"previous_response_id": "resp_1"} if is_delta else {}
+    told: dict[str, Any] = {"instructions": None, "tools": [], **parent}
     word = event("response.output_text.delta", delta='a "response" for you')
     assert turn.receive(created(**told))[0].json()["response"] == {
         **created(**told).json()["response"],

@@ -591,7 +591,8 @@ def test_a_second_attempt_that_begins_and_fails_has_failed() -> None:
     unlucky = event("response.failed", response={"id": "resp_2", "error": {"code": "server_error"}})
     assert turn.receive(created()) == ()
     assert turn.receive(unlucky) == (created(), unlucky)
-    assert (turn.state, turn.again) == (State.FAILED, None)
+    assert turn.state is State.FAILED
+    assert turn.again is None
 
 
 def test_a_refusal_of_a_response_that_has_begun_is_one_all_the_same() -> None:

@@ -21,7 +21,8 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.layout import Layout
 from proxy.upstream.meter import Meter
-from proxy.upstream.pool import Limits, NoLease, Partition, Pool
+from proxy.upstream.partition import NoLease, Partition
+from proxy.upstream.pool import Limits, Pool
 
 Pick = Callable[[int], int]
 """Choose a number below its argument; 0 is the plainest choice."""
@@ -241,13 +242,13 @@ class ModelConnection:
                 return [UpstreamTimeout("silence")]
             case 7 | 8:
                 answer.ending = ("max_output_tokens", "content_filter")[pick(2)]
-                last = {"id": response_id, "status": "incomplete", "output": answer.outputs}
-                last |= _echoed(answer.settings)
-                last["incomplete_details"] = {"reason": answer.ending}
-                return [*events[:-1], {"type": "response.incomplete", "response": last}]
+                cut: dict[str, Any] = {"id": response_id, "status": "incomplete", "output": answer.outputs}
+                cut |= {**_echoed(answer.settings), "incomplete_details": {"reason": answer.ending}}
+                return [*events[:-1], {"type": "response.incomplete", "response": cut}]
             case 9:
-                last = {"id": response_id, "status": "failed", "error": {"code": "x"}, **_echoed(answer.settings)}
-                return [*events[:-1], {"type": "response.failed", "response": last}]
+                failed = {"id": response_id, "status": "failed", "error": {"code": "x"}}
+                failed |= _echoed(answer.settings)
+                return [*events[:-1], {"type": "response.failed", "response": failed}]
             case 10:
                 return [*some, {"type": "error", "error": {"code": "server_error"}}]
         return None

@@ -148,7 +148,7 @@ class ResponsesWorld(World):
 
     def _respelled(self, entry: Entry) -> Entry:
         """Return the same, written in another way."""
-        return entry if entry.token[0] == "?" else self._written(entry.token)
+        return entry if entry.token is None or entry.token[0] == "?" else self._written(entry.token)
 
     def _stranger(self) -> Entry:
         """Return an item as only the model writes them, which the model did not write."""

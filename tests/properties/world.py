@@ -29,7 +29,8 @@ from proxy.ledger import Ledger, Traffic
 from proxy.restoring import Job, Restoring
 from proxy.upstream.connection import Connection
 from proxy.upstream.headers import of_identity
-from proxy.upstream.pool import Limits, Partition
+from proxy.upstream.partition import Partition
+from proxy.upstream.pool import Limits
 
 TEXTS = ("a", "b", "ab", "ba", "")
 CALL_IDS = ("c1", "c2", "c3")

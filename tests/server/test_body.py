@@ -178,7 +178,7 @@ def bomb(encoding: str) -> bytes:
             return b"".join(map(packer.compress, pieces)) + packer.flush()
         case "br":
             press = brotli.Compressor(quality=1)
-            return b"".join(map(press.process, pieces)) + press.finish()
+            return bytes(b"".join(map(press.process, pieces)) + press.finish())
         case _:
             options = zstandard.ZstdCompressionParameters(window_log=27 if "long" in encoding else 20)
             writer = zstandard.ZstdCompressor(compression_params=options).compressobj()

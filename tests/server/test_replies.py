@@ -66,8 +66,8 @@ def frames_of(stack: AsyncExitStack) -> Callable[..., Awaitable[str]]:
                     async for frame in frames():
                         await socket.send(frame, text=True)
                     continue
-                for frame in frames:
-                    await socket.send(frame, text=isinstance(frame, bytes))
+                for given in frames:
+                    await socket.send(given, text=isinstance(given, bytes))
 
         server = await stack.enter_async_context(serve(answer, "127.0.0.1", 0))
         return "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())

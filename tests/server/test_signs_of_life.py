@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -40,7 +40,7 @@ class Reading(Reply):
 
 
 @pytest.fixture
-async def sdk(stack: AsyncExitStack) -> AsyncIterator[Any]:
+async def sdk(stack: AsyncExitStack) -> Callable[[str], Awaitable[AsyncOpenAI]]:
     """Make SDK clients that give up after a second of silence."""
 
     async def make(url: str) -> AsyncOpenAI:
@@ -247,7 +247,7 @@ async def test_a_refusal_over_both_transports_says_nothing_about_the_first(proxi
     """However the agent was told: it is the request that upstream minds, so the next one is a turn again."""
     run = await proxied(keepalive_after=patience, keepalive_interval=0.1)
     for transport in ("ws", "http"):
-        fault = {"status": 400, "code": "invalid_value", "message": "bad image", "seconds": 0.4}
+        fault: dict[str, Any] = {"status": 400, "code": "invalid_value", "message": "bad image", "seconds": 0.4}
         run.simulator.inject(Fault("before_created", "error", transport=transport, **fault))
     for _ in range(2):
         answer = await run.post(CHAT, target="/v1/chat/completions")

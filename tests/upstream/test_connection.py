@@ -329,8 +329,8 @@ async def test_silence_raises_with_the_name_of_the_limit(simulate: Simulate, con
 
 async def test_a_close_frame_gives_its_code_and_its_reason(simulate: Simulate, connect: Connect) -> None:
     """The reason is for the agent alone, and whoever waits for the end is told once."""
-    simulator, ends = await simulate(), []
-    connection = await connect(simulator.base_url, gone=lambda: ends.append(connection))
+    simulator, ends = await simulate(), list[Connection]()
+    connection: Connection = await connect(simulator.base_url, gone=lambda: ends.append(connection))
     await simulator.close_connections(1012, "restarting")
     with pytest.raises(ConnectionLost, match=r"closed with 1012$") as caught:
         await connection.receive(5, "event_timeout")

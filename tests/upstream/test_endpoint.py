@@ -2,6 +2,7 @@
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,8 @@ def test_a_python_without_authorities_takes_the_systems(monkeypatch: pytest.Monk
     place = tmp_path / "cert.pem"
     place.touch()
     places = [str(tmp_path / "missing.pem"), str(place)]
-    nothing = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
+    not_there: dict[str, Any] = {"cafile": None, "capath": None}
+    nothing = ssl.get_default_verify_paths()._replace(**not_there)
     assert system_authorities(nothing, places) == str(place)
     assert system_authorities(nothing, places[:1]) is None
     assert system_authorities(nothing._replace(capath="/etc/ssl/certs"), places) is None

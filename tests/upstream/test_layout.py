@@ -53,7 +53,7 @@ def orders(*turns: Message) -> list[str]:
 
 def compressed(*turns: bytes) -> int:
     """Return what *turns* cost on a connection."""
-    encoder = zlib.compressobj(wbits=-15, **ZLIB)
+    encoder = zlib.compressobj(ZLIB["level"], wbits=-15, memLevel=ZLIB["memLevel"])
     return sum(len(encoder.compress(each) + encoder.flush(zlib.Z_SYNC_FLUSH)) for each in turns)
 
 
@@ -105,7 +105,7 @@ def test_the_small_members_come_first() -> None:
 @pytest.mark.parametrize("beyond", range(-3, 4))
 def test_the_window_ends_where_zlib_says(beyond: int, front: int) -> None:
     """Tools one byte too far back are lost: to the layout, which then goes by the instructions, and to zlib."""
-    reach, small = WINDOW - 262, {"metadata": text(front, "metadata")}
+    reach, small = WINDOW - 262, dict[str, Any](metadata=text(front, "metadata"))
     tools = 5000
     between = reach - len(turn(1, tools=tools, new=0, **small)) + beyond
     first, second = turn(1, tools=tools, new=between, **small), turn(2, tools=tools, new=30_000, **small)
@@ -123,7 +123,7 @@ def test_the_window_ends_where_zlib_says(beyond: int, front: int) -> None:
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_a_message_without_tools_is_as_far_to_go(beyond: int) -> None:
     """All of it lies between, its small members too."""
-    small = {"metadata": text(1500, "metadata")}
+    small: dict[str, Any] = {"metadata": text(1500, "metadata")}
     first = turn(1, tools=5000, new=0)
     between = WINDOW - 262 + beyond - len(first) - len(turn(2, new=0, **small))
     layout = Layout(WINDOW)

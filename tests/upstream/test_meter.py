@@ -42,7 +42,8 @@ def test_a_transport_counts_what_it_writes() -> None:
     transport = MeteredTransport(inner, meter)
     transport.write(b"abc")
     transport.write(memoryview(bytearray(b"de")))
-    transport.writelines(iter([b"f", bytearray(b"gh"), b""]))
+    chunks: tuple[bytes | bytearray, ...] = (b"f", bytearray(b"gh"), b"")
+    transport.writelines(iter(chunks))
     assert inner.data == b"abcdefgh"
     assert meter.total.sent == 8
     assert transport.get_write_buffer_size() == 42

@@ -13,7 +13,7 @@ from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
 from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
-from proxy.upstream.pool import NoLease
+from proxy.upstream.partition import NoLease
 
 Start = Callable[..., Awaitable[Pooled]]
 

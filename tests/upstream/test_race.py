@@ -15,7 +15,7 @@ from proxy.upstream import pool as pool_module
 from proxy.upstream import rescue as rescue_module
 from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
-from proxy.upstream.pool import NoLease
+from proxy.upstream.partition import NoLease
 from proxy.upstream.standby import Standby
 
 Start = Callable[..., Awaitable[Pooled]]
