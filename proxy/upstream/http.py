@@ -42,6 +42,9 @@ _OWN_PAGE = (
 
 _PROBE_TIMEOUT = 3.0
 
+_ROUNDS = 2
+"""Of the event loop: what arrived shows in the first, behind those who waited, and is read before the second."""
+
 _turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
 """The figures of the request that is being sent; a connection serves one request at a time."""
 
@@ -276,7 +279,7 @@ class Http:
     ) -> Answer:
         token = _turn.set(traffic)
         # A file is written in pieces; bytes would all be handed to the transport at once.
-        data = io.BytesIO(body) if isinstance(body, bytes) else body
+        data = io.BytesIO(body) if isinstance(body, bytes) else body and _heedful(body)
         try:
             response = await self._session.request(
                 method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
@@ -289,6 +292,18 @@ class Http:
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
             _turn.reset(token)
+
+
+async def _heedful(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the pieces of *body*, each once what upstream said meanwhile has been read.
+
+    Some refuse an upload and close in the middle of it. A write would then find the connection closed, and what is
+    unread of the answer is discarded with it.
+    """
+    async for piece in body:
+        for _ in range(_ROUNDS):
+            await asyncio.sleep(0)
+        yield piece
 
 
 async def _encoded(

@@ -557,6 +557,21 @@ async def test_upstream_may_answer_before_the_upload_ends(proxied: Any, raw_upst
     assert (await agent.message()).status == 413
 
 
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/responses"])
+async def test_a_refusal_arrives_though_upstream_closes_behind_it(
+    proxied: Any, raw_upstream: Any, target: str
+) -> None:
+    """Servers that have heard enough of an upload refuse it and close; the agent gets their answer, and no 502."""
+
+    async def serve(peer: Any) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, max_body_bytes=MEBIBYTE)
+    answer = await run.ask("POST", target, KEY, body=bytes(4 * MEBIBYTE))
+    assert (answer.status, answer.body) == (413, b"{}")
+
+
 async def test_an_agent_that_leaves_ends_its_request_upstream(proxied: Any, raw_upstream: Any) -> None:
     """Upstream sees the connection close when the agent hangs up, and does not work for nobody."""
     begun, left = asyncio.Event(), asyncio.Event()
