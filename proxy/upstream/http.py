@@ -66,8 +66,11 @@ class _MeteredHandler(ResponseHandler):
         self.broken: aiohttp.StreamReader | None = None
 
     def is_connected(self) -> bool:
-        """Whether the connection, which is idle, may be used again: a sleep or a new address may have ended it."""
-        if not super().is_connected() or self.transport is None:
+        """Whether the connection, which is idle, may be used again: a sleep or a new address may have ended it.
+
+        Nor may it where more has arrived than was asked for: that would be read as the next request's answer.
+        """
+        if not super().is_connected() or self.transport is None or self.should_close:
             return False
         slept = self._lag() - self._lag_when_heard
         signs = Signs(slept=slept, moved=has_moved(self.transport.get_extra_info("socket")))
@@ -87,7 +90,18 @@ class _MeteredHandler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         self._meter.received(len(data))
         self._lag_when_heard = self._lag()
-        super().data_received(data)
+        for piece in _pieces(data) if self._payload is None or self._payload.is_eof() else (data,):
+            super().data_received(piece)
+
+
+def _pieces(data: bytes) -> tuple[bytes, ...]:
+    """Take the head of an answer apart from what follows it.
+
+    Some upstreams send a body where there can be none (204, 304, HEAD), or more than their Content-Length. The
+    library refuses that, and with it all that it was given at once.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return (head + end, rest) if rest else (data,)
 
 
 class _ClaimingTransport(MeteredTransport):

@@ -209,6 +209,51 @@ async def test_an_unread_answer_is_not_left_for_the_next(raw_upstream: Any, http
     assert len(upstream.received) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "answer", "body"),
+    [
+        ("DELETE", b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nnull", b""),
+        ("DELETE", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{}", b""),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b""),
+        ("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}\r\n}", b"{}"),
+    ],
+)
+async def test_what_follows_an_answer_does_not_spoil_it(
+    raw_upstream: Any, http: Start, method: str, answer: bytes, body: bytes
+) -> None:
+    """A body where there can be none, or more than its length, costs the connection and not the answer."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(answer)
+        await peer.reader.read()
+
+    client = await http((await raw_upstream(serve)).base_url)
+    for _ in range(2):
+        async with client.request(method, "/models", (), None, Traffic()) as response:
+            assert response.status == int(answer[9:12])
+            assert b"".join([chunk async for chunk in chunks(response)]) == body
+
+
+async def test_an_answer_that_was_not_asked_for_is_nobodys(raw_upstream: Any, http: Start) -> None:
+    """What arrives behind an answer is not given to whoever asks next."""
+    seen = asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        await seen.wait()
+        await peer.send(b"own" + b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nanother")
+        await peer.reader.read()
+
+    client = await http((await raw_upstream(serve)).base_url)
+    for _ in range(2):
+        async with client.request("GET", "/models", (), None, Traffic()) as response:
+            seen.set()
+            assert [chunk async for chunk in chunks(response)] == [b"own"]
+
+
 async def test_says_when_nobody_listens(http: Start) -> None:
     """A refused connection is upstream's fault."""
     with socket.socket() as closed:
