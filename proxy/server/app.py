@@ -43,6 +43,9 @@ _CLOSING_SECONDS = 1.0
 _LINE_LIMIT = 64 * 1024
 """Longest request line and header: agents put routing tokens and metadata there."""
 
+_ANYTHING = r"{path:[\s\S]*}"
+"""The rest of any path: routes see it decoded, and `%0A` is a line break by then."""
+
 
 class Server:
     """The proxy, listening. An async context manager; *tls* verifies an upstream with its own authority.
@@ -250,9 +253,9 @@ def _application(config: Config, services: Services, link: Link, shown: str) -> 
     chat = answering(Chat(), enabled=config.chat_completions == "translate")
     router.add_route("POST", "/v1/responses", answering(Responses()), expect_handler=expect)
     router.add_route("POST", "/v1/chat/completions", chat, expect_handler=expect)
-    router.add_route("*", "/v1/{path:.*}", pass_through, expect_handler=expect)
+    router.add_route("*", f"/v1/{_ANYTHING}", pass_through, expect_handler=expect)
     router.add_route("*", "/v1", pass_through, expect_handler=expect)
-    router.add_route("*", "/{path:.*}", not_found, expect_handler=expect)
+    router.add_route("*", f"/{_ANYTHING}", not_found, expect_handler=expect)
     return application
 
 

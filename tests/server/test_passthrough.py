@@ -28,6 +28,8 @@ TARGETS = [
     "/v1/a%2fb",
     "/v1/a+b",
     "/v1/a%20b",
+    "/v1/a%0Ab",
+    "/v1/a%0d%0a",
     "/v1/%zz",
     "/v1/100%",
     "/v1/%7Euser/~user",
