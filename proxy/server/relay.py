@@ -14,7 +14,7 @@ from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply
 from proxy.server.services import Services
 from proxy.upstream.encoding import inflated, is_gzip
-from proxy.upstream.headers import Headers, end_to_end, of_wire, to_http
+from proxy.upstream.headers import Headers, end_to_end, of_wire, to_http, writable
 from proxy.upstream.http import chunks, in_time, silence
 from proxy.upstream.progress import Progress
 
@@ -143,7 +143,8 @@ class Relay:
         if is_inflated:
             headers.popall("Content-Encoding")
             headers.popall("Content-Length", None)
-        await self._reply.begin(RelayedResponse(status=response.status, reason=response.reason, headers=headers))
+        reason = writable(response.reason or "")
+        await self._reply.begin(RelayedResponse(status=response.status, reason=reason, headers=headers))
         return await self._pass_on(response, await anext(body, b"") if chunk is None else chunk, body)
 
     def _chunks(self, response: ClientResponse) -> AsyncIterator[bytes]:

@@ -84,6 +84,8 @@ _VOLATILE_PREFIXES = (
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
 _CREDENTIAL = re.compile("auth|cookie|cred|key|passw|secret|sign|token")
 """A name with this in it might be somebody's credentials, whatever it begins with."""
 
@@ -94,7 +96,14 @@ _ANSWERED_PREFIXES = ("x-ratelimit-", "openai-")
 
 def of_wire(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Read headers as they came, in their own case. The library writes UTF-8 alone: other bytes are replaced."""
-    return tuple((name.decode("utf-8", "replace"), value.decode("utf-8", "replace")) for name, value in raw)
+    return tuple(
+        (name.decode("utf-8", "replace"), writable(value.decode("utf-8", "replace"))) for name, value in raw
+    )
+
+
+def writable(text: str) -> str:
+    """Return *text* without what the library reads in an answer and does not write: control characters, mostly."""
+    return text if text.isprintable() else _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> Headers:

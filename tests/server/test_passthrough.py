@@ -208,6 +208,21 @@ async def test_keeps_upstreams_headers(proxied: Any, raw_upstream: Any) -> None:
     assert answer.body == b"{}"
 
 
+async def test_control_characters_of_upstreams_fail_nothing(proxied: Any, raw_upstream: Any) -> None:
+    """They are replaced, in a header as in the reason; all else arrives."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 O\x02K\r\nX-Odd: a\tb\x01\x7f\r\nContent-Length: 2\r\n\r\n{}")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    answer = await run.ask("GET", "/v1/files/1/content", KEY)
+    replaced = "\N{REPLACEMENT CHARACTER}".encode().decode("latin-1")
+    assert answer.start == f"HTTP/1.1 200 O{replaced}K"
+    assert answer.headers == [("X-Odd", f"a\tb{replaced}{replaced}"), ("Content-Length", "2")]
+    assert answer.body == b"{}"
+
+
 async def test_invents_no_headers(proxied: Any, raw_upstream: Any) -> None:
     """What upstream left out stays out: our server adds no type, no date and no name of its own."""
 
