@@ -100,6 +100,7 @@ class Server:
                 link=self.link,
                 encodings=_encodings(config, endpoint),
                 congestion=config.congestion,
+                ping_interval=config.ping_interval,
             )
         )
         pool = await self._stack.enter_async_context(

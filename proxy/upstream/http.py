@@ -3,6 +3,7 @@
 import asyncio
 import io
 import math
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from proxy.errors import Trouble, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
+from proxy.upstream.awake import keep_awake
 from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.encoding import Encoding, RequestEncoding
 from proxy.upstream.endpoint import Endpoint
@@ -53,14 +55,19 @@ class _MeteredHandler(ResponseHandler):
     """The library's side of one connection, counting bytes for the request that is using it.
 
     *lag* tells how far the time of day is ahead of a clock that stops while the machine sleeps, in seconds.
+    *ready* is called with the socket once there is one.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, total: Traffic, congestion: str, lag: Callable[[], float]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        total: Traffic,
+        ready: Callable[[socket.socket], None],
+        lag: Callable[[], float],
     ) -> None:
         super().__init__(loop=loop)
         self._meter = Meter(total)
-        self._congestion = congestion
+        self._ready = ready
         self._lag = lag
         self._lag_when_heard = lag()
         self.broken: aiohttp.StreamReader | None = None
@@ -77,7 +84,7 @@ class _MeteredHandler(ResponseHandler):
         return not is_doubtful(signs, ping_interval=math.inf)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        control(transport.get_extra_info("socket"), self._congestion)
+        self._ready(transport.get_extra_info("socket"))
         metered = _ClaimingTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
 
@@ -115,7 +122,12 @@ class _ClaimingTransport(MeteredTransport):
 
 
 def _connector(
-    endpoint: Endpoint, total: Traffic, congestion: str, lag: Callable[[], float], *, once: bool = False
+    endpoint: Endpoint,
+    total: Traffic,
+    ready: Callable[[socket.socket], None],
+    lag: Callable[[], float],
+    *,
+    once: bool = False,
 ) -> aiohttp.TCPConnector:
     connector = aiohttp.TCPConnector(
         limit=0,
@@ -126,7 +138,7 @@ def _connector(
     )
     # The library has no public way to hand in a protocol; tests/upstream/test_http.py guards this one.
     cast("Any", connector)._factory = partial(  # noqa: SLF001
-        _MeteredHandler, loop=asyncio.get_running_loop(), total=total, congestion=congestion, lag=lag
+        _MeteredHandler, loop=asyncio.get_running_loop(), total=total, ready=ready, lag=lag
     )
     return connector
 
@@ -146,9 +158,11 @@ class Http:
         link: Link | None = None,
         encodings: Mapping[str, Encoding] | None = None,
         congestion: str = SYSTEM,
+        ping_interval: float = math.inf,
         lag: Callable[[], float] = lag,
     ) -> None:
         self._lag = lag
+        self._ping_interval = ping_interval
         self._congestion = congestion
         self._encodings = {path: RequestEncoding(name) for path, name in (encodings or {}).items()}
         self._link = link or Link()
@@ -168,7 +182,7 @@ class Http:
 
     def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_connector(self._endpoint, self._traffic, self._congestion, self._lag, once=once),
+            connector=_connector(self._endpoint, self._traffic, self._prepare, self._lag, once=once),
             response_class=Answer,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -179,6 +193,12 @@ class Http:
             max_line_size=_LINE_LIMIT,
             max_field_size=_LINE_LIMIT,
         )
+
+    def _prepare(self, sock: socket.socket) -> None:
+        """Have *sock* as the settings want it."""
+        control(sock, self._congestion)
+        if math.isfinite(self._ping_interval):
+            keep_awake(sock, self._ping_interval)
 
     async def _probe(self) -> bool:
         """Return whether upstream itself answers, on a new connection and without anybody's credentials.

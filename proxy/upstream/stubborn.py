@@ -12,7 +12,7 @@ _RTO_MAX_MS = 44
 """Linux, from 6.15 on: TCP_RTO_MAX_MS, the longest pause (linux/tcp.h); Python does not name it."""
 
 _LEAST, _USUAL = 1.0, 120.0
-_GIVEN_UP_AFTER = 900.0
+GIVEN_UP_AFTER = 900.0
 """Seconds without an acknowledgement until the kernel closes; its count of attempts would end far earlier."""
 
 
@@ -20,7 +20,7 @@ def outlast(sock: socket.socket) -> None:
     """Have *sock* give up for the time that passed, not for how often it tried."""
     if sys.platform == "linux":
         with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_GIVEN_UP_AFTER * 1000))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(GIVEN_UP_AFTER * 1000))
 
 
 def hurry(sock: socket.socket, pause: float | None) -> None:

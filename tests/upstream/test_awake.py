@@ -1,0 +1,56 @@
+"""TCP's probes, as the kernel shows them on real sockets."""
+
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from proxy.upstream.awake import keep_awake
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems call these otherwise")
+
+
+def asked_of(sock: Any) -> list[int]:
+    """Return whether *sock* is probed, after how many seconds, in which pauses, and how often."""
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    return [
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+        *(sock.getsockopt(socket.IPPROTO_TCP, option) for option in options),
+    ]
+
+
+@linux
+@pytest.mark.parametrize(
+    ("every", "asked"), [(20.0, [1, 20, 20, 45]), (0.05, [1, 1, 1, 127]), (1800.0, [1, 1800, 1800, 1])]
+)
+def test_a_silent_connection_is_probed(every: float, asked: list[int]) -> None:
+    """As often as was asked for, and for a quarter of an hour before it is given up."""
+    with socket.socket() as sock:
+        keep_awake(sock, every)
+        assert asked_of(sock) == asked
+
+
+def test_a_kernel_that_refuses_fails_nothing() -> None:
+    """What cannot be had is done without."""
+    sock = socket.socket()
+    sock.close()
+    keep_awake(sock, 20)
+
+
+@linux
+async def test_plain_http_is_kept_awake(proxied: Any, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection on which an answer is awaited, as often as WebSockets are pinged."""
+    sockets: list[Any] = []
+    monkeypatch.setattr(
+        "proxy.upstream.http.keep_awake", lambda sock, every: (sockets.append(sock), keep_awake(sock, every))
+    )
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        sockets.append(asked_of(sockets[0]))
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, ping_interval=7.0)
+    await run.ask("POST", "/v1/responses/compact", ("Authorization", "Bearer key"), body=b"{}")
+    assert sockets[1] == [1, 7, 7, 127]
