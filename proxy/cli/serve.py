@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from proxy import __version__, log
+from proxy.cli.descriptors import allow_many
 from proxy.cli.settings import Refused, config_option, load_settings, setting_option
 from proxy.cli.stop import Stop
 from proxy.config import SIMULATED, Config
@@ -37,6 +38,7 @@ def serve(config_file: Path | None, **flags: Any) -> None:
     lets turns in flight finish, a second one doesn't wait for them.
     """
     config = load_settings(config_file, **flags).config
+    allow_many()
     with log.Aside(sys.stderr) as stream:
         log.configure(config.log_format, config.log_level, stream=stream)
         asyncio.run(_serve(config))
