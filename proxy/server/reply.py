@@ -18,7 +18,7 @@ from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from proxy.core.events import ServerEvent
@@ -124,6 +124,8 @@ class Reply:
     async def begin(self, response: web.StreamResponse) -> None:
         """Send the status and the headers of *response*."""
         self._response = response
+        if self._request.version < HttpVersion11 and response.content_length is None:
+            response.force_close()  # the end of the connection is the end of the body; the library forgets that
         await response.prepare(self._request)
         self._transport = self._request.transport
         self._is_chunked = response.headers.get("Transfer-Encoding") == "chunked"

@@ -419,12 +419,15 @@ async def test_a_query_stays_with_its_request(proxied: Any) -> None:
     assert [connection.path for connection in run.simulator.connections] == ["/v1/responses?api-version=2&x=%2F"]
 
 
-async def test_an_agent_on_http_1_0_gets_its_events(proxied: Any) -> None:
-    """Without chunks the stream ends with the connection."""
-    run = await proxied()
+@pytest.mark.parametrize("websocket", ["auto", "off"])
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+async def test_an_agent_on_http_1_0_gets_its_events(proxied: Any, websocket: str, connection: str) -> None:
+    """Without chunks the stream ends with the connection, which an agent that would keep it waits for, too."""
+    run = await proxied(websocket=websocket)
     agent = await run.dial()
     body = orjson.dumps(ASK)
     head = "POST /v1/responses HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer key\r\n"
+    head += f"Connection: {connection}\r\n"
     await agent.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     assert (await agent.head()).status == 200
     assert events(await agent.reader.read())[-1][0] == b"response.completed"
