@@ -30,10 +30,15 @@ class Background:
             log.error("task_died", task=task.get_name(), error=type(exc).__name__)
 
     async def close(self, grace: float) -> None:
-        """Give what is running *grace* seconds, then cancel it and wait for its end."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=grace)
-            for task in late:
+        """Give what is running *grace* seconds, then cancel it and wait for its end.
+
+        Where whoever waits here is cancelled, so is what is running: nobody asks a second time.
+        """
+        try:
+            if self._tasks and grace:
+                await asyncio.wait(self._tasks, timeout=grace)
+        finally:
+            for task in self._tasks:
                 task.cancel()
-            if late:
-                await asyncio.wait(late)
+        if self._tasks:
+            await asyncio.wait(self._tasks)

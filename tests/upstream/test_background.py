@@ -66,3 +66,20 @@ async def test_closing_ends_what_does_not_finish() -> None:
     assert task.cancelled()
     assert cleaned_up.is_set()
     assert logs == []
+
+
+async def test_closing_that_is_cancelled_ends_the_work_all_the_same() -> None:
+    """An agent may hang up in the middle of it; nobody closes a second time."""
+    background = Background()
+
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    task = background.start(work(), "some work")
+    closing = asyncio.get_running_loop().create_task(background.close(60))
+    await asyncio.wait([closing], timeout=0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    await asyncio.wait([task], timeout=1)
+    assert task.cancelled()
