@@ -18,6 +18,10 @@ TOO_BIG = 1009
 """The close code for what is larger than can be taken (RFC 6455, section 7.4.1)."""
 
 
+REJECTIONS = frozenset({400, 404, 409, 422})
+"""Statuses of an error that may lie in how a request is written, or in what it continues."""
+
+
 class PacklightError(Exception):
     """Anything packlight raises on purpose."""
 

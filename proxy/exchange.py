@@ -10,7 +10,7 @@ from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.core.warmup import Keepsake
-from proxy.errors import TOO_BIG, ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import REJECTIONS, TOO_BIG, ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
 from proxy.upstream.partition import Doubt, NoLease, Partition
@@ -26,9 +26,6 @@ ShowNow: TypeAlias = Callable[[ServerEvent], bool]
 def _never(_event: ServerEvent) -> bool:
     return False
 
-
-_REJECTED = frozenset({400, 404, 422})
-"""Statuses of an error that may lie in the form of the request, which over HTTP is the agent's own."""
 
 _LOST_UNSHOWN, _LOST = 2, 3
 """Turns lost in a row after which WebSockets are suspect: those of which nothing was shown, and any."""
@@ -213,7 +210,7 @@ class Exchange:
                 self._note_too_large()
             return PlainHTTP(Mismatch.TOO_LARGE)
         doubt = self._doubt()
-        if doubt is None or refusal.status not in _REJECTED:
+        if doubt is None or refusal.status not in REJECTIONS:
             return refusal
         if refusal.code == "context_length_exceeded":
             # Each API words it in its own way, and clients go by the words.

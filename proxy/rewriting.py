@@ -15,7 +15,7 @@ from proxy.core.events import GarbledEvent
 from proxy.core.hoist import Form
 from proxy.core.items import Item
 from proxy.core.turn import Rewrite, State, Turn
-from proxy.errors import UpstreamError, UpstreamUnavailable
+from proxy.errors import REJECTIONS, UpstreamError, UpstreamUnavailable
 from proxy.ledger import Ledger
 from proxy.upstream.background import Background
 from proxy.upstream.partition import NoLease, Partition
@@ -113,7 +113,7 @@ class Rewriting:
         try:
             self._judge(partition, form, **await self._ask(request, form, partition))
         except UpstreamError as exc:
-            if exc.status in {400, 404, 422}:
+            if exc.status in REJECTIONS:
                 self._judge(partition, form, equal=False, refused=True)
             else:
                 self._next_probe_at = self._clock() + self._retry_seconds

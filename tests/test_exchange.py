@@ -490,12 +490,13 @@ async def test_nulls_that_a_websocket_refuses_are_for_http_for_a_while(
     assert len(simulator.turns) == 4
 
 
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
 async def test_a_translation_that_upstream_refuses_is_for_http_for_a_while(
-    pooled: Pooled, simulator: Simulator
+    pooled: Pooled, simulator: Simulator, status: int
 ) -> None:
     """It may be the translation that upstream minds: once it takes the agent's own words, its model gets them."""
     for _ in range(2):
-        simulator.inject(Fault("before_created", "error", status=400, code="invalid_request_error"))
+        simulator.inject(Fault("before_created", "error", status=status, code="invalid_request_error"))
     with pytest.raises(PlainHTTP, match="translation_refused") as caught:
         await pooled.exchange(chat("a")).run(Shown())
     assert await plain_http(pooled, chat("a")) is Mismatch.TRANSLATION_REFUSED

@@ -292,11 +292,12 @@ async def test_a_probe_that_fails_is_no_verdict(proxied: Any, agents: Any) -> No
     assert (await run.figures())["hoists"] == {"turns": 0, "proven": 1, "disproven": 0}
 
 
-async def test_a_probe_that_is_refused_is_a_verdict(proxied: Any, agents: Any) -> None:
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
+async def test_a_probe_that_is_refused_is_a_verdict(proxied: Any, agents: Any, status: int) -> None:
     """What cannot be asked about even in the agent's form stays in it."""
     run = await proxied(hoist="auto")
     run.simulator.inject(
-        Fault("before_created", "error", status=400, match=lambda asked: "text stands" in str(asked))
+        Fault("before_created", "error", status=status, match=lambda asked: "text stands" in str(asked))
     )
     agent = await agents(run.server.url, **SETTINGS)
     await agent.turn("one")

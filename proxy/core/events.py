@@ -12,7 +12,7 @@ from proxy.core.delta import Delta, TurnRequest
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Raw
 from proxy.core.message import Message
-from proxy.errors import UpstreamError
+from proxy.errors import REJECTIONS, UpstreamError
 
 TERMINAL = frozenset(
     {
@@ -233,7 +233,7 @@ class Fault:
     @property
     def is_rejection(self) -> bool:
         """Whether the request itself was refused, which a delta can be where its full history is not."""
-        return self.status in {400, 404, 409, 422} and self.code != "context_length_exceeded"
+        return self.status in REJECTIONS and self.code != "context_length_exceeded"
 
     def is_about(self, parameter: str) -> bool:
         """Whether it names *parameter*."""
