@@ -7,16 +7,19 @@ and what the figures say about it.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import openai
+import orjson
 import pytest
 from conversation import Agent, Clock
 from proxied import Peer, Proxied, RawUpstream
 from said import user
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.utils import accept_key
 
 from proxy.simulator import (
@@ -1514,6 +1517,36 @@ async def test_telemetry_after_the_end_does_not_reach_the_next_turn(proxied: Sta
         )
     assert sent(simulator) == [("full", "completed", 0), ("delta", "completed", 0), ("delta", "completed", 0)]
     assert contexts(simulator) == agent.answered
+
+
+async def test_what_upstream_says_between_turns_is_not_kept(
+    proxied: Start, agents: Agents, stack: AsyncExitStack
+) -> None:
+    """Signs of life for hours are no answer that is read too slowly: the conversation keeps its connection."""
+    idle, said = asyncio.Event(), asyncio.Event()
+
+    async def speak(connection: ServerConnection) -> None:
+        async for _ in connection:
+            response = {"id": "resp_1", "status": "completed", "output": []}
+            for name in ("created", "completed"):
+                await connection.send(orjson.dumps({"type": f"response.{name}", "response": response}).decode())
+            await idle.wait()
+            with suppress(ConnectionClosed):
+                for _ in range(20):
+                    await connection.send(orjson.dumps({"type": "keepalive", "said": "x" * 100}).decode())
+                await (await connection.ping())
+            said.set()
+
+    server = await stack.enter_async_context(serve(speak, "127.0.0.1", 0, compression=None))
+    upstream = "http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname())
+    start = await proxied(upstream=upstream, max_unread_bytes=1000)
+    agent = await agents(start.server.url)
+    await agent.turn("one")
+    await start.recorded(1)
+    idle.set()
+    await said.wait()
+    await agent.turn("two")
+    assert [each[:2] for each in await figures(start, 2)] == [("full", "first_turn"), ("delta", None)]
 
 
 async def test_a_late_error_does_not_reach_the_next_turn(proxied: Start, agents: Agents) -> None:

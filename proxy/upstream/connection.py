@@ -106,7 +106,7 @@ class Connection:
         self._began_at = self._progress_at = self._now()
         limit = self._timing.send_timeout
         try:
-            self._discard_stragglers()
+            self._socket.inbox.begin()
             await self._probe()
             async with asyncio.timeout(limit) as deadline:
                 queue = queue_of(self._socket.transport)
@@ -215,9 +215,9 @@ class Connection:
         """Whether another event has arrived already."""
         return bool(self._socket.inbox)
 
-    def _discard_stragglers(self) -> None:
-        """Forget what came after the last turn ended: telemetry, or an error that is nobody's any more."""
-        self._socket.inbox.clear()
+    def rest(self) -> None:
+        """Keep nothing of what comes until the next message is sent: telemetry, or an error that is nobody's."""
+        self._socket.inbox.rest()
 
     async def _probe(self) -> None:
         """Have a connection that was silent for longer than our pings allow prove that it is alive."""

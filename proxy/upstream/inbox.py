@@ -23,6 +23,7 @@ class Inbox:
     """Whole messages in order, for one reader.
 
     Once more than *most* bytes wait to be taken, the next message is dropped and *overrun* is true for good.
+    Between `rest` and `begin` there is no reader, and nothing is kept.
     """
 
     def __init__(self, most: int) -> None:
@@ -36,7 +37,7 @@ class Inbox:
         self._limit = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        self._closed = False
+        self._closed = self._rests = False
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -72,6 +73,8 @@ class Inbox:
         return False
 
     def _add(self, message: bytes) -> None:
+        if self._rests:
+            return
         self.overrun = self.overrun or self._unread > self._most
         if not self.overrun:
             self._unread += len(message)
@@ -84,10 +87,16 @@ class Inbox:
         self._unread -= len(message)
         return message
 
-    def clear(self) -> None:
-        """Forget all whole messages."""
+    def rest(self) -> None:
+        """Forget all whole messages, and those to come."""
+        self.begin()
+        self._rests = True
+
+    def begin(self) -> None:
+        """Forget all whole messages, and keep those to come."""
         self._messages.clear()
         self._unread = 0
+        self._rests = False
 
     async def wait(self, limit: float, at_once: AtOnce | None = None) -> bool:
         """Wait for a message; return False where there will be none. Raises TimeoutError after *limit* seconds.

@@ -267,6 +267,7 @@ class Pool:
     async def _fill(self, partition: Partition, key: int, slot: Slot) -> None:
         try:
             slot.connection = await self._open(partition, key)
+            slot.connection.rest()
             slot.free, slot.last_used = not slot.wanted, self._clock()
         except (NoLease, UpstreamError):
             return  # whoever needs a connection will hear of it
@@ -394,6 +395,7 @@ class Pool:
             slot.last_used = self._clock() if last_used is None else last_used
             if connection.is_open:
                 slot.free, slot.claimed = True, None
+                connection.rest()
             else:
                 partition.slots.pop(key, None)
                 self._lost_behind_a_turn(partition, slot)

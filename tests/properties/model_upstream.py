@@ -170,6 +170,9 @@ class ModelConnection:
     def hurry(self) -> None:
         """Do nothing: no bytes are under way."""
 
+    def rest(self) -> None:
+        """Do nothing: what comes between turns is left for the next one, which has to do without."""
+
     def lose(self) -> None:
         """Go away, and say so."""
         if self.is_open:

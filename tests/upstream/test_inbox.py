@@ -81,12 +81,28 @@ async def test_what_is_unread_is_bounded() -> None:
         inbox.put(text(b"four"))
         assert inbox.take() == b"four"
     inbox.put(text(b"four"))
-    inbox.clear()
+    inbox.begin()
     inbox.put(text(b"four"))
     assert not inbox.overrun
     inbox.put(text(b""))
     assert inbox.overrun
     assert len(inbox) == 1
+
+
+async def test_without_a_reader_nothing_is_kept() -> None:
+    """Neither what is there nor what comes, however much; only a message whose end is still to come."""
+    inbox = Inbox(3)
+    inbox.put(text(b"before"))
+    inbox.rest()
+    for _ in range(3):
+        inbox.put(text(b"four"))
+        assert not inbox.put_alone(b"five")
+    inbox.put(text(b"si", fin=False))
+    assert not inbox
+    inbox.begin()
+    inbox.put(more(b"x"))
+    assert not inbox.overrun
+    assert inbox.take() == b"six"
 
 
 @pytest.mark.parametrize(("before", "limit"), [(0.01, 0.1), (60, 0.1)])
