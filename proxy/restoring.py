@@ -47,6 +47,10 @@ _LEAST_PATIENCE = 5.0
 """Seconds that upstream may take over what it was sent; as long as the upload took, if that is longer."""
 
 
+_SOON = 5.0
+"""Seconds behind an upload in which an upstream that closes the connection does so behind every response."""
+
+
 class Outcome(Enum):
     """What became of an upload."""
 
@@ -177,6 +181,9 @@ class Restoring:
     def _lost(self, partition: Partition, connection: Connection, last_used: float) -> None:
         keepsake = connection.keepsake
         if keepsake is None or keepsake.uploads >= _MOST_UPLOADS:
+            return
+        if self._clock() - keepsake.uploaded_at < _SOON and connection.was_told:
+            self._pause(partition)  # no turn would ever find what is uploaded there
             return
         job = Job(keepsake, partition, last_used, uploads_left=_MOST_UPLOADS - keepsake.uploads)
         if not self._may_help(job):
@@ -323,4 +330,6 @@ class Restoring:
         restored = warm_up.restored
         if restored is not None:
             lease.connection.baseline = restored
-            lease.connection.keepsake = replace(job.keepsake, baseline=restored, uploads=job.keepsake.uploads + 1)
+            lease.connection.keepsake = replace(
+                job.keepsake, baseline=restored, uploads=job.keepsake.uploads + 1, uploaded_at=self._clock()
+            )

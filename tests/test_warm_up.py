@@ -394,6 +394,19 @@ async def test_an_upstream_that_hangs_up_on_warm_ups_is_left_alone(
     assert sent(simulator) == ["ws", "warm-up", "ws", "ws"]
 
 
+async def test_an_upstream_that_closes_behind_every_response_is_left_alone(proxied: Start, agents: Agents) -> None:
+    """An upload there is gone before the turn that it is for: one shows that, and not three for each turn."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    simulator.inject(Fault("after_completed", "close", times=None, close_code=1000))
+    await agent.turn("one")
+    await settled(run, lost=2)
+    await agent.turn("two")
+    await settled(run, lost=3)
+    assert sent(simulator) == ["ws", "warm-up", "ws"]
+    assert contexts(simulator) == agent.answered
+
+
 async def test_a_conversation_that_ended_is_not_uploaded(proxied: Start, agents: Agents) -> None:
     """Its connection is closed for that."""
     clock = Clock()

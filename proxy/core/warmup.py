@@ -5,6 +5,7 @@ conversation that outlives a turn.
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 
 from proxy.core.delta import Baseline, Delta, Full, TurnRequest
 from proxy.core.events import ServerEvent, response_create
@@ -20,7 +21,7 @@ class Keepsake:
     """What upstream holds after a turn, as content: the items of *request*, then *outputs*.
 
     *baseline* is the same in fingerprints. *hoisted* and *quiet* say how the request was rewritten for upstream;
-    *uploads* is how often all this was uploaded again since.
+    *uploads* is how often all this was uploaded again since, *uploaded_at* when that was done last.
     """
 
     request: TurnRequest
@@ -29,6 +30,7 @@ class Keepsake:
     hoisted: Hoisted | None
     quiet: bool
     uploads: int = 0
+    uploaded_at: float = -inf
 
     @property
     def is_plain(self) -> bool:

@@ -206,6 +206,11 @@ class Connection:
         return self._socket.heard_at == self._opened_heard and self._now() > due
 
     @property
+    def was_told(self) -> bool:
+        """Whether upstream has said that it closes the connection."""
+        return self._socket.protocol.close_rcvd is not None
+
+    @property
     def is_dropped(self) -> bool:
         """Whether it was closed here: too much was unread, or it was given up for a new one."""
         return self._socket.inbox.overrun or self._given_up is not None

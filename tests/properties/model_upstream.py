@@ -116,7 +116,7 @@ class ModelConnection:
         self.opened_at = opened_at
         self.headers = headers
         self.is_open = True
-        self.is_doubtful = self.is_mute = self.is_dropped = False
+        self.is_doubtful = self.is_mute = self.is_dropped = self.was_told = False
         self.last_response: str | None = None
         self.gone: Callable[[], None] = lambda: None
         self._upstream = upstream
