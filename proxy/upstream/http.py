@@ -42,6 +42,9 @@ _OWN_PAGE = (
     "upstream answered this turn with a redirect or a web page, though it is there: is its API base the right one?"
 )
 
+_UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+"""What is raised where there is no connection, so that nothing of the request has left."""
+
 _PROBE_TIMEOUT = 3.0
 
 _ROUNDS = 2
@@ -289,8 +292,9 @@ class Http:
         rest = tuple(each for each in headers if each[0].lower() != "content-length")
         try:
             response = await send((*rest, ("Content-Encoding", name)), data)
-        except UpstreamUnavailable:
-            encoding.broke()
+        except UpstreamUnavailable as exc:
+            if not isinstance(exc.__cause__, _UNSENT):
+                encoding.broke()
             raise
         status = response.status
         if is_portal(status, is_page=await response.is_page(), is_turn=True):

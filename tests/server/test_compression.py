@@ -260,6 +260,31 @@ async def test_a_first_encoded_body_that_fails_is_the_last(proxied: Any, raw_ups
     assert seen == [["zstd"], []]
 
 
+@pytest.mark.parametrize("what", ["nobody", "silence"])
+async def test_an_upstream_that_cannot_be_reached_has_refused_nothing(
+    proxied: Any, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Where the first turn finds no link, the next ones are compressed all the same."""
+    seen: list[list[str]] = []
+
+    async def serve(peer: Any) -> None:
+        seen.append((await peer.message()).all("Content-Encoding"))
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+
+    async def unreached(*_: Any, **__: Any) -> Any:
+        if what == "nobody":
+            raise ConnectionRefusedError
+        await asyncio.Event().wait()
+
+    upstream = await raw_upstream(serve)
+    run = await proxied(upstream=upstream.base_url, http_compression="zstd", connect_timeout=0.2, **OFF)
+    with monkeypatch.context() as patched:
+        patched.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", unreached)
+        assert (await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))).status == 502
+    assert (await run.ask("POST", "/v1/responses", KEY, body=orjson.dumps(ASK))).status == 200
+    assert seen == [["zstd"]]
+
+
 async def test_a_slow_answer_in_gzip_after_signs_of_life_is_whole(proxied: Any) -> None:
     """The agent asked for gzip, and has a status without it by then."""
     slow = {"refuse_upgrade": 404, "compressed_answers": True, "first_event_seconds": 1.0}
