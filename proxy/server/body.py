@@ -32,9 +32,16 @@ class TooLong:
     beginning: bytes
 
 
-async def read(request: web.Request, *, limit: int, timeout: float) -> bytes | TooLong:  # noqa: ASYNC109
+async def read(
+    request: web.Request,
+    *,
+    limit: int,
+    timeout: float,  # noqa: ASYNC109
+    arrived: Callable[[int], None],
+) -> bytes | TooLong:
     """Return the body of *request*, undecoded, or its beginning once it exceeds *limit* bytes.
 
+    *arrived* is told the size of each piece, since the agent may hang up before the last.
     Raises Stalled where nothing arrives for *timeout* seconds.
     """
     if request.content_length is not None and request.content_length > limit:
@@ -45,16 +52,15 @@ async def read(request: web.Request, *, limit: int, timeout: float) -> bytes | T
         chunk = await _next(request, timeout)
         if not chunk:
             return b"".join(parts)
+        arrived(len(chunk))
         parts.append(chunk)
         size += len(chunk)
         if size > limit:
             return TooLong(b"".join(parts))
 
 
-async def rest(request: web.Request, beginning: bytes, *, timeout: float) -> AsyncIterator[bytes]:  # noqa: ASYNC109
-    """Yield *beginning*, and then what is still to come of the body."""
-    if beginning:
-        yield beginning
+async def rest(request: web.Request, *, timeout: float) -> AsyncIterator[bytes]:  # noqa: ASYNC109
+    """Yield what is still to come of the body."""
     while chunk := await _next(request, timeout):
         yield chunk
 

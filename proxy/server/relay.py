@@ -117,10 +117,10 @@ class Relay:
         return (*rest, ("Accept-Encoding", "identity" if is_off and "gzip" not in accepted else "gzip"))
 
     async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
+        if raw.beginning:
+            yield raw.beginning
         try:
-            async for chunk in bodies.rest(
-                self._request, raw.beginning, timeout=self._services.config.body_timeout
-            ):
+            async for chunk in bodies.rest(self._request, timeout=self._services.config.body_timeout):
                 self.bytes_from_agent += len(chunk)
                 yield chunk
         except bodies.Stalled as exc:

@@ -105,10 +105,11 @@ class AgentRequest:
 
     async def _answer(self, front_end: FrontEnd) -> web.StreamResponse:
         config = self._services.config
-        raw = await bodies.read(self._request, limit=config.max_body_bytes, timeout=config.body_timeout)
+        raw = await bodies.read(
+            self._request, limit=config.max_body_bytes, timeout=config.body_timeout, arrived=self._note_arrived
+        )
         if isinstance(raw, bodies.TooLong):
             return await self._over_http(raw, Mismatch.TOO_LARGE)
-        self._bytes_from_agent = len(raw)
         read = await self._read(raw, front_end)
         if isinstance(read, Opaque):
             self._model, self._detail = read.model, _shown(read.detail)
@@ -244,6 +245,9 @@ class AgentRequest:
         if self._reply.begun:
             return self._reply.abort()
         return self._reply.error(status, told, "upstream_unavailable", headers=_CALMLY.get(fault.trouble))
+
+    def _note_arrived(self, size: int) -> None:
+        self._bytes_from_agent += size
 
     def _note_shown(self) -> None:
         if self._first_shown is None:

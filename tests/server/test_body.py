@@ -291,7 +291,7 @@ async def counted(peer: Any, head: Any) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize("target", ["/v1/responses", "/v1/chat/completions", "/v1/files"])
 @pytest.mark.parametrize("framing", [("Content-Length", "100"), ("Transfer-Encoding", "chunked")])
 async def test_a_stalled_body_is_given_up(proxied: Any, target: str, framing: tuple[str, str]) -> None:
-    """An agent that stops in the middle of its body gets a 408 after body_timeout."""
+    """An agent that stops in the middle of its body gets a 408 after body_timeout. What had come is counted."""
     run = await proxied(body_timeout=0.1)
     agent = await run.dial()
     await agent.begin("POST", target, KEY, framing)
@@ -299,6 +299,8 @@ async def test_a_stalled_body_is_given_up(proxied: Any, target: str, framing: tu
     answer = await agent.message()
     assert answer.status == 408
     assert answer.json()["error"]["code"] == "request_timeout"
+    came = 1 if framing[1] == "chunked" else 4
+    assert (await run.figures())["bytes"]["from_agents"] == came
 
 
 async def test_a_slow_body_is_waited_for(proxied: Any) -> None:
