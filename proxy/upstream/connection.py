@@ -34,6 +34,9 @@ from proxy.upstream.upgrade import Socket, Timing, upgrade
 _BLIND_PATIENCE = 5.0
 """Seconds that a stall is allowed where the kernel does not tell a slow reader from a dark link."""
 
+_SLOWEST = 4096
+"""Bytes per second of the slowest link that a message is believed to be still queueing for."""
+
 _FAR = 0.15
 """Seconds of round trip from which a message is worth guarding: what a loss costs goes with them."""
 
@@ -59,6 +62,7 @@ class Connection:
         self._sent = self._delivered = False
         self._opened_heard = self._began_at = self._sent_at = self._progress_at = socket.heard_at
         self._acknowledged = 0
+        self._size = 0
         self._asked_since: float | None = None
         self._given_up: str | None = None
         self._hurried = False
@@ -124,6 +128,7 @@ class Connection:
     async def _upload(self, message: Message, queue: SendQueue) -> None:
         deflate = self._socket.deflate
         data = bytes(message) if deflate is None else await deflate.compress(message)
+        self._size = len(data)
         if len(data) > FIRST_FLIGHT:
             await self._socket.send(self._fragments(data, queue), text=True)
         else:
@@ -169,6 +174,7 @@ class Connection:
 
     def _note_sent(self) -> None:
         self._sent, self._sent_at = self.is_open, self._now()
+        self._socket.asked_at = self._sent_at
 
     async def receive(
         self, limit: float, name: str, *, waited: float = 0.0, at_once: Callable[[ServerEvent], bool] | None = None
@@ -263,6 +269,35 @@ class Connection:
         if self._delivered and not signs.moved:
             return False
         return is_stuck(signs, stuck_timeout=self._timing.stuck_timeout)
+
+    @property
+    def answers_at_work(self) -> bool:
+        """Whether upstream was seen to answer a ping in the middle of a turn here."""
+        return self._socket.answers_at_work
+
+    @property
+    def heard_at(self) -> float:
+        """When upstream was heard last, by the loop's clock."""
+        return self._socket.heard_at
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds nothing was heard."""
+        return self._now() - self._socket.heard_at
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether nothing is heard of a turn that is under way, not even the pong that is due.
+
+        Whoever acknowledges on upstream's behalf (an outbound proxy, a satellite's accelerator) does so where the
+        way behind it is gone, too.
+        """
+        return self._sent and is_doubtful(Signs(silent=self.silence), ping_interval=self._timing.ping_interval)
+
+    @property
+    def queued_seconds(self) -> float:
+        """For how long the turn's message may wait behind whoever acknowledges it, at most."""
+        return self._size / _SLOWEST
 
     def hurry(self) -> None:
         """Have TCP try again often while nothing is acknowledged, and as usual once something is."""

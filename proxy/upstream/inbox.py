@@ -42,6 +42,11 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._messages)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the reader waits, with nothing to read."""
+        return self._waiter is not None and not self._waiter.done()
+
     def put(self, frame: Frame) -> None:
         """Take a data *frame*; with the last one of a message, that message can be taken."""
         if self._begun is None and frame.fin:
@@ -141,5 +146,5 @@ class Inbox:
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is not None and self.is_awaited:
             self._waiter.set_result(None)

@@ -97,6 +97,7 @@ class Partition:
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
     warm_up_off_until: float = 0.0
+    answers_at_work: bool = False
     largest_taken: int = 0
     too_large: int = 0
     too_large_until: float = 0.0

@@ -81,7 +81,10 @@ class Rescue:
         """Give up a connection on which a turn does not get through, where it would on another way."""
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
+            partition.answers_at_work = partition.answers_at_work or connection.answers_at_work
             if not connection.is_stuck:
+                if partition.answers_at_work and connection.is_unheard:
+                    await self._outlive(partition, connection)
                 continue
             if partition.may_open(self._clock()) and await self._opens_beside(partition, connection):
                 found = "a new connection did"
@@ -92,6 +95,47 @@ class Rescue:
             await asyncio.sleep(_GRACE)
             if connection.is_stuck:
                 connection.give_up(f"nothing got through, where {found} (stuck_timeout)")
+
+    async def _outlive(self, partition: Partition, silent: Connection) -> None:
+        """Give up a connection that goes on to be *silent* where another one has its ping answered.
+
+        What upstream said into the dark comes late, by as much as that took: so it is waited for as long again.
+        """
+        heard_at = silent.heard_at
+        proving = self._background.start(self._proves_beside(partition), "prove a connection beside a silent one")
+        try:
+            while silent.heard_at == heard_at and not proving.done():
+                await asyncio.wait([proving], timeout=_LOOK_SECONDS)
+        finally:
+            proving.cancel()
+        if not (proving.done() and proving.result()):
+            await asyncio.sleep(_BETWEEN_RESCUES)
+            return
+        longest = 2 * silent.silence + silent.queued_seconds
+        while silent.heard_at == heard_at and silent.is_open:
+            if silent.silence > longest:
+                silent.give_up(f"nothing was heard for {silent.silence:.0f} s, where another connection answers")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _proves_beside(self, partition: Partition) -> bool:
+        """Whether a connection that no turn uses, a new one if there is none, has a ping answered."""
+        if (spare := partition.spare) is not None and partition.slots[spare].free:
+            slot = partition.slots[spare]
+        elif not partition.may_open(self._clock()):
+            return False
+        else:
+            key, slot = self._begin(partition)
+            assert slot.opening is not None  # noqa: S101  (it was begun just now)
+            try:
+                await asyncio.wait([slot.opening])
+            finally:
+                self._release(partition, key, slot)
+        other = slot.connection
+        if other is None or await other.prove(self._timing.probe_timeout):
+            return other is not None
+        if slot.free:
+            other.abort()
+        return False
 
     async def _opens_beside(self, partition: Partition, stuck: Connection) -> bool:
         """Have a connection for whichever turn needs one while one is *stuck*; return whether it answers."""

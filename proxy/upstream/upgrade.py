@@ -4,6 +4,7 @@ The library's exceptions of the opening end here: callers see `proxy.errors`.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +86,8 @@ class Socket(ClientConnection):
         self.lag = lag()
         self._first_answer: float | None = None
         self.proven_rate = 0.0
+        self.asked_at = math.inf
+        self.answers_at_work = False
 
     @property
     def deflate(self) -> Deflate | None:
@@ -127,7 +130,15 @@ class Socket(ClientConnection):
             event.data = b""  # the library's parser holds the frame until the next one comes
             self._look_whether_overrun()
         else:
+            is_answer = isinstance(event, Frame) and bytes(event.data) in self.pending_pings
             super().process_event(event)
+            if is_answer:
+                self._note_pong()
+
+    def _note_pong(self) -> None:
+        """Take note of a pong in the middle of a turn: some servers read nothing, pings either, before its end."""
+        if self.inbox.is_awaited and self.loop.time() - self.latency > self.asked_at:
+            self.answers_at_work = True
 
     def _look_whether_overrun(self) -> None:
         if self.inbox.overrun:

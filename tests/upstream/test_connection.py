@@ -781,6 +781,51 @@ async def test_no_pong_is_too_late(simulate: Simulate, connect: Connect) -> None
     assert connection._socket.ping_timeout is None
 
 
+@pytest.mark.parametrize("asked", ["before the message", "at work"])
+async def test_a_pong_in_the_middle_of_a_turn_is_remarked(
+    connect: Connect, raw_upstream: RawUpstreams, asked: str
+) -> None:
+    """Not one that answers a ping from before the message: upstream may read nothing before the end of a turn."""
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        pings = [data for code, _, data in [await frame(peer), await frame(peer)] if code == 9]
+        for ping in pings:
+            await peer.send(bytes([138, len(ping)]) + ping)
+        await asyncio.sleep(0.05)
+        await peer.send(b'\x81\x10{"type":"heard"}\x8a\x00')
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    if asked == "before the message":
+        await connection._socket.ping()
+    await connection.send(MESSAGE)
+    if asked == "at work":
+        await connection._socket.ping()
+    assert (await connection.receive(5, "first_event_timeout")).type == "heard"
+    assert connection.answers_at_work is (asked == "at work")
+
+
+async def test_a_pong_behind_the_end_of_a_turn_is_not_remarked(
+    connect: Connect, raw_upstream: RawUpstreams
+) -> None:
+    """It shows that upstream reads again, and not that it read meanwhile."""
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        await frame(peer)
+        _, _, ping = await frame(peer)
+        await peer.send(b'\x81\x10{"type":"heard"}' + bytes([138, len(ping)]) + ping)
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    await connection.send(MESSAGE)
+    pong = await connection._socket.ping()
+    assert (await connection.receive(5, "first_event_timeout")).type == "heard"
+    await pong
+    assert not connection.answers_at_work
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
 async def test_the_kernel_has_been_told_to_be_patient(simulate: Simulate, connect: Connect) -> None:
     """Of every connection: what TCP does by itself is to give a dark link up for how often it tried."""

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 from pooling import TIMING, Conversation, Pooled, Shown, converse, run
@@ -17,6 +18,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.partition import NoLease
 from proxy.upstream.standby import Standby
+from proxy.upstream.upgrade import Timing
 
 Start = Callable[..., Awaitable[Pooled]]
 
@@ -269,6 +271,116 @@ async def test_a_turn_that_upstream_has_is_waited_for(
         turn = await run(lease, asked)
     assert turn.baseline is not None
     assert looked > 1
+    assert len(simulator.connections) == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Timing:
+    """Ping often, and look often what comes of it."""
+    monkeypatch.setattr(rescue_module, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(rescue_module, "_BETWEEN_RESCUES", 0.01)
+    return replace(TIMING, ping_interval=0.1)
+
+
+@pytest.mark.parametrize("spare", [False, True])
+async def test_a_turn_of_which_nothing_is_heard_goes_over_a_connection_that_answers(
+    pooled: Start, simulator: Simulator, impatient: Timing, *, spare: bool
+) -> None:
+    """Somebody in between acknowledges what never arrives: pongs are missing, which come on another connection."""
+    here, conversation, shown = await pooled(timing=impatient), Conversation(), Shown()
+    simulator.settings.first_event_seconds = 0.5
+    await converse(here, simulator, conversation, "a")
+    running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(shown))
+    await simulator.until(lambda: len(simulator.turns) == 2)
+    simulator.silence_connections()
+    simulator.settings.first_event_seconds = 0
+    if spare:
+        _, slot = here.pool._open_ahead(here.partition, wanted=False)
+        assert slot.opening is not None
+        await slot.opening
+    began = asyncio.get_running_loop().time()
+    await running
+    assert shown.types[-1] == "response.completed"
+    assert [record.turns for record in simulator.connections] == [2, 1]
+    assert asyncio.get_running_loop().time() - began > 2 * 0.15  # as long again as it was silent before
+    assert not here.partition.trust.is_suspect
+
+
+async def test_a_spare_connection_that_is_silent_too_proves_nothing(
+    pooled: Start, simulator: Simulator, impatient: Timing
+) -> None:
+    """It is let go, and the turn is waited for until another one answers."""
+    here = await pooled(timing=replace(impatient, probe_timeout=0.1))
+    conversation, shown = Conversation(), Shown()
+    await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
+    simulator.settings.first_event_seconds = 3600
+    running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(shown))
+    await simulator.until(lambda: len(simulator.turns) == 2)
+    _, slot = here.pool._open_ahead(here.partition, wanted=False)
+    assert slot.opening is not None
+    await slot.opening
+    simulator.silence_connections()
+    simulator.settings.first_event_seconds = 0
+    await running
+    assert shown.types[-1] == "response.completed"
+    assert [record.turns for record in simulator.connections] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("queued", [0.0, 0.4])
+async def test_a_silent_connection_is_waited_for_as_long_again(
+    pooled: Start, impatient: Timing, queued: float
+) -> None:
+    """What upstream said into the dark comes late; and a message may queue behind whoever acknowledges it."""
+    here, loop = await pooled(timing=impatient), asyncio.get_running_loop()
+    silent = Silent(loop.time() - 0.2, queued)
+    waiting = loop.create_task(here.pool._rescue._outlive(here.partition, cast("Connection", silent)))
+    await asyncio.sleep(0.1 + queued)
+    assert not silent.given_up
+    silent.heard_at = loop.time()
+    await waiting
+    assert not silent.given_up
+    silent.heard_at -= 0.2
+    await here.pool._rescue._outlive(here.partition, cast("Connection", silent))
+    assert len(silent.given_up) == 1
+    assert silent.silence > 0.4 + queued
+
+
+@dataclass
+class Silent:
+    """A connection of which nothing is heard, whose message may have queued for so long."""
+
+    heard_at: float
+    queued_seconds: float
+    given_up: list[str] = field(default_factory=list)
+
+    @property
+    def silence(self) -> float:
+        """Since when."""
+        return asyncio.get_running_loop().time() - self.heard_at
+
+    @property
+    def is_open(self) -> bool:
+        """Until it is given up."""
+        return not self.given_up
+
+    def give_up(self, reason: str) -> None:
+        """Remember why."""
+        self.given_up.append(reason)
+
+
+async def test_a_turn_is_not_given_up_where_upstream_answers_no_ping_at_work(
+    pooled: Start, simulator: Simulator, impatient: Timing
+) -> None:
+    """Some servers read nothing before the end of a turn: only what was seen of this one counts."""
+    here, conversation = await pooled(timing=impatient), Conversation()
+    async with here.pool.lease(conversation.says("a"), here.partition) as lease:
+        lease.connection._sent = True
+        lease.connection._socket.heard_at -= 3600
+        simulator.silence_connections()
+        await asyncio.sleep(0.5)
+        assert lease.connection.is_unheard
+        assert lease.connection.is_open
     assert len(simulator.connections) == 1
 
 
