@@ -6,6 +6,7 @@ and what the figures say about it.
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -1233,6 +1234,34 @@ async def test_upgrades_that_are_swallowed_cost_one_wait(
         *[("http", "no_websocket")] * 3,
         ("full", "after_restart"),
     ]
+
+
+async def test_upgrades_that_are_always_swallowed_hold_up_two_turns(proxied: Start, agents: Agents) -> None:
+    """Later ones are asked for beside turns that go over HTTP; the turn behind one that opens goes over it."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock, open_timeout=0.5)
+    start.simulator.inject(Fault("handshake", "silence", times=4))
+    agent = await agents(start.server.url)
+    waits = []
+    for asked in range(1, 5):
+        began = time.monotonic()
+        await agent.turn("on")
+        waits.append(time.monotonic() - began > 0.5)
+        await start.simulator.until(lambda asked=asked: _upgrades(start) == asked)
+        await asyncio.sleep(0.6)  # the attempt beside ends
+        clock.advance(300)
+    assert waits == [True, True, False, False]
+    await agent.turn("it opens beside this one")
+    await start.simulator.until(lambda: len(start.simulator.connections) == 1)
+    await agent.turn("on it")
+    assert [row[:2] for row in await figures(start, 6)] == [
+        *[("http", "no_websocket")] * 5,
+        ("full", "after_restart"),
+    ]
+
+
+def _upgrades(start: Any) -> int:
+    return sum(request.header("Upgrade") is not None for request in start.simulator.requests)
 
 
 async def test_websockets_that_always_break_are_left_alone_for_a_while(proxied: Start, agents: Agents) -> None:

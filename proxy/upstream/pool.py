@@ -322,6 +322,8 @@ class Pool:
         spare = None if isinstance(choice, Use) else partition.spare
         if isinstance(choice, Open) and spare is None and not partition.trust.has_room(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
+        if not isinstance(choice, Use) and self._is_tried_beside(partition, spare):
+            raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)
         if isinstance(choice, Use):
             slot = partition.slots[choice.key]
@@ -336,6 +338,17 @@ class Pool:
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
+
+    def _is_tried_beside(self, partition: Partition, spare: int | None) -> bool:
+        """Whether a WebSocket is asked for that is not worth waiting for: upgrades are swallowed, time and again.
+
+        Should it open after all, it is there for the next turn.
+        """
+        if not partition.trust.is_swallowed or (spare is not None and partition.slots[spare].free):
+            return False
+        if spare is None and self.has_room(partition):
+            self._open_ahead(partition, wanted=False)
+        return spare is not None or partition.spare is not None
 
     def _room(self, partition: Partition) -> int:
         """Return how many connections can be had at no conversation's cost: new ones, or one opened ahead."""

@@ -19,6 +19,9 @@ FIRST_PAUSE = 10.0
 FIRST_SUSPICION = 30.0
 """How long plain HTTP is used at first after WebSockets that opened, and were lost under every turn."""
 
+SWALLOWED = 2
+"""After so many upgrades in a row that were met with silence, turns do not wait for the next one."""
+
 TRIAL_SECONDS = 30.0
 """How long others use plain HTTP while one turn tries a WebSocket again."""
 
@@ -36,6 +39,7 @@ class Trust:
         self._refused_until = self._no_more_until = self._suspect_until = -inf
         self._pauses: Iterator[float] | None = None
         self._paused_at = -inf
+        self._swallowed = 0
         self._lost, self._lost_at = 0, -inf
         self._suspicions: Iterator[float] | None = None
 
@@ -57,11 +61,17 @@ class Trust:
         """Whether turn after turn was lost, and none has come to its end since."""
         return self._suspicions is not None
 
+    @property
+    def is_swallowed(self) -> bool:
+        """Whether upgrades were met with silence, again and again: each holds up whoever waits for it."""
+        return self._swallowed >= SWALLOWED
+
     # Upgrades
 
     def opened(self) -> None:
         """Take note that one opened: there is a way, whatever others met."""
         self._pauses = None
+        self._swallowed = 0
         self._refused_until = self._no_more_until = -inf
 
     def refused(self, now: float) -> None:
@@ -85,6 +95,7 @@ class Trust:
         """
         if began <= self._paused_at:
             return
+        self._swallowed = self._swallowed + 1 if silent else 0
         if silent or self._pauses is not None:
             self._refused_until = max(self._refused_until, now + self._pause(now))
         else:

@@ -1,5 +1,7 @@
 """How long WebSockets are left alone after what went wrong with them."""
 
+from collections.abc import Callable
+
 import pytest
 
 from proxy.upstream.trust import Trust
@@ -68,6 +70,18 @@ def test_one_upgrade_that_is_broken_off_is_no_pattern(together: bool, pause: flo
     assert known.allows(1)
     known.broke_off(2, began=0.5 if together else 1.5, silent=False)
     assert allowed_again(known, 2) == pause
+
+
+@pytest.mark.parametrize("end", [Trust.opened, lambda known: known.broke_off(5, began=4, silent=False)])
+def test_upgrades_that_are_met_with_silence_in_a_row_are_not_worth_a_wait(end: Callable[[Trust], None]) -> None:
+    """Until one opens, or is at least broken off."""
+    known = trust()
+    known.broke_off(1, began=0, silent=True)
+    assert not known.is_swallowed
+    known.broke_off(3, began=2, silent=True)
+    assert known.is_swallowed
+    end(known)
+    assert not known.is_swallowed
 
 
 @pytest.mark.parametrize("enough", [1, 2, 3])
