@@ -240,6 +240,9 @@ class Exchange:
         if lease.recalled:  # it may be the recall that upstream cannot bear
             off_seconds = self._waits.chaining_retry_seconds
             self._partition.note_delta(continued=False, recalled=True, now=self._clock(), off_seconds=off_seconds)
+        if fault.code != TOO_BIG and not (lease.connection.is_open or lease.connection.is_dropped):
+            now = self._clock()
+            self._partition.lifespan.lost(now - lease.connection.opened_at, now)
         if fault.code == TOO_BIG and not self.turn.shown:
             if not self.turn.begun:  # else it is the answer that was too large
                 self._note_too_large()

@@ -1264,6 +1264,31 @@ def _upgrades(start: Any) -> int:
     return sum(request.header("Upgrade") is not None for request in start.simulator.requests)
 
 
+async def test_what_closes_every_websocket_at_an_age_takes_no_turn_along_in_the_end(
+    proxied: Start, agents: Agents
+) -> None:
+    """After three turns that were lost at the same age, connections retire between turns, before they reach it."""
+    clock = Clock()
+    start = await proxied(numbered, clock=clock)
+    agent = await agents(start.server.url)
+    await agent.turn("on")
+    for _ in range(3):
+        start.simulator.inject(Fault("before_created", "abort", transport="ws"))
+        clock.advance(30)
+        await agent.turn("on")
+    for seconds in (20, 9, 28, 1):
+        clock.advance(seconds)
+        await agent.turn("on")
+    assert [row[:3] for row in await figures(start, 8)] == [
+        ("full", "first_turn", 1),
+        *[("full", "connection_lost", 2)] * 3,
+        ("delta", None, 1),
+        ("full", "retired", 1),
+        ("delta", None, 1),
+        ("full", "retired", 1),
+    ]
+
+
 async def test_websockets_that_always_break_are_left_alone_for_a_while(proxied: Start, agents: Agents) -> None:
     """Two turns in a row pay for finding out; the third goes over HTTP at once."""
     clock = Clock()

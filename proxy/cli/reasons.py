@@ -7,7 +7,7 @@ EXPLANATIONS: dict[str, str] = {
     "model_changed": "Another model was asked; what upstream holds belongs to the one before.",
     "call_unanswered": "The model had called a tool whose result is missing from the agent's history.",
     "connection_lost": "The connection to upstream broke, and what it held went with it.",
-    "retired": "The connection had been idle for long, was close to upstream's age limit, or made room for "
+    "retired": "The connection had been idle for long, was close to an age limit, or made room for "
     "another conversation (`max_connections`).",
     "upstream_forgot": "Upstream no longer knew the earlier response; if that goes on, all is sent for a while.",
     "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",

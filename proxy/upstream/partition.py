@@ -15,6 +15,7 @@ from proxy.core.hoist import Form
 from proxy.core.turn import Rewrite
 from proxy.upstream.connection import Connection
 from proxy.upstream.headers import Headers
+from proxy.upstream.lifespan import Lifespan
 from proxy.upstream.trust import Trust
 
 _Key = TypeVar("_Key")
@@ -98,6 +99,7 @@ class Partition:
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
     warm_up_off_until: float = 0.0
     answers_at_work: bool = False
+    lifespan: Lifespan = field(default_factory=Lifespan)
     largest_taken: int = 0
     too_large: int = 0
     too_large_until: float = 0.0

@@ -405,7 +405,9 @@ class Pool:
     def _give_back(self, partition: Partition, key: int, slot: Slot, last_used: float | None) -> None:
         connection = slot.connection
         if connection is not None and connection.baseline is not None and self._knows(partition):
-            slot.last_used = self._clock() if last_used is None else last_used
+            now = self._clock()
+            partition.lifespan.done(now - slot.last_used, age=now - connection.opened_at)
+            slot.last_used = now if last_used is None else last_used
             if connection.is_open:
                 slot.free, slot.claimed = True, None
                 connection.rest()
@@ -457,14 +459,18 @@ class Pool:
             elif now - slot.last_used >= self._limits.idle_seconds:
                 del partition.slots[key]
                 self._retire(slot, Mismatch.RETIRED, partition)
-            elif now - slot.connection.opened_at >= self._limits.max_age_seconds:
+            elif now - slot.connection.opened_at >= self._best_before(partition, now):
                 del partition.slots[key]
                 self._retire(slot, Mismatch.RETIRED, partition)
+                self._open_in_place(partition, slot)
                 self._tell_of(partition, slot)
             else:
                 slot.connection.hurry()
                 if now - slot.connection.opened_at >= self._limits.max_age_seconds - _AHEAD_SECONDS:
                     self._open_in_place(partition, slot)
+
+    def _best_before(self, partition: Partition, now: float) -> float:
+        return min(self._limits.max_age_seconds, partition.lifespan.best_before(now))
 
     async def _sweep_forever(self) -> None:
         while True:
