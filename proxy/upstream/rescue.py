@@ -79,11 +79,13 @@ class Rescue:
 
     async def guard(self, partition: Partition, connection: Connection) -> None:
         """Give up a connection on which a turn does not get through, where it would on another way."""
+        looked = False  # beside a mute one, once: a server too busy to answer may be too busy to open another
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
             partition.answers_at_work = partition.answers_at_work or connection.answers_at_work
             if not connection.is_stuck:
-                if partition.answers_at_work and connection.is_unheard:
+                if connection.is_unheard and (partition.answers_at_work or (connection.is_mute and not looked)):
+                    looked = True
                     await self._outlive(partition, connection)
                 continue
             if partition.may_open(self._clock()) and await self._opens_beside(partition, connection):
@@ -100,6 +102,7 @@ class Rescue:
         """Give up a connection that goes on to be *silent* where another one has its ping answered.
 
         What upstream said into the dark comes late, by as much as that took: so it is waited for as long again.
+        Where nothing ever came on the one, and nothing comes on the other, WebSockets open here and carry nothing.
         """
         heard_at = silent.heard_at
         proving = self._background.start(self._proves_beside(partition), "prove a connection beside a silent one")
@@ -108,8 +111,12 @@ class Rescue:
                 await asyncio.wait([proving], timeout=_LOOK_SECONDS)
         finally:
             proving.cancel()
-        if not (proving.done() and proving.result()):
-            await asyncio.sleep(_BETWEEN_RESCUES)
+        proved = proving.result() if proving.done() and not proving.cancelled() else None
+        if proved is False and silent.is_mute and silent.silence > silent.queued_seconds:
+            partition.trust.lost(self._clock(), opened=silent.opened_at, enough=1)
+            silent.give_up("WebSockets open here, and nothing comes on them")
+        if not (proved and partition.answers_at_work):
+            await asyncio.sleep(self._timing.probe_timeout)
             return
         longest = 2 * silent.silence + silent.queued_seconds
         while silent.heard_at == heard_at and silent.is_open:
@@ -117,12 +124,13 @@ class Rescue:
                 silent.give_up(f"nothing was heard for {silent.silence:.0f} s, where another connection answers")
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _proves_beside(self, partition: Partition) -> bool:
-        """Whether a connection that no turn uses, a new one if there is none, has a ping answered."""
-        if (spare := partition.spare) is not None and partition.slots[spare].free:
+    async def _proves_beside(self, partition: Partition) -> bool | None:
+        """Whether a spare connection, a new one if there is none, has a ping answered; None where none opens."""
+        spare = partition.spare
+        if spare is not None and partition.slots[spare].free:
             slot = partition.slots[spare]
         elif not partition.may_open(self._clock()):
-            return False
+            return None
         else:
             key, slot = self._begin(partition)
             assert slot.opening is not None  # noqa: S101  (it was begun just now)
@@ -131,11 +139,12 @@ class Rescue:
             finally:
                 self._release(partition, key, slot)
         other = slot.connection
-        if other is None or await other.prove(self._timing.probe_timeout):
-            return other is not None
-        if slot.free:
+        if other is None:
+            return None
+        answers = await other.prove(self._timing.probe_timeout)
+        if not answers and slot.free:
             other.abort()
-        return False
+        return answers
 
     async def _opens_beside(self, partition: Partition, stuck: Connection) -> bool:
         """Have a connection for whichever turn needs one while one is *stuck*; return whether it answers."""

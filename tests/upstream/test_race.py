@@ -333,6 +333,7 @@ async def test_a_silent_connection_is_waited_for_as_long_again(
 ) -> None:
     """What upstream said into the dark comes late; and a message may queue behind whoever acknowledges it."""
     here, loop = await pooled(timing=impatient), asyncio.get_running_loop()
+    here.partition.answers_at_work = True
     silent = Silent(loop.time() - 0.2, queued)
     waiting = loop.create_task(here.pool._rescue._outlive(here.partition, cast("Connection", silent)))
     await asyncio.sleep(0.1 + queued)
@@ -352,6 +353,7 @@ class Silent:
 
     heard_at: float
     queued_seconds: float
+    is_mute: bool = False
     given_up: list[str] = field(default_factory=list)
 
     @property
