@@ -50,6 +50,12 @@ _PROBE_TIMEOUT = 3.0
 _ROUNDS = 2
 """Of the event loop: what arrived shows in the first, behind those who waited, and is read before the second."""
 
+_KEPT_SECONDS = 5.0
+"""How long an idle connection may be used again: as long as the official SDKs use theirs (undici: 4).
+
+Nothing tells whether it is alive, and where a network has dropped it a turn waits there for all its time.
+"""
+
 _turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
 """The figures of the request that is being sent; a connection serves one request at a time."""
 
@@ -135,6 +141,7 @@ def _connector(
     connector = aiohttp.TCPConnector(
         limit=0,
         force_close=once,
+        keepalive_timeout=None if once else _KEPT_SECONDS,
         resolver=Resolver(),
         ssl=endpoint.ssl_context if endpoint.secure else cast("ssl.SSLContext", False),  # noqa: FBT003
         enable_cleanup_closed=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import AsyncOpenAI
 
 from proxy.errors import BadConfiguration, UpstreamUnavailable
 from proxy.ledger import Traffic
@@ -127,6 +128,21 @@ async def test_a_connection_from_another_address_is_not_used_again(
     client = await http((await raw_upstream(upstream)).base_url)
     await ask(client)
     monkeypatch.setattr(http_module, "has_moved", lambda _: True)
+    await ask(client)
+    assert len(upstream.received) == 2
+
+
+async def test_a_connection_that_was_idle_is_used_again_no_later_than_agents_would(
+    raw_upstream: Any, http: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that dropped it does not say so: who had spoken to upstream directly had opened another."""
+    sdk: Any = AsyncOpenAI(api_key="key")._client
+    assert sdk._transport._pool._keepalive_expiry >= http_module._KEPT_SECONDS
+    monkeypatch.setattr(http_module, "_KEPT_SECONDS", 0.05)
+    upstream = Counted()
+    client = await http((await raw_upstream(upstream)).base_url)
+    await ask(client)
+    await asyncio.sleep(0.1)
     await ask(client)
     assert len(upstream.received) == 2
 
