@@ -271,6 +271,16 @@ class Connection:
         return is_stuck(signs, stuck_timeout=self._timing.stuck_timeout)
 
     @property
+    def is_delivered(self) -> bool:
+        """Whether the turn's message was acknowledged, as far as `is_stuck` has seen."""
+        return self._sent and self._delivered
+
+    async def ask(self) -> None:
+        """Send a ping, and do not wait for what comes of it."""
+        with suppress(ConnectionClosed):
+            await self._socket.ping()
+
+    @property
     def answers_at_work(self) -> bool:
         """Whether upstream was seen to answer a ping in the middle of a turn here."""
         return self._socket.answers_at_work

@@ -99,6 +99,7 @@ class Partition:
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
     warm_up_off_until: float = 0.0
     answers_at_work: bool = False
+    asked_at_work: int = 0
     lifespan: Lifespan = field(default_factory=Lifespan)
     largest_taken: int = 0
     too_large: int = 0

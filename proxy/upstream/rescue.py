@@ -22,6 +22,10 @@ _BETWEEN_RESCUES = 5.0
 """How soon another connection is opened for a turn that is stuck, where the last one could not be."""
 
 
+_ASKED = 5
+"""Turns in which a ping finds out, if none has yet, whether upstream answers one in the middle of a turn."""
+
+
 class Rescue:
     """Connections beside those in doubt, or stuck. *begin* has one opened, *release* leaves it to others."""
 
@@ -79,11 +83,15 @@ class Rescue:
 
     async def guard(self, partition: Partition, connection: Connection) -> None:
         """Give up a connection on which a turn does not get through, where it would on another way."""
+        asked = partition.answers_at_work or partition.asked_at_work >= _ASKED
         looked = False  # beside a mute one, once: a server too busy to answer may be too busy to open another
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
             partition.answers_at_work = partition.answers_at_work or connection.answers_at_work
             if not connection.is_stuck:
+                if not asked and connection.is_delivered:
+                    asked, partition.asked_at_work = True, partition.asked_at_work + 1
+                    await connection.ask()
                 if connection.is_unheard and (partition.answers_at_work or (connection.is_mute and not looked)):
                     looked = True
                     await self._outlive(partition, connection)

@@ -327,6 +327,19 @@ async def test_a_spare_connection_that_is_silent_too_proves_nothing(
     assert [record.turns for record in simulator.connections] == [2, 0, 1]
 
 
+async def test_the_first_turn_finds_out_whether_pings_are_answered_at_work(
+    pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one ping, once its message has arrived; the next turns need none."""
+    monkeypatch.setattr(rescue_module, "_LOOK_SECONDS", 0.01)
+    here, conversation = await pooled(), Conversation()
+    simulator.settings.first_event_seconds = 0.5
+    await converse(here, simulator, conversation, "a")
+    await converse(here, simulator, conversation, "b")
+    assert here.partition.answers_at_work
+    assert here.partition.asked_at_work == 1
+
+
 @pytest.mark.parametrize("queued", [0.0, 0.4])
 async def test_a_silent_connection_is_waited_for_as_long_again(
     pooled: Start, impatient: Timing, queued: float
