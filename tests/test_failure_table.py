@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -1247,7 +1248,7 @@ async def test_upgrades_that_are_always_swallowed_hold_up_two_turns(proxied: Sta
         began = time.monotonic()
         await agent.turn("on")
         waits.append(time.monotonic() - began > 0.5)
-        await start.simulator.until(lambda asked=asked: _upgrades(start) == asked)
+        await start.simulator.until(partial(_was_asked, start, asked))
         await asyncio.sleep(0.6)  # the attempt beside ends
         clock.advance(300)
     assert waits == [True, True, False, False]
@@ -1260,8 +1261,9 @@ async def test_upgrades_that_are_always_swallowed_hold_up_two_turns(proxied: Sta
     ]
 
 
-def _upgrades(start: Any) -> int:
-    return sum(request.header("Upgrade") is not None for request in start.simulator.requests)
+def _was_asked(start: Any, times: int) -> bool:
+    """Whether so many upgrades were asked for."""
+    return sum(request.header("Upgrade") is not None for request in start.simulator.requests) == times
 
 
 async def test_what_closes_every_websocket_at_an_age_takes_no_turn_along_in_the_end(
@@ -1471,28 +1473,39 @@ async def test_what_upstream_took_before_is_not_taken_for_too_large(proxied: Sta
 
 
 async def test_a_413_over_a_websocket_is_asked_over_http(proxied: Start, agents: Agents) -> None:
-    """A gateway may allow less in a message than in a body; of a delta, it says nothing of the delta's size."""
+    """A gateway may allow less in a message than in a body, and what is as large then goes over HTTP at once."""
     start = await proxied(numbered)
-    agent = await agents(start.server.url)
-    refusal: dict[str, Any] = {"status": 413, "code": "request_too_large", "transport": "ws"}
+    agent, other = await agents(start.server.url), await agents(start.server.url)
     await agent.turn("a" * 3000)
-    start.simulator.inject(Fault("before_created", "error", **refusal))
-    await agent.turn("more")
-    await agent.turn("and more")
-    start.simulator.inject(Fault("before_created", "error", **refusal))
-    other = await agents(start.server.url)
+    start.simulator.inject(Fault("before_created", "error", status=413, code="too_large", transport="ws"))
     await other.turn("b" * 9000)
     await other.turn("c" * 9000)
-    await agent.turn("and more again")
-    assert [(upload, reason, attempts) for upload, reason, attempts, _ in await figures(start, 6)] == [
+    await agent.turn("more")
+    assert [(upload, reason, attempts) for upload, reason, attempts, _ in await figures(start, 4)] == [
         ("full", "first_turn", 1),
-        ("http", "too_large", 2),
-        ("full", "after_error", 1),
         ("http", "too_large", 2),
         ("http", "too_large", 1),
         ("delta", None, 1),
     ]
-    assert contexts(start.simulator)[:3] == agent.answered[:3]
+
+
+async def test_a_deltas_413_says_nothing_of_its_size(proxied: Start, agents: Agents) -> None:
+    """Its chain may be what is too large: other conversations go on over WebSockets."""
+    start = await proxied(numbered)
+    several = [await agents(start.server.url) for _ in range(3)]
+    for agent in several[:2]:
+        await agent.turn("a" * 3000)
+    for agent in several[:2]:
+        start.simulator.inject(Fault("before_created", "error", status=413, code="too_large", transport="ws"))
+        await agent.turn("more")
+    await several[2].turn("b" * 3000)
+    assert [(upload, reason) for upload, reason, *_ in await figures(start, 5)] == [
+        ("full", "first_turn"),
+        ("full", "first_turn"),
+        ("http", "too_large"),
+        ("http", "too_large"),
+        ("full", "first_turn"),
+    ]
 
 
 async def test_deltas_go_on_where_the_whole_was_found_too_large(proxied: Start, agents: Agents) -> None:

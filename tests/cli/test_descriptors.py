@@ -8,15 +8,15 @@ import pytest
 from proxy.cli import descriptors
 from proxy.cli.descriptors import allow_many
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+resource = pytest.importorskip("resource", reason="Windows has no such limit")
 
-INFINITE = descriptors.resource.RLIM_INFINITY
+INFINITE = resource.RLIM_INFINITY
 
 
 class Kernel:
     """Stands for `resource`: two limits, of which the first may be raised to *granted* at most."""
 
-    RLIMIT_NOFILE = descriptors.resource.RLIMIT_NOFILE
+    RLIMIT_NOFILE = resource.RLIMIT_NOFILE
     RLIM_INFINITY = INFINITE
 
     def __init__(self, limits: tuple[int, int], granted: int) -> None:
@@ -60,11 +60,10 @@ def test_the_limit_is_raised_as_far_as_it_may(
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not tell of other processes")
 def test_serve_raises_it(packlight: Any) -> None:
     """More agents at once than a shell's own limit allows are no trouble."""
-    kernel = descriptors.resource
-    former = kernel.getrlimit(kernel.RLIMIT_NOFILE)
-    kernel.setrlimit(kernel.RLIMIT_NOFILE, (512, former[1]))
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, former[1]))
     try:
         process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
     finally:
-        kernel.setrlimit(kernel.RLIMIT_NOFILE, former)
-    assert kernel.prlimit(process.popen.pid, kernel.RLIMIT_NOFILE)[0] > 512
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+    assert resource.prlimit(process.popen.pid, resource.RLIMIT_NOFILE)[0] > 512

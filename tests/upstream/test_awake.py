@@ -42,9 +42,12 @@ def test_a_kernel_that_refuses_fails_nothing() -> None:
 async def test_plain_http_is_kept_awake(proxied: Any, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection on which an answer is awaited, as often as WebSockets are pinged."""
     sockets: list[Any] = []
-    monkeypatch.setattr(
-        "proxy.upstream.http.keep_awake", lambda sock, every: (sockets.append(sock), keep_awake(sock, every))
-    )
+
+    def noted(sock: socket.socket, every: float) -> None:
+        sockets.append(sock)
+        keep_awake(sock, every)
+
+    monkeypatch.setattr("proxy.upstream.http.keep_awake", noted)
 
     async def serve(peer: Any) -> None:
         await peer.message()
