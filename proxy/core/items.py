@@ -2,8 +2,8 @@
 
 Two questions are asked, and they have different answers:
 
-- Did an item the agent sent before come back unchanged? Agents repeat their own history to the byte, so its
-  `fingerprint` covers everything but what carries no meaning: ids, statuses, nulls, one text as string or part.
+- Did the items the agent sent before come back unchanged? Agents repeat their own history to the byte, so its
+  `marks` cover everything but what carries no meaning: ids, statuses, nulls, one text as string or part.
 - Is an item the agent's echo of what the model said? Agents write that in some thirty ways, so an `Output`
   compares what the model would read: role and text, a call's name and parsed arguments, reasoning by identity.
 
@@ -42,20 +42,15 @@ _ANSWERED = frozenset({"function_call", "custom_tool_call"})
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One element of a request's `input`: its fingerprint, and the JSON for as long as the turn lasts."""
+    """One element of a request's `input`: its JSON, for as long as the turn lasts, and its type."""
 
     raw: Raw
-    fingerprint: Fingerprint
+    type: str
 
     @classmethod
     def of(cls, raw: Raw) -> "Item":
-        """Fingerprint *raw*. Raises TypeError where JSON could not have given such a value."""
-        return cls(raw, digest(_identity(raw)))
-
-    @property
-    def type(self) -> str:
-        """The item's type; a bare role makes a message."""
-        return item_type(self.raw)
+        """Read *raw*."""
+        return cls(raw, item_type(raw))
 
     @property
     def from_model(self) -> bool:
@@ -74,20 +69,28 @@ class Item:
         return call_id if isinstance(call_id, str) else None
 
     def __repr__(self) -> str:
-        return f"<Item {self.type} {self.fingerprint.hex()[:8]}>"
+        return f"<Item {self.type} {marks([self])[-1].hex()[:8]}>"
 
 
 def marks(items: Iterable[Item], *, after: Fingerprint = START) -> tuple[Fingerprint, ...]:
-    """Return one fingerprint per prefix: element *n* stands for the first *n* items, in order, *after* others."""
+    """Return one fingerprint per prefix: element *n* stands for the first *n* items, in order, *after* others.
+
+    Each covers the mark before it, whose length is fixed, and the item: so no two histories are hashed as the same
+    bytes. Raises TypeError where JSON could not have given an item.
+    """
     chain = [after]
     for item in items:
-        chain.append(blake3(chain[-1] + item.fingerprint).digest(16))
+        chain.append(blake3(chain[-1] + _canonical(_identity(item))).digest(16))
     return tuple(chain)
 
 
 def digest(value: Any) -> Fingerprint:
     """Fingerprint any JSON value, whatever the order of its keys."""
-    return blake3(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest(16)
+    return blake3(_canonical(value)).digest(16)
+
+
+def _canonical(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def item_type(raw: Raw) -> str:
@@ -100,14 +103,14 @@ def item_type(raw: Raw) -> str:
     return "item_reference" if without_nulls(raw).keys() == {"id"} else ""
 
 
-def _identity(raw: Raw) -> Raw:
-    kind = item_type(raw)
-    if kind not in _AUTHORED:
+def _identity(item: Item) -> Raw:
+    raw = item.raw
+    if item.type not in _AUTHORED:
         return without_nulls(raw)
     same = dict(without_nulls(raw))
     same.pop("id", None)
     same.pop("status", None)
-    same["type"] = kind
+    same["type"] = item.type
     for key in ("content", "output"):
         if key in same:
             same[key] = parts(same[key], "output_text" if raw.get("role") == "assistant" else "input_text")

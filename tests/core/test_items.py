@@ -11,7 +11,7 @@ from proxy.core.items import START, Item, Output, arguments, contradicts, digest
 
 def same_item(one: JSON, other: JSON) -> bool:
     """Whether an agent that sends *other* where it sent *one* has changed nothing."""
-    return Item.of(one).fingerprint == Item.of(other).fingerprint
+    return marks([Item.of(one)]) == marks([Item.of(other)])
 
 
 def echoed(output: JSON, *sent: JSON) -> int:
@@ -41,7 +41,7 @@ def without(item: JSON, *names: str) -> JSON:
     ],
 )
 def test_what_carries_no_meaning_does_not_change_an_item(one: JSON, other: JSON) -> None:
-    """Ids, statuses, nulls, key order, and one text as string or part leave the fingerprint as it is."""
+    """Ids, statuses, nulls, key order, and one text as string or part leave the mark as it is."""
     assert same_item(one, other)
 
 
@@ -146,7 +146,7 @@ def test_a_digest_does_not_depend_on_key_order() -> None:
 
 def test_an_item_and_an_output_show_no_content() -> None:
     """What may land in a log names the type and a few digits."""
-    assert repr(Item.of(user("secret"))) == f"<Item message {Item.of(user('secret')).fingerprint.hex()[:8]}>"
+    assert repr(Item.of(user("secret"))) == f"<Item message {marks([Item.of(user('secret'))])[1].hex()[:8]}>"
     assert repr(Output.of(assistant("secret"))).startswith("<Output message ")
     assert "secret" not in repr(Output.of(assistant("secret")))
 
