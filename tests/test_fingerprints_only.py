@@ -1,8 +1,9 @@
-"""What is in memory once turns have ended: fingerprints, and not a word of what was said."""
+"""What is in memory once turns have ended: fingerprints, and not a word of what was said, nor the turns."""
 
 import asyncio
 import gc
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
@@ -12,10 +13,17 @@ import pytest
 from proxied import KEY, Peer, Proxied
 from said import JSON, user
 
+from proxy.core.delta import TurnRequest
+from proxy.core.items import Item
+from proxy.core.turn import Turn
+from proxy.server.turns import AgentRequest
 from proxy.simulator import FunctionCall, ModelCall, Output, Reasoning, Simulator, says
 
 ELSEWHERE = (asyncio.AbstractEventLoop, ModuleType, type, Proxied, Simulator)
 """What leads away from the proxy, to the test and the upstream behind it."""
+
+OF_A_TURN = (AgentRequest, Turn, TurnRequest, Item)
+"""What holds the history of a request."""
 
 TEXT = (str, bytes, bytearray, memoryview)
 WORD = "nevermore"
@@ -78,13 +86,13 @@ def test_what_is_held_is_found() -> None:
     assert set(quotes({"a": [("b", f"{WORD}?")], "c": lambda: next(generator)})) == {f"{WORD}?", f"{WORD}!"}
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("simulated", [{"deflate": "15"}, {"deflate": "off"}, {"refuse_upgrade": 426}])
-async def test_no_word_of_a_conversation_outlives_its_turns(
-    proxied: Any, simulated: dict[str, Any], *, stream: bool
-) -> None:
-    """Neither what the agent said nor what the model did is kept for the next turn, in either API."""
-    run = await proxied(answer, simulated=simulated)
+def of_turns() -> Counter[str]:
+    """Return how many objects of turns there are, by their type."""
+    return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, OF_A_TURN))
+
+
+async def converse(run: Proxied, *, stream: bool) -> Peer:
+    """Take nine turns in both APIs, two of which are deltas if there is a WebSocket; return their connection."""
     peer = await run.dial()
     history: list[JSON] = []
     for n in range(3):
@@ -99,5 +107,31 @@ async def test_no_word_of_a_conversation_outlives_its_turns(
         await ask(peer, "/v1/chat/completions", messages=messages, stream=stream)
         await ask(peer, "/v1/chat/completions", messages=messages, stream=stream, seed=1)
     await run.recorded(9)
+    return peer
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("simulated", [{"deflate": "15"}, {"deflate": "off"}, {"refuse_upgrade": 426}])
+async def test_no_word_of_a_conversation_outlives_its_turns(
+    proxied: Any, simulated: dict[str, Any], *, stream: bool
+) -> None:
+    """Neither what the agent said nor what the model did is kept for the next turn, in either API."""
+    run = await proxied(answer, simulated=simulated)
+    _peer = await converse(run, stream=stream)
     assert (await run.figures())["turns"]["delta"] == (0 if "refuse_upgrade" in simulated else 2)
     assert quotes(run.server, *modules()) == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("simulated", [{}, {"refuse_upgrade": 426}])
+async def test_a_turn_is_gone_when_it_has_ended(proxied: Any, simulated: dict[str, Any], *, stream: bool) -> None:
+    """Its memory, several times a history's, is free at once: the collector might not look for many turns."""
+    run = await proxied(answer, simulated=simulated)
+    gc.collect()
+    gc.disable()
+    try:
+        before = of_turns()  # other tests' modules have some
+        _peer = await converse(run, stream=stream)
+        assert of_turns() - before == {}
+    finally:
+        gc.enable()

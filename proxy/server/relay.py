@@ -2,7 +2,7 @@
 
 import asyncio
 import codecs
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import ClientResponse, web
@@ -23,7 +23,7 @@ _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
 class Relay:
-    """Forwards *request* to upstream and the answer to *reply*; *shown* is called before each piece of the answer.
+    """Forwards *request* to upstream and the answer to *reply*.
 
     *is_turn* says that the request asks for a turn: only then upstream's silences are limited.
     """
@@ -36,9 +36,9 @@ class Relay:
         traffic: Traffic,
         *,
         is_turn: bool,
-        shown: Callable[[], None],
     ) -> None:
         self.attempts = 0
+        self.first_shown: float | None = None
         self.completed = False
         self.bytes_from_agent = 0
         self._request = request
@@ -46,7 +46,6 @@ class Relay:
         self._reply = reply
         self._traffic = traffic
         self._is_turn = is_turn
-        self._shown = shown
         self._events: EventReply | None = None
         self._stalled: bodies.Stalled | None = None
 
@@ -184,7 +183,8 @@ class Relay:
     ) -> web.StreamResponse:
         """Give the agent *chunk* and what follows it in the *body* of *response*, to the end."""
         while chunk:
-            self._shown()
+            if self.first_shown is None:
+                self.first_shown = self._services.clock()
             await self._reply.write(chunk)
             chunk = await anext(body, b"")
         self.completed = response.status < 400

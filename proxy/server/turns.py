@@ -59,9 +59,7 @@ class AgentRequest:
         self._has_last_event = False  # the agent, which may then hang up
         self._turn: Turn | None = None
         self._events: EventReply | None = None
-        self._relay = Relay(
-            request, services, self._reply, self._traffic, is_turn=front_end is not None, shown=self._note_shown
-        )
+        self._relay = Relay(request, services, self._reply, self._traffic, is_turn=front_end is not None)
 
     async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
         """Forward the request over HTTP; *reason* is why a turn goes this way."""
@@ -200,7 +198,8 @@ class AgentRequest:
         )
 
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
-            self._note_shown()
+            if self._first_shown is None:
+                self._first_shown = services.clock()
             await events.deliver(shown)
             self._has_last_event = turn.finished and self._reply.begun
 
@@ -249,10 +248,6 @@ class AgentRequest:
     def _note_arrived(self, size: int) -> None:
         self._bytes_from_agent += size
 
-    def _note_shown(self) -> None:
-        if self._first_shown is None:
-            self._first_shown = self._services.clock()
-
     @property
     def _received(self) -> int:
         """How many bytes of the agent's body there were."""
@@ -281,6 +276,8 @@ class AgentRequest:
         total = len(turn.request.items) if turn is not None else 0
         reason = self._reason if upload is None else None if isinstance(upload, Delta) else upload.reason
         first_shown, started = self._first_shown, self._started
+        if first_shown is None:
+            first_shown = self._relay.first_shown
         return TurnRecord(
             id=f"turn-{next(self._services.ids)}",
             started_at=self._started_at,
