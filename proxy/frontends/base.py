@@ -6,6 +6,7 @@ from typing import Protocol
 from proxy.core.delta import Mismatch, TurnRequest
 from proxy.core.events import ServerEvent
 from proxy.errors import UpstreamError
+from proxy.frontends.known import Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class FrontEnd(Protocol):
         """The name in the figures."""
         ...
 
+    def find(self, body: bytes) -> Found | None:
+        """Return what is known of *body* from an earlier one: only what is left is then read."""
+        ...
+
     def pulse(self, user_agent: str) -> bytes:
         """Return what keeps the read timeout of such an agent from firing, and means nothing to it."""
         ...
@@ -72,6 +77,6 @@ class FrontEnd(Protocol):
         """Return *error* as the last event of a stream that has had no other."""
         ...
 
-    def decode(self, body: bytes) -> Readable | Opaque:
-        """Read a request body (decoded from its Content-Encoding)."""
+    def decode(self, body: bytes, known: Found | None = None) -> Readable | Opaque:
+        """Read a request body (decoded from its Content-Encoding), of which *known* was found, or may be."""
         ...

@@ -17,7 +17,7 @@ from proxy.frontends.base import Answer, Opaque, Readable
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion, record
 from proxy.frontends.chat_request import Untranslatable
 from proxy.frontends.faithful import envelope
-from proxy.frontends.known import Beginnings
+from proxy.frontends.known import Beginnings, Found
 from proxy.frontends.refusal import words
 
 
@@ -41,9 +41,13 @@ class Chat:
         """Return *error* as the record that the SDKs raise."""
         return record({"error": completion.fault(words(error), error.status)})
 
-    def decode(self, body: bytes) -> Readable | Opaque:
+    def find(self, body: bytes) -> Found | None:
+        """Return the beginning of *body* that is known."""
+        return self._beginnings.find(body)
+
+    def decode(self, body: bytes, known: Found | None = None) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
-        known = self._beginnings.find(body)
+        known = known or self.find(body)
         read = envelope(body) if known is None else known.rest()
         if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)

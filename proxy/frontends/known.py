@@ -67,6 +67,11 @@ class Found:
         """Whether what is known, with what stands between it and the rest, is written as orjson would write it."""
         return self.beginning.is_ours and self._between in (b"", b",")
 
+    @property
+    def left(self) -> int:
+        """How many bytes of the body are not known."""
+        return len(self.body) - (self.beginning.length - self.beginning.opened)
+
     def rest(self) -> Envelope | None:
         """Read the body without the entries that are known; None where it cannot be read."""
         known = self.beginning

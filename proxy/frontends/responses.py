@@ -12,7 +12,7 @@ from proxy.frontends import sse
 from proxy.frontends.base import Opaque, Readable
 from proxy.frontends.faithful import as_json, envelope
 from proxy.frontends.gathering import Gathering
-from proxy.frontends.known import Beginnings
+from proxy.frontends.known import Beginnings, Found
 from proxy.frontends.refusal import words
 
 _KEEPALIVE = sse.encode("keepalive", b'{"type":"keepalive","sequence_number":0}')
@@ -38,9 +38,13 @@ class Responses:
         """Return an `error` event with the error nested in it, the form that the SDKs raise."""
         return sse.encode("error", as_json({"type": "error", "status": error.status, "error": words(error)}))
 
-    def decode(self, body: bytes) -> Readable | Opaque:
+    def find(self, body: bytes) -> Found | None:
+        """Return the beginning of *body* that is known."""
+        return self._beginnings.find(body)
+
+    def decode(self, body: bytes, known: Found | None = None) -> Readable | Opaque:
         """Read a request body, or say why only its own bytes will do."""
-        known = self._beginnings.find(body)
+        known = known or self.find(body)
         read = envelope(body) if known is None else known.rest()
         if read is None:
             return Opaque(Mismatch.NOT_DIFFABLE)

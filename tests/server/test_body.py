@@ -223,16 +223,16 @@ async def test_nobody_waits_while_a_large_request_is_read(
     begun, go_on, reading, most = threading.Event(), threading.Event(), [0], [0]
     read = Responses.decode
 
-    def slowly(front_end: Responses, body: bytes) -> Any:
+    def slowly(front_end: Responses, body: bytes, known: Any) -> Any:
         if len(body) < size:
             assert threading.current_thread() is threading.main_thread()
-            return read(front_end, body)
+            return read(front_end, body, known)
         reading[0] += 1
         most[0] = max(most[0], reading[0])
         begun.set()
         assert go_on.wait(60)
         reading[0] -= 1
-        return read(front_end, body)
+        return read(front_end, body, known)
 
     monkeypatch.setattr(Responses, "decode", slowly)
     run = await proxied()
@@ -249,6 +249,24 @@ async def test_nobody_waits_while_a_large_request_is_read(
     assert [each.result().status for each in large] == [200, 200]
     assert most == [1]
     assert [turn.reason for turn in run.server.ledger.turns(3)] == ["first_turn"] * 3
+
+
+async def test_a_history_that_grew_is_read_where_it_arrives(proxied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all of it is known. Where much is new it is read on a thread, as a new history is."""
+    on_a_thread: list[bool] = []
+    read = Responses.decode
+
+    def noted(front_end: Responses, body: bytes, known: Any) -> Any:
+        on_a_thread.append(threading.current_thread() is not threading.main_thread())
+        return read(front_end, body, known)
+
+    monkeypatch.setattr(Responses, "decode", noted)
+    run = await proxied()
+    history: list[dict[str, Any]] = []
+    for size in (MEBIBYTE, 100, MEBIBYTE, 100):
+        history.append({"role": "user", "content": "x" * size})
+        assert (await run.post({"model": "m", "store": False, "stream": False, "input": history})).status == 200
+    assert on_a_thread == [True, False, True, False]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
