@@ -84,7 +84,7 @@ class Exchange:
         self._waits = waits
         self._clock = clock
         self._traffic = traffic
-        self._sent_at = 0.0
+        self._began_at = self._sent_at = 0.0
         self._show_now: ShowNow = _never
         self._whole_bytes = turn.request.size + _OVERHEAD
         self._message_bytes = 0
@@ -137,6 +137,7 @@ class Exchange:
         if not self._fits(self._message_bytes):
             turn.attempts -= 1  # it was not sent
             raise PlainHTTP(Mismatch.TOO_LARGE)
+        self._began_at = self._clock()
         await lease.send(message)
         self._sent_at = self._clock()
         while turn.in_flight:
@@ -242,7 +243,8 @@ class Exchange:
             self._partition.note_delta(continued=False, recalled=True, now=self._clock(), off_seconds=off_seconds)
         if fault.code != TOO_BIG and not (lease.connection.is_open or lease.connection.is_dropped):
             now = self._clock()
-            self._partition.lifespan.lost(now - lease.connection.opened_at, now)
+            age, turn = now - lease.connection.opened_at, now - self._began_at
+            self._partition.lifespan.lost(age, now, turn=turn)
         if fault.code == TOO_BIG and not self.turn.shown:
             if not self.turn.begun:  # else it is the answer that was too large
                 self._note_too_large()

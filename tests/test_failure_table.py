@@ -1291,6 +1291,27 @@ async def test_what_closes_every_websocket_at_an_age_takes_no_turn_along_in_the_
     ]
 
 
+async def test_what_ends_turns_that_take_long_retires_no_connection(proxied: Start, agents: Agents) -> None:
+    """Each was as old as its connection when it was lost. Short turns go on over one for longer than that."""
+    clock = Clock()
+
+    def slow(call: ModelCall) -> Output:
+        clock.advance(30 if "think" in str(call.context[-1]) else 0)
+        return numbered(call)
+
+    start = await proxied(slow, clock=clock)
+    agent = await agents(start.server.url, stream=False)
+    start.simulator.inject(Fault("after_created", "abort", transport="ws", times=4))
+    for said, seconds in (("think", 0), ("think", 60), ("on", 20), ("on", 20), ("on", 0)):
+        await agent.turn(said)
+        clock.advance(seconds)
+    assert [row[:3] for row in await figures(start, 5)] == [
+        *[("http", "connection_lost", 3)] * 2,
+        ("full", "after_restart", 1),
+        *[("delta", None, 1)] * 2,
+    ]
+
+
 async def test_websockets_that_always_break_are_left_alone_for_a_while(proxied: Start, agents: Agents) -> None:
     """Two turns in a row pay for finding out; the third goes over HTTP at once."""
     clock = Clock()

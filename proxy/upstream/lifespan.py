@@ -32,15 +32,18 @@ class Lifespan:
         self._lost_at = self._until = -inf
         self._took: deque[float] = deque([0.0], maxlen=_TURNS)
 
-    def lost(self, age: float, now: float) -> None:
-        """Take note of a turn that was lost with its connection, which was closed for us at this *age*.
+    def lost(self, age: float, now: float, *, turn: float) -> None:
+        """Take note of a *turn* of so many seconds that was lost as its connection was closed at this *age*.
 
         One that was open already when the last one was lost says nothing: what ends a link takes all of them.
+        Nor does one that was as young as its turn: it may be the turn, or its silence, that took too long.
         """
         if age < _SHORTEST or now - age < self._lost_at:
             return
         self._lost_at = now
-        if abs(age - self._age) > self._leeway:
+        if turn > age - _leeway(age):
+            return
+        if abs(age - self._age) > _leeway(self._age):
             self._times = 0
         self._times += 1
         self._age = min(age, self._age) if self._times > 1 else age
@@ -50,15 +53,15 @@ class Lifespan:
     def done(self, seconds: float, *, age: float) -> None:
         """Take note of a turn that took so many *seconds* and came to its end on a connection of this *age*."""
         self._took.append(seconds)
-        if age > self._age + self._leeway:
+        if age > self._age + _leeway(self._age):
             self._times = 0  # nothing has closed this one there
 
     def best_before(self, now: float) -> float:
         """Return the age from which on a connection should carry no further turn; infinity if none is known."""
         if self._times < ENOUGH or now >= self._until:
             return inf
-        return max(self._age - self._leeway - max(self._took), self._age / 2)
+        return max(self._age - _leeway(self._age) - max(self._took), self._age / 2)
 
-    @property
-    def _leeway(self) -> float:
-        return max(_EXACT * self._age, _SECONDS)
+
+def _leeway(age: float) -> float:
+    return max(_EXACT * age, _SECONDS)

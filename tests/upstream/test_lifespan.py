@@ -12,7 +12,7 @@ def lost(*ages: float) -> tuple[Lifespan, float]:
     known, now = Lifespan(), 1000.0
     for age in ages:
         now += age
-        known.lost(age, now)
+        known.lost(age, now, turn=1)
     return known, now
 
 
@@ -37,8 +37,17 @@ def test_connections_that_are_lost_together_are_one_loss() -> None:
     """Several agents may have opened theirs together, and a change of network takes them all."""
     known = Lifespan()
     for now in (130.0, 130.0, 130.1, 130.2):
-        known.lost(30, now)
+        known.lost(30, now, turn=1)
     assert known.best_before(131) == inf
+
+
+@pytest.mark.parametrize(("turn", "limit"), [(30.0, inf), (28.6, inf), (28.4, 28.5)])
+def test_a_turn_that_began_with_its_connection_says_nothing(turn: float, limit: float) -> None:
+    """Something may end every turn, or every silence, that lasts so long: short ones go on for hours there."""
+    known = Lifespan()
+    for now in (130.0, 160.0, 190.0):
+        known.lost(30, now, turn=turn)
+    assert known.best_before(191) == limit
 
 
 def test_what_the_next_turn_may_take_is_left_to_it() -> None:
@@ -58,7 +67,7 @@ def test_it_is_believed_for_an_hour_and_renewed_by_one_loss() -> None:
     now += BELIEVED_SECONDS
     assert known.best_before(now - 1) == 28.5
     assert known.best_before(now) == inf
-    known.lost(30, now + 30)
+    known.lost(30, now + 30, turn=1)
     assert known.best_before(now + 30) == 28.5
 
 
