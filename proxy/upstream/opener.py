@@ -46,9 +46,11 @@ class Opener:
             return False
         return True
 
-    async def open(self, partition: Partition, gone: Callable[[], None]) -> Connection:
+    async def open(self, partition: Partition, gone: Callable[[], None], *, beside: bool = False) -> Connection:
         """Open a connection for *partition*; *gone* is called when it closes.
 
+        One that is opened *beside* a turn of which nothing is heard, and has no answer either, says nothing of
+        WebSockets: the link may be dark, or upstream too busy to answer anybody.
         Raises UpstreamError where upstream refuses the agent, and UpstreamUnavailable where there is no WebSocket.
         """
         await self._link.look_for_upgrade()
@@ -76,7 +78,7 @@ class Opener:
                     trust.not_now(self._clock(), began=began)
             raise
         except UpstreamUnavailable as exc:
-            if not self._link.is_captive:
+            if not (beside or self._link.is_captive):
                 trust.broke_off(self._clock(), began=began, silent=isinstance(exc, UpstreamTimeout))
             raise
         trust.opened()

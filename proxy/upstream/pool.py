@@ -254,19 +254,23 @@ class Pool:
                 slot.opening.cancel()
             self._give_back(partition, key, slot, last_used)
 
-    def _begin_for_a_turn(self, partition: Partition) -> tuple[int, Slot]:
-        return self._open_ahead(partition, wanted=True)
+    def _begin_for_a_turn(self, partition: Partition, *, beside: bool = False) -> tuple[int, Slot]:
+        return self._open_ahead(partition, wanted=True, beside=beside)
 
-    def _open_ahead(self, partition: Partition, *, wanted: bool) -> tuple[int, Slot]:
-        """Begin to open a connection; one that is not *wanted* by a turn is for whichever turn needs one."""
+    def _open_ahead(self, partition: Partition, *, wanted: bool, beside: bool = False) -> tuple[int, Slot]:
+        """Begin to open a connection, as `Opener.open` does.
+
+        One that is not *wanted* by a turn is for whichever turn needs one.
+        """
         key, slot = self._place(partition)
         slot.wanted = wanted
-        slot.opening = self._background.start(self._fill(partition, key, slot), "open a connection ahead")
+        work = self._fill(partition, key, slot, beside=beside)
+        slot.opening = self._background.start(work, "open a connection ahead")
         return key, slot
 
-    async def _fill(self, partition: Partition, key: int, slot: Slot) -> None:
+    async def _fill(self, partition: Partition, key: int, slot: Slot, *, beside: bool) -> None:
         try:
-            slot.connection = await self._open(partition, key)
+            slot.connection = await self._open(partition, key, beside=beside)
             slot.connection.rest()
             slot.free, slot.last_used = not slot.wanted, self._clock()
         except (NoLease, UpstreamError):
@@ -355,9 +359,9 @@ class Pool:
         room = self._limits.max_connections - len(partition.slots)
         return room if partition.spare is None else max(room, 1)
 
-    async def _open(self, partition: Partition, key: int) -> Connection:
+    async def _open(self, partition: Partition, key: int, *, beside: bool = False) -> Connection:
         try:
-            connection = await self._opener.open(partition, gone=lambda: self._gone(partition, key))
+            connection = await self._opener.open(partition, gone=lambda: self._gone(partition, key), beside=beside)
         except UpstreamUnavailable as exc:
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         self._connections.opened += 1

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.core.delta import Mismatch
 from proxy.upstream.background import Background
@@ -26,6 +26,14 @@ _ASKED = 5
 """Turns in which a ping finds out, if none has yet, whether upstream answers one in the middle of a turn."""
 
 
+class Begin(Protocol):
+    """What has a connection opened for a turn."""
+
+    def __call__(self, partition: Partition, *, beside: bool = False) -> tuple[int, Slot]:
+        """Begin to open one, as `Opener.open` does; return its place."""
+        ...
+
+
 class Rescue:
     """Connections beside those in doubt, or stuck. *begin* has one opened, *release* leaves it to others."""
 
@@ -36,7 +44,7 @@ class Rescue:
         *,
         background: Background,
         clock: Callable[[], float],
-        begin: Callable[[Partition], tuple[int, Slot]],
+        begin: Begin,
         release: Callable[[Partition, int, Slot], None],
     ) -> None:
         self._opener = opener
@@ -140,7 +148,7 @@ class Rescue:
         elif not partition.may_open(self._clock()):
             return None
         else:
-            key, slot = self._begin(partition)
+            key, slot = self._begin(partition, beside=True)
             assert slot.opening is not None  # noqa: S101  (it was begun just now)
             try:
                 await asyncio.wait([slot.opening])

@@ -420,7 +420,7 @@ class MemoryPool(Pool):
         self._background = cast("Any", _AtOnce())
         self._rescue = cast("Any", _Idle())
 
-    async def _open(self, partition: Partition, key: int) -> Connection:
+    async def _open(self, partition: Partition, key: int, *, beside: bool = False) -> Connection:
         upstream = self._upstream
         await upstream.pause()
         match upstream.pick(100):

@@ -10,7 +10,7 @@ from pooling import TIMING, Conversation, Pooled, Shown, converse, run
 
 from proxy.core.delta import Delta, Full, Mismatch
 from proxy.exchange import PlainHTTP
-from proxy.simulator import Simulator
+from proxy.simulator import Fault, Simulator
 from proxy.upstream import connection as connection_module
 from proxy.upstream import pool as pool_module
 from proxy.upstream import rescue as rescue_module
@@ -358,6 +358,21 @@ async def test_a_silent_connection_is_waited_for_as_long_again(
     await here.pool._rescue._outlive(here.partition, cast("Connection", silent))
     assert len(silent.given_up) == 1
     assert silent.silence > 0.4 + queued
+
+
+async def test_what_does_not_open_beside_a_silent_turn_says_nothing(
+    pooled: Start, simulator: Simulator, impatient: Timing
+) -> None:
+    """Dark links come back, and busy servers are done at last: the next turn goes on over its WebSocket."""
+    here = await pooled(timing=replace(impatient, open_timeout=0.1, probe_timeout=0.01))
+    simulator.inject(Fault("handshake", "silence", times=None))
+    silent = Silent(asyncio.get_running_loop().time(), 0.0)
+    for _ in range(2):
+        await here.pool._rescue._outlive(here.partition, cast("Connection", silent))
+    assert len(simulator.requests) == 2
+    assert here.partition.may_open(here.clock())
+    assert not here.partition.trust.is_shaken
+    assert not silent.given_up
 
 
 @dataclass
