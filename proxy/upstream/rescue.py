@@ -128,7 +128,7 @@ class Rescue:
         finally:
             proving.cancel()
         proved = proving.result() if proving.done() and not proving.cancelled() else None
-        if proved is False and silent.is_mute and silent.silence > silent.queued_seconds:
+        if proved is False and _carries_nothing(partition, silent):
             partition.trust.lost(self._clock(), opened=silent.opened_at, enough=1)
             silent.give_up("WebSockets open here, and nothing comes on them")
         if not (proved and partition.answers_at_work):
@@ -218,3 +218,12 @@ class Rescue:
         while stuck.is_stuck and not work.done():
             stuck.hurry()
             await asyncio.wait([work], timeout=_LOOK_SECONDS)
+
+
+def _carries_nothing(partition: Partition, mute: Connection) -> bool:
+    """Whether nothing came on a connection for longer than its message may queue, where something should have.
+
+    An upstream that has answered a message, and no ping in the middle of one, may answer no pings at all.
+    """
+    may_answer_none = partition.largest_taken and not partition.answers_at_work
+    return not may_answer_none and mute.is_mute and mute.silence > mute.queued_seconds

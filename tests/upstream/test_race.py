@@ -375,6 +375,26 @@ async def test_what_does_not_open_beside_a_silent_turn_says_nothing(
     assert not silent.given_up
 
 
+@pytest.mark.parametrize(
+    ("has_answered", "at_work", "times"), [(False, False, 1), (True, False, 0), (True, True, 1)]
+)
+async def test_an_upstream_that_may_answer_no_pings_is_waited_for(
+    pooled: Start, simulator: Simulator, impatient: Timing, *, has_answered: bool, at_work: bool, times: int
+) -> None:
+    """Where it has answered a turn, and no ping meanwhile, a second connection without a pong proves nothing."""
+    here = await pooled(timing=replace(impatient, probe_timeout=0.05))
+    here.partition.note_taken(int(has_answered))
+    here.partition.answers_at_work = at_work
+    _, slot = here.pool._open_ahead(here.partition, wanted=False)
+    assert slot.opening is not None
+    await slot.opening
+    simulator.silence_connections()
+    mute = Silent(asyncio.get_running_loop().time() - 1, 0.0, is_mute=True)
+    await here.pool._rescue._outlive(here.partition, cast("Connection", mute))
+    assert len(mute.given_up) == times
+    assert here.partition.trust.is_suspect is bool(times)
+
+
 @dataclass
 class Silent:
     """A connection of which nothing is heard, whose message may have queued for so long."""
@@ -382,6 +402,7 @@ class Silent:
     heard_at: float
     queued_seconds: float
     is_mute: bool = False
+    opened_at: float = 0.0
     given_up: list[str] = field(default_factory=list)
 
     @property
