@@ -90,7 +90,11 @@ class Config:
         "For how long what upstream refused or failed at is not tried again: the upgrade, deltas, a translated "
         "request, a large message, a warm-up.",
     )
-    ping_interval: float = setting(20.0, "Ping upstream this often, so that middleboxes keep the connection.")
+    ping_interval: float = setting(
+        20.0,
+        "Ping upstream this often, so that middleboxes keep the connection, and one that is gone is noticed in "
+        "the middle of a turn. Over plain HTTP TCP's own probes do the former.",
+    )
     probe_timeout: float = setting(
         5.0, "Longest wait for the pong that a connection owes after a long silence, where no new one can be had."
     )
