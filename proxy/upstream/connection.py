@@ -174,7 +174,7 @@ class Connection:
 
     def _note_sent(self) -> None:
         self._sent, self._sent_at = self.is_open, self._now()
-        self._socket.asked_at = self._sent_at
+        self._socket.asked_at, self._socket.answers_at_work = self._sent_at, False
 
     async def receive(
         self, limit: float, name: str, *, waited: float = 0.0, at_once: Callable[[ServerEvent], bool] | None = None
@@ -282,7 +282,7 @@ class Connection:
 
     @property
     def answers_at_work(self) -> bool:
-        """Whether upstream was seen to answer a ping in the middle of a turn here."""
+        """Whether upstream was seen to answer a ping in the middle of the latest turn here."""
         return self._socket.answers_at_work
 
     @property

@@ -137,6 +137,8 @@ class Rescue:
         longest = 2 * silent.silence + silent.queued_seconds
         while silent.heard_at == heard_at and silent.is_open:
             if silent.silence > longest:
+                # If it was busy after all, its next silence is not taken for darkness, too.
+                partition.answers_at_work, partition.asked_at_work = False, 0
                 silent.give_up(f"nothing was heard for {silent.silence:.0f} s, where another connection answers")
             await asyncio.sleep(_LOOK_SECONDS)
 

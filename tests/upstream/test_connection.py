@@ -804,6 +804,8 @@ async def test_a_pong_in_the_middle_of_a_turn_is_remarked(
         await connection._socket.ping()
     assert (await connection.receive(5, "first_event_timeout")).type == "heard"
     assert connection.answers_at_work is (asked == "at work")
+    await connection.send(MESSAGE)
+    assert not connection.answers_at_work
 
 
 async def test_a_pong_behind_the_end_of_a_turn_is_not_remarked(

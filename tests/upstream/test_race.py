@@ -358,6 +358,7 @@ async def test_a_silent_connection_is_waited_for_as_long_again(
     await here.pool._rescue._outlive(here.partition, cast("Connection", silent))
     assert len(silent.given_up) == 1
     assert silent.silence > 0.4 + queued
+    assert not here.partition.answers_at_work  # until it is seen anew: upstream may have been busy
 
 
 async def test_what_does_not_open_beside_a_silent_turn_says_nothing(
