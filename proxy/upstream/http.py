@@ -107,7 +107,11 @@ class _MeteredHandler(ResponseHandler):
         self._meter.received(len(data))
         self._lag_when_heard = self._lag()
         for piece in _pieces(data) if self._payload is None or self._payload.is_eof() else (data,):
+            body = self._payload
             super().data_received(piece)
+            if body is not None and not body.is_eof() and self.exception() is not None:
+                # The library ends a connection on which it can read no further, and tells no reader of the body.
+                body.set_exception(aiohttp.ClientPayloadError("what came is no HTTP"))
 
 
 def _pieces(data: bytes) -> tuple[bytes, ...]:

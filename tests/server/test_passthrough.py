@@ -457,6 +457,37 @@ async def test_a_broken_answer_breaks_the_agents(
 
 
 @pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "later"])
+async def test_an_answer_that_stops_making_sense_is_broken_off(
+    proxied: Any, raw_upstream: Any, target: str, *, apart: bool
+) -> None:
+    """Nothing can be read behind it, so nobody waits until upstream has been silent for long enough."""
+    seen = asyncio.Event()
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        beginning = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nhalf of\r\n"
+        if apart:
+            await peer.send(beginning)
+            await seen.wait()
+        await peer.send((b"" if apart else beginning) + b"no chunk\r\n\r\n")
+        await peer.reader.read()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
+    agent = await run.dial()
+    await agent.begin("POST", target, KEY, ("Content-Length", "2"))
+    await agent.send(b"{}")
+    head = await agent.head()
+    seen.set()
+    if head.status == 200:  # the agent was shown the beginning
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            async for _ in agent.pieces(head):
+                pass
+    else:
+        assert (head.status, apart) == (502, False)
+
+
+@pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
 async def test_what_came_just_before_a_reset_is_passed_on(proxied: Any, raw_upstream: Any, target: str) -> None:
     """The agent has it from upstream too, without us."""
     seen = asyncio.Event()
