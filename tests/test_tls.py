@@ -1,6 +1,7 @@
 """Upstream over TLS: deltas over wss where the certificate is right, and not a byte where it is not."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -11,10 +12,16 @@ import orjson
 import pytest
 import trustme
 from certificates import serving, trusting
+from pooling import KEY as HEADERS
+from pooling import TIMING
 
 from proxy.config import Config
+from proxy.ledger import Traffic
 from proxy.server import Server
 from proxy.simulator import Simulator, SimulatorSettings, echo_script
+from proxy.upstream.connection import Connection
+from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.meter import Meter
 
 KEY = ("Authorization", "Bearer key")
 
@@ -133,3 +140,15 @@ async def test_the_users_own_authority_by_environment(
     assert (await ask(server, "POST", "/v1/responses", b'{"model":"m","store":false,"input":"x"}'))[0] == 200
     assert (await ask(server, "GET", "/v1/models"))[0] == 200
     assert [turn.transport for turn in simulator.turns] == ["ws"]
+
+
+async def test_one_lost_at_this_very_moment_can_be_looked_at(secured: Start, authority: trustme.CA) -> None:
+    """Below TLS the socket goes a moment before the WebSocket is told: whoever looks just then has no defect."""
+    _, simulator = await secured()
+    endpoint = Endpoint(simulator.base_url, tls=trusting(authority))
+    connection = await Connection.open(endpoint, HEADERS, Meter(Traffic()), TIMING, clock=time.monotonic)
+    simulator.abort_connections()
+    async with asyncio.timeout(10):
+        while connection.is_open:
+            assert not connection.is_stuck
+            await asyncio.sleep(0)

@@ -111,10 +111,13 @@ def queue_of(transport: asyncio.Transport) -> SendQueue:
     return CountedQueue(transport) if TELLS else AssumedQueue(transport)
 
 
-def unacknowledged(sock: socket.socket) -> int | None:
-    """Return how many bytes the other end has not acknowledged; None where the kernel does not tell."""
+def unacknowledged(sock: socket.socket | None) -> int | None:
+    """Return how many bytes the other end has not acknowledged; None where the kernel does not tell.
+
+    Below TLS there is no socket any more a moment before the protocol is told that the connection is lost.
+    """
     ask = _KERNELS.get(sys.platform)
-    if ask is None:
+    if ask is None or sock is None:
         return None
     try:
         return ask(sock)
