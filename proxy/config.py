@@ -96,7 +96,9 @@ class Config:
         "the middle of a turn. Over plain HTTP TCP's own probes do the former.",
     )
     probe_timeout: float = setting(
-        5.0, "Longest wait for the pong that a connection owes after a long silence, where no new one can be had."
+        5.0,
+        "Longest wait for the pong that a connection owes after a long silence, where no new one can be had; and "
+        "how long a TLS handshake may be silent before another begins beside it.",
     )
     stuck_timeout: float = setting(
         1.0,

@@ -34,7 +34,7 @@ class Opener:
     def stand_by(self) -> None:
         """Have a connection ready for the first turn, but for its upgrade, where that takes round trips."""
         if self._endpoint.secure and self._endpoint.outbound_proxy is None:
-            self._dialer.open(self._timing.open_timeout)
+            self._dialer.open(self._timing.open_timeout, self._timing.probe_timeout)
 
     async def answers(self) -> bool:
         """Whether somebody answers at the next hop."""

@@ -26,7 +26,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.frames import Frames
 from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.inbox import Inbox
-from proxy.upstream.liveness import lag
+from proxy.upstream.liveness import lag, patience
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.standby import Standby
 from proxy.upstream.stubborn import outlast
@@ -37,6 +37,9 @@ _DEFINITE = frozenset({404, 405, 426, 501})
 
 _TOO_SLOW = 408
 """What a server says to a client that said nothing for long, and that may cross the client's first words."""
+
+_LEAST_UPGRADE = 1.0
+"""Seconds that an upgrade has at the least, however long TLS took."""
 
 _CLOCK = max(0.0005, get_clock_info("monotonic").resolution)
 """Seconds below which no answer is believed to have come, or can be told: Windows' clock takes steps of 16 ms."""
@@ -225,8 +228,7 @@ async def upgrade(
     try:
         socket = await _on_standby(opening, dialer, timing) if dialer is not None else None
         if socket is None:
-            sock = await dialer.dial(timing.link_timeout) if dialer is not None else None
-            socket = await opening(sock=sock)
+            socket = await _on_new(opening, dialer, timing) if dialer is not None else await opening()
     except InvalidStatus as exc:
         raise _refusal(exc.response) from exc
     except TimeoutError as exc:
@@ -247,8 +249,9 @@ async def _on_standby(
     ready = await dialer.take()
     if ready is None:
         return None
-    begun = opening(open_timeout=min(timing.open_timeout, timing.probe_timeout))
-    begun.ready = ready
+    limit = patience(ready.handshake_seconds, timing.probe_timeout)
+    begun = opening(open_timeout=min(timing.open_timeout, limit))
+    begun.ready = ready.take()
     try:
         return await begun
     except InvalidStatus as exc:
@@ -257,6 +260,16 @@ async def _on_standby(
         raise
     except (WebSocketException, OSError, EOFError):
         return None
+
+
+async def _on_new(opening: Callable[..., _Upgrade], dialer: Standby, timing: Timing) -> ClientConnection:
+    """Open a WebSocket on a connection that *dialer* opens now; open_timeout is for TLS and the upgrade."""
+    if not dialer.is_secure:
+        return await opening(sock=await dialer.dial(timing.link_timeout))
+    ready = await dialer.secured(timing.link_timeout, timing.open_timeout, timing.probe_timeout)
+    begun = opening(open_timeout=max(timing.open_timeout - ready.handshake_seconds, _LEAST_UPGRADE))
+    begun.ready = ready.take()
+    return await begun
 
 
 def _refusal(response: Response) -> UpstreamError | NoWebSocket:

@@ -12,11 +12,12 @@ import trustme
 from certificates import serving, trusting
 from link import Link, Ways
 from proxied import Peer
+from way import Way
 
 from proxy.config import Config
 from proxy.server import Server
 from proxy.simulator import Simulator, SimulatorSettings, echo_script
-from proxy.upstream import standby
+from proxy.upstream import secured
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.liveness import lag
 from proxy.upstream.standby import Standby
@@ -56,10 +57,13 @@ Start = Callable[..., Awaitable[Run]]
 
 @pytest.fixture
 def start(stack: AsyncExitStack) -> Start:
-    """Start all three, over TLS unless *secure* is false; *trusted* says whether upstream's certificate is."""
+    """Start all three, over TLS unless *secure* is false; *trusted* says whether upstream's certificate is.
 
-    async def run(*, secure: bool = True, trusted: bool = True, **settings: Any) -> Run:
-        first = Ways()
+    With *hangs* TCP opens on the first connection, and nothing comes on it.
+    """
+
+    async def run(*, secure: bool = True, trusted: bool = True, hangs: bool = False, **settings: Any) -> Run:
+        first = Ways(down=Way(limit=0, ending="silence")) if hangs else Ways()
         authority = trustme.CA()
         tls = serving(authority.issue_cert("127.0.0.1"))
         simulator = await stack.enter_async_context(
@@ -128,6 +132,25 @@ async def test_one_that_died_in_silence_costs_a_moment(start: Start) -> None:
     assert run.link.connections_ever == 2
 
 
+async def test_an_upgrade_may_take_as_long_as_the_link(start: Start) -> None:
+    """A link whose round trips come near probe_timeout has swallowed nothing: a new one would cost three more."""
+    run = await start(probe_timeout=0.5)
+    run.first.up.latency = run.first.down.latency = 0.1
+    await run.connected()
+    await asyncio.sleep(0.2)
+    run.first.up.latency = run.first.down.latency = 0.3
+    await run.ask()
+    assert run.link.connections_ever == 1
+
+
+async def test_one_whose_tls_hangs_costs_a_moment(start: Start) -> None:
+    """The first turn, which waits for it, is there before an agent without a proxy would be."""
+    run = await start(hangs=True, probe_timeout=0.3)
+    async with asyncio.timeout(5):
+        await run.ask()
+    assert run.link.connections_ever == 2
+
+
 async def test_one_that_upstream_breaks_off_at_the_upgrade(start: Start) -> None:
     """It is made good by a new one."""
     run = await start()
@@ -158,14 +181,14 @@ async def test_whoever_hangs_up_leaves_it_to_the_next() -> None:
     heard: list[asyncio.StreamWriter] = []  # a writer that nobody holds is closed
     upstream = await asyncio.start_server(lambda _, writer: heard.append(writer), "127.0.0.1", 0, ssl=tls)
     dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting(authority)))
-    dialer.open(5)
+    dialer.open(5, 5)
     taking = asyncio.get_running_loop().create_task(dialer.take())
     await asyncio.sleep(0)
     taking.cancel()
     await asyncio.wait([taking])
-    transport = await dialer.take()
-    assert transport is not None
-    transport.abort()
+    held = await dialer.take()
+    assert held is not None
+    held.end()
     await dialer.close()
     upstream.close()
     for each in heard:
@@ -175,14 +198,14 @@ async def test_whoever_hangs_up_leaves_it_to_the_next() -> None:
 async def test_a_name_that_is_none_is_a_turns_to_tell() -> None:
     """Whatever a lookup says of it."""
     dialer = Standby(Endpoint("https://a..b/v1"))
-    dialer.open(5)
+    dialer.open(5, 5)
     assert await dialer.take() is None
     await dialer.close()
 
 
 async def test_it_is_let_go_in_the_end(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before upstream does: a server that closes may have sent that into the dark."""
-    monkeypatch.setattr(standby, "KEPT_SECONDS", 0.1)
+    monkeypatch.setattr(secured, "KEPT_SECONDS", 0.1)
     run = await start()
     await run.connected()
     await asyncio.sleep(0.3)
@@ -194,7 +217,7 @@ async def test_one_that_slept_is_not_believed_in(start: Start, monkeypatch: pyte
     """Nor one whose address is gone: who knows what became of it."""
     run = await start()
     await run.connected()
-    monkeypatch.setattr(standby, "lag", lambda: lag() + 60)
+    monkeypatch.setattr(secured, "lag", lambda: lag() + 60)
     await run.ask()
     assert run.link.connections_ever == 2
 
@@ -243,7 +266,7 @@ async def test_what_upstream_says_unasked_is_not_heard(stack: AsyncExitStack) ->
     upstream = await asyncio.start_server(greet, "127.0.0.1", 0, ssl=tls)
     stack.callback(upstream.close)
     dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1", trusting(authority)))
-    dialer.open(5)
+    dialer.open(5, 5)
     await asyncio.sleep(0.2)
     assert await dialer.take() is None
     assert await dialer.take() is None
@@ -263,7 +286,7 @@ async def test_closing_ends_what_is_under_way(stack: AsyncExitStack) -> None:
     upstream = await asyncio.start_server(hear, "127.0.0.1", 0)  # which never answers to TLS
     stack.callback(upstream.close)
     dialer = Standby(Endpoint(f"https://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/v1"))
-    dialer.open(60)
+    dialer.open(60, 60)
     await asyncio.sleep(0.1)
     await dialer.close()
     async with asyncio.timeout(5):
