@@ -50,6 +50,12 @@ _PROBE_TIMEOUT = 3.0
 _ROUNDS = 2
 """Of the event loop: what arrived shows in the first, behind those who waited, and is read before the second."""
 
+_FIRST_TRY_SECONDS = 5.0
+"""How long TCP and TLS may take before they are begun anew: as long as the official SDK for Python gives them.
+
+Where a flow was dropped in the middle of a handshake, it would hang for all of connect_timeout.
+"""
+
 _KEPT_SECONDS = 5.0
 """How long an idle connection may be used again: as long as the official SDKs use theirs (undici: 4).
 
@@ -326,14 +332,15 @@ class Http:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
     ) -> Answer:
-        token = _turn.set(traffic)
-        # A file is written in pieces; bytes would all be handed to the transport at once.
-        data = io.BytesIO(body) if isinstance(body, bytes) else body and _heedful(body)
+        token, loop = _turn.set(traffic), asyncio.get_running_loop()
+        ask, until = partial(self._ask, method, path, headers, body), loop.time() + self._connect_timeout
         try:
-            response = await self._session.request(
-                method, self._endpoint.http(path), headers=headers, data=data, allow_redirects=False
-            )
-            return cast("Answer", response)
+            try:
+                return await ask(self._connect_timeout)
+            except aiohttp.ConnectionTimeoutError:  # so that nothing has left
+                if (left := until - loop.time()) < _FIRST_TRY_SECONDS:
+                    raise
+                return await ask(left, is_first=False)
         except (aiohttp.ClientError, OSError) as exc:
             if body is None or isinstance(body, bytes):  # what fails is not the agent's own upload
                 self._link.block(trouble_of(exc), advice(exc))
@@ -341,6 +348,27 @@ class Http:
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
             _turn.reset(token)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes] | None,
+        connect: float,
+        *,
+        is_first: bool = True,
+    ) -> Answer:
+        """Send a request on a connection that is there, or opens within *connect* seconds; return its answer."""
+        # A file is written in pieces; bytes would all be handed to the transport at once.
+        data = io.BytesIO(body) if isinstance(body, bytes) else body and _heedful(body)
+        hung = min(connect, _FIRST_TRY_SECONDS) if is_first else connect
+        limits = aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=hung)
+        url = self._endpoint.http(path)
+        response = await self._session.request(
+            method, url, headers=headers, data=data, allow_redirects=False, timeout=limits
+        )
+        return cast("Answer", response)
 
 
 async def _heedful(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from certificates import serving, trusting
+from link import Link, Ways
 from openai import AsyncOpenAI
+from way import Way
 
 from proxy.errors import BadConfiguration, UpstreamUnavailable
 from proxy.ledger import Traffic
+from proxy.simulator import Simulator
 from proxy.upstream import http as http_module
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http, chunks
@@ -104,6 +109,27 @@ async def test_each_request_is_counted_for_itself(raw_upstream: Any, http: Start
     assert sum(traffic.sent for traffic in figures) == total.sent == upstream.received[0]
     assert sum(traffic.received for traffic in figures) == total.received == upstream.sent[0]
     assert figures[1].sent - figures[0].sent == 1990 + len("2000") - len("10")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_handshake_that_hangs_is_begun_anew(
+    stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, *, streamed: bool
+) -> None:
+    """Agents by themselves do so too, and nothing of the request has left by then."""
+    monkeypatch.setattr(http_module, "_FIRST_TRY_SECONDS", 0.3)
+    authority = trustme.CA()
+    tls = serving(authority.issue_cert("127.0.0.1"))
+    simulator = await stack.enter_async_context(Simulator(ssl=tls))
+    link = await stack.enter_async_context(Link(("127.0.0.1", simulator.port)))
+    link.planned.append(Ways(down=Way(limit=0, ending="silence")))
+    endpoint = Endpoint(link.base_url.replace("http:", "https:"), trusting(authority))
+    client = await stack.enter_async_context(Http(endpoint, connect_timeout=20, traffic=Traffic()))
+    body = b'{"model": "m", "input": "hello"}'
+    headers = [("Authorization", "Bearer key"), ("Content-Type", "application/json")]
+    async with asyncio.timeout(5):
+        await ask(client, "/responses", body=pieces_of(body) if streamed else body, headers=headers)
+    assert link.connections_ever == 2
+    assert [turn.status for turn in simulator.turns] == ["completed"]
 
 
 async def test_a_connection_that_slept_is_not_used_again(raw_upstream: Any, http: Start) -> None:
