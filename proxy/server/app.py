@@ -114,6 +114,7 @@ class Server:
                 link=self.link,
             )
         )
+        http.make_room = pool.make_room
         rewriting = Rewriting(
             pool,
             ledger,

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Self, cast
+from http import HTTPStatus
+from typing import Any, Self, TypeAlias, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -64,6 +65,15 @@ Nothing tells whether it is alive, and where a network has dropped it a turn wai
 
 _turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
 """The figures of the request that is being sent; a connection serves one request at a time."""
+
+
+MakeRoom: TypeAlias = Callable[[], Awaitable[bool]]
+"""Closes a connection to upstream that nobody needs now, and tells whether there was one."""
+
+
+async def no_room() -> bool:
+    """Close nothing: this is `make_room` where there is nothing else."""
+    return False
 
 
 class _MeteredHandler(ResponseHandler):
@@ -166,7 +176,8 @@ def _connector(
 class Http:
     """Plain HTTP to *endpoint*. An async context manager.
 
-    No time limit but that of connecting: who asks knows how long an answer may take.
+    No time limit but that of connecting: who asks knows how long an answer may take. `make_room` is called where
+    an outbound proxy refuses a tunnel, since some grant a few and no more.
     """
 
     def __init__(
@@ -189,6 +200,7 @@ class Http:
         self._endpoint = endpoint
         self._connect_timeout = connect_timeout
         self._traffic = traffic
+        self.make_room: MakeRoom = no_room
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_timeout)
@@ -332,15 +344,9 @@ class Http:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
     ) -> Answer:
-        token, loop = _turn.set(traffic), asyncio.get_running_loop()
-        ask, until = partial(self._ask, method, path, headers, body), loop.time() + self._connect_timeout
+        token = _turn.set(traffic)
         try:
-            try:
-                return await ask(self._connect_timeout)
-            except aiohttp.ConnectionTimeoutError:  # so that nothing has left
-                if (left := until - loop.time()) < _FIRST_TRY_SECONDS:
-                    raise
-                return await ask(left, is_first=False)
+            return await self._connected(partial(self._ask, method, path, headers, body))
         except (aiohttp.ClientError, OSError) as exc:
             if body is None or isinstance(body, bytes):  # what fails is not the agent's own upload
                 self._link.block(trouble_of(exc), advice(exc))
@@ -348,6 +354,21 @@ class Http:
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
             _turn.reset(token)
+
+    async def _connected(self, ask: Callable[..., Awaitable[Answer]]) -> Answer:
+        """Ask, and once more where no connection came about: nothing has left then."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connect_timeout
+        try:
+            return await ask(self._connect_timeout)
+        except aiohttp.ConnectionTimeoutError:
+            if (left := until - loop.time()) < _FIRST_TRY_SECONDS:
+                raise
+            return await ask(left, is_first=False)
+        except aiohttp.ClientHttpProxyError as exc:
+            if exc.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED or not await self.make_room():
+                raise
+            return await ask(self._connect_timeout)
 
     async def _ask(
         self,

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Self, TypeAlias
 
 from proxy.core.affinity import NoRoom, Open, Use, choose
@@ -172,6 +173,23 @@ class Pool:
     def has_room(self, partition: Partition) -> bool:
         """Whether one more connection would cost no conversation its own."""
         return len(partition.slots) < self._limits.max_connections
+
+    async def make_room(self) -> bool:
+        """Close the connection that has carried no turn for longest; return whether there was one."""
+        free = [
+            (slot.last_used, key, each)
+            for each in self._partitions.values()
+            for key, slot in each.slots.items()
+            if slot.free and slot.connection is not None
+        ]
+        if not free:
+            return False
+        _, key, partition = min(free, key=itemgetter(0, 1))
+        slot = partition.slots.pop(key)
+        self._retire(slot, Mismatch.RETIRED, partition)
+        if slot.connection is not None:
+            await slot.connection.close()
+        return True
 
     @property
     def is_at_work(self) -> bool:

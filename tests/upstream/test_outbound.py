@@ -7,13 +7,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 import trustme
 from certificates import serving, trusting
 from conversation import Clock
 from pooling import KEY, TIMING
-from proxied import Message, Peer, RawUpstream
+from proxied import KEY as BEARER
+from proxied import Message, Peer, Proxied, RawUpstream
 from yarl import URL
 
 from proxy.errors import BadConfiguration, Trouble, UpstreamUnavailable
@@ -126,11 +129,16 @@ def test_exceptions(exceptions: str, host: str, *, excepted: bool) -> None:
 
 @dataclass
 class Tunnels:
-    """A proxy that joins each CONNECT with *target*, or answers with *refusing*, and records what it was asked."""
+    """A proxy that joins each CONNECT with *target*, or answers with *refusing*, and records what it was asked.
+
+    It keeps at most so many tunnels *open*.
+    """
 
     target: int
     refusing: bytes | None = None
     resets: bool = False
+    most: int | None = None
+    open: int = 0
     asked: list[Message] = field(default_factory=list)
 
     async def __call__(self, peer: Peer) -> None:
@@ -145,13 +153,18 @@ class Tunnels:
             await peer.reader.read(1)
             await peer.send(page)
             return
+        if self.open == self.most:
+            await peer.send(b"HTTP/1.1 503 Too many tunnels\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return
         reader, writer = await asyncio.open_connection("127.0.0.1", self.target)
+        self.open += 1
         await peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pump(peer.reader, writer))
                 both.create_task(_pump(reader, peer.writer))
         finally:
+            self.open -= 1
             writer.transport.abort()
 
 
@@ -291,6 +304,47 @@ async def test_both_say_that_the_proxy_hung_up(
     with pytest.raises(UpstreamUnavailable) as caught:
         await outside.over(transport)
     assert caught.value.trouble in {Trouble.OUTBOUND_PROXY, Trouble.UNREACHABLE}
+
+
+HEADERS = (BEARER, ("Content-Type", "application/json"))
+STOP = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stop": "."}
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"), [("GET", "models", None), ("POST", "chat/completions", STOP)]
+)
+async def test_a_conversation_at_rest_makes_room_for_a_request(
+    outside: Outside,
+    monkeypatch: pytest.MonkeyPatch,
+    proxied: Callable[..., Awaitable[Proxied]],
+    method: str,
+    target: str,
+    body: Any,
+) -> None:
+    """Where a proxy grants one tunnel, the one that a WebSocket has is missing to what goes over plain HTTP."""
+    monkeypatch.setenv("HTTPS_PROXY", outside.proxy)
+    outside.tunnels.most = 1
+    run = await proxied(upstream=outside.base, tls=outside.tls)
+    assert (await run.post({"model": "m", "input": "hello", "store": False})).status == 200
+    assert outside.tunnels.open == len(outside.simulator.open_connections) == 1
+    data = b"" if body is None else orjson.dumps(body)
+    assert (await run.ask(method, f"/v1/{target}", *HEADERS, body=data)).status == 200
+    assert not outside.simulator.open_connections
+    assert (await run.figures())["connections"]["open"] == 0
+
+
+async def test_a_turn_keeps_its_tunnel(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch, proxied: Callable[..., Awaitable[Proxied]]
+) -> None:
+    """Only what is at rest makes room: the request is refused, in the proxy's words."""
+    monkeypatch.setenv("HTTPS_PROXY", outside.proxy)
+    outside.tunnels.most = 1
+    outside.simulator.settings.first_event_seconds = 0.5
+    run = await proxied(upstream=outside.base, tls=outside.tls)
+    turn = asyncio.get_running_loop().create_task(run.post({"model": "m", "input": "hello", "store": False}))
+    await outside.simulator.until(lambda: bool(outside.simulator.turns))
+    assert b"answered 503" in (await run.ask("GET", "/v1/models", *HEADERS)).body
+    assert (await turn).status == 200
 
 
 @both_transports
