@@ -3,8 +3,9 @@
 import asyncio
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 import trustme
@@ -18,7 +19,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.secured import Silent, secured
 
 PATIENCE = 0.3
-Run = tuple[Link, Callable[..., Awaitable[Silent]]]
+Run = tuple[Link, Callable[..., Coroutine[Any, Any, Silent]]]
 
 
 @pytest.fixture
