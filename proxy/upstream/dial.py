@@ -8,18 +8,17 @@ Where upstream was found once it is looked for again when its name cannot be had
 import asyncio
 import errno
 import socket
-from collections.abc import Coroutine, Sequence
-from typing import Self, TypeAlias
+from collections.abc import Sequence
 
 import structlog
 from aiohappyeyeballs import start_connection
 from yarl import URL
 
 from proxy.errors import Unreachable
-from proxy.upstream.background import Background
 from proxy.upstream.backoff import pauses
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.lookup import Address, look_up
+from proxy.upstream.race import Race
 from proxy.upstream.trouble import errors_of
 
 log = structlog.get_logger("link")
@@ -40,9 +39,6 @@ _DARK = frozenset(
     {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EADDRNOTAVAIL, errno.ENETRESET}
 )
 """Errors that say no packet came back, or none could leave."""
-
-
-Attempt: TypeAlias = "asyncio.Task[socket.socket | OSError]"
 
 
 def is_dark(exc: OSError, *, known: bool) -> bool:
@@ -72,12 +68,12 @@ class Dialer:
         """
         loop = asyncio.get_running_loop()
         began, dark = loop.time(), False
-        with _Race() as race:
+        with Race[socket.socket, OSError]("connect", socket.socket.close) as race:
             for pause in pauses(first=_FIRST_PAUSE, most=_LONGEST_PAUSE, growth=_GROWTH):
                 started = loop.time()
                 race.start(self._attempt(min(_LONGEST_ATTEMPT, max(began + limit - started, 0.001))))
                 until = started + pause
-                while (over := await race.next(min(until, began + limit))) is not None:
+                while (over := await race.next(min(until, began + limit) - loop.time())) is not None:
                     if isinstance(over, socket.socket):
                         if dark:
                             log.info("link_back", dark_seconds=round(loop.time() - began, 1))
@@ -115,43 +111,3 @@ class Dialer:
     def _found(self, lookup: "asyncio.Future[Sequence[Address]]") -> None:
         if not lookup.cancelled() and lookup.exception() is None:
             self._known = lookup.result()
-
-
-class _Race:
-    """Attempts to connect, side by side. Leaving it ends those that are under way."""
-
-    def __init__(self) -> None:
-        self._running = Background()
-        self._attempts: set[Attempt] = set()
-
-    def start(self, attempt: Coroutine[None, None, socket.socket | OSError]) -> None:
-        """Begin another."""
-        self._attempts.add(self._running.start(attempt, "connect"))
-
-    async def next(self, until: float) -> socket.socket | OSError | None:
-        """Return what came of an attempt that is over; None where none is at *until*, by the clock of the loop."""
-        left = max(until - asyncio.get_running_loop().time(), 0)
-        if not self._attempts:
-            await asyncio.sleep(left)
-            return None
-        over, _ = await asyncio.wait(self._attempts, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        if not over:
-            return None
-        one = min(over, key=lambda each: isinstance(each.result(), OSError))
-        self._attempts.remove(one)
-        return one.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for each in self._attempts:
-            each.cancel()
-            each.add_done_callback(_discard)
-
-
-def _discard(attempt: Attempt) -> None:
-    if attempt.cancelled() or attempt.exception() is not None:
-        return
-    if isinstance(late := attempt.result(), socket.socket):
-        late.close()

@@ -7,13 +7,13 @@ the first: on a slow link that one may only be slow.
 
 import asyncio
 import socket
-from typing import Self, cast
+from typing import cast
 
 from proxy.errors import UpstreamUnavailable
-from proxy.upstream.background import Background
 from proxy.upstream.dial import Dialer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.liveness import has_moved, lag
+from proxy.upstream.race import Race
 from proxy.upstream.sendqueue import last_acknowledged
 
 KEPT_SECONDS = 50.0
@@ -71,13 +71,19 @@ async def secured(
     TimeoutError, and OSError where TLS fails.
     """
     sock = await dialer.dial(link_timeout)
-    with _Race() as race:
+    with Race[Silent, OSError | UpstreamUnavailable]("TLS", Silent.end) as race:
         async with asyncio.timeout(open_timeout):
-            latest = race.start(_Handshake(endpoint, dialer, open_timeout, sock))
-            while (through := await race.next(max(patience - latest.quiet, _LOOK_SECONDS))) is None:
+            latest = _Handshake(endpoint, dialer, open_timeout, sock)
+            race.start(latest.run())
+            while True:
+                over = await race.next(max(patience - latest.quiet, _LOOK_SECONDS))
+                if isinstance(over, Silent):
+                    return over
+                if over is not None and not race.goes_on:
+                    raise over
                 if latest.quiet >= patience:
-                    latest = race.start(_Handshake(endpoint, dialer, open_timeout))
-            return through
+                    latest = _Handshake(endpoint, dialer, open_timeout)
+                    race.start(latest.run())
 
 
 class _Handshake:
@@ -114,41 +120,3 @@ class _Handshake:
         elapsed = asyncio.get_running_loop().time() - self._began_at
         heard = last_acknowledged(self._sock)
         return elapsed if heard is None else min(elapsed, heard)
-
-
-class _Race:
-    """Handshakes, side by side. Leaving it ends those that are under way."""
-
-    def __init__(self) -> None:
-        self._running = Background()
-        self._handshakes: set[asyncio.Task[Silent | OSError | UpstreamUnavailable]] = set()
-
-    def start(self, handshake: _Handshake) -> _Handshake:
-        """Begin another."""
-        self._handshakes.add(self._running.start(handshake.run(), "TLS"))
-        return handshake
-
-    async def next(self, limit: float) -> Silent | None:
-        """Return one that is through within *limit* seconds; raise what became of the last where none is left."""
-        over, _ = await asyncio.wait(self._handshakes, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        for each in over:
-            result = each.result()
-            self._handshakes.remove(each)
-            if isinstance(result, Silent):
-                return result
-            if not self._handshakes:
-                raise result
-        return None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for each in self._handshakes:
-            each.cancel()
-            each.add_done_callback(_discard)
-
-
-def _discard(handshake: "asyncio.Task[Silent | OSError | UpstreamUnavailable]") -> None:
-    if not handshake.cancelled() and isinstance(late := handshake.result(), Silent):
-        late.end()
