@@ -83,7 +83,11 @@ RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
 
 @dataclass(slots=True)
 class Partition:
-    """What one set of credentials may share."""
+    """What one set of credentials may share.
+
+    *answers_at_work* says that upstream was seen to answer a ping in the middle of a turn, *asked_at_work* counts
+    the turns in which that was asked.
+    """
 
     headers: Headers
     query: str
