@@ -29,6 +29,9 @@ _SAYS_NOTHING = frozenset({401, 402, 404, 408, 409, 429, 502, 503, 504})
 _SUSPICIOUS = 80
 """OpenAI is said to refuse what is more than a hundred times smaller than its content."""
 
+_PLAIN_TURNS = 8
+"""Turns that go plain once an encoded one got no answer; eight times as many each time that happens again."""
+
 _PIECE = 64 * 1024
 _NAMES = frozenset({"gzip", "x-gzip"})
 _MAGIC = b"\x1f\x8b"
@@ -49,17 +52,23 @@ _ENCODERS: dict[Encoding, Callable[[bytes], bytes]] = {"gzip": _gzip, "zstd": _z
 class RequestEncoding:
     """Whether upstream takes bodies in the encoding *name*, which is None once it is known not to.
 
-    UNKNOWN -> TAKEN -> REFUSED, or straight to REFUSED, and there it stays.
+    UNKNOWN -> TAKEN -> REFUSED, or straight to REFUSED, and there it stays. A turn that gets no answer before one
+    was TAKEN leaves open whether the link or the encoding is at fault, so that a number of turns go plain.
     """
 
     def __init__(self, name: Encoding | None) -> None:
         self.name = name
         self._taken = False
+        self._breaks = 0
+        self._plain_turns = 0
 
     async def encode(self, body: bytes) -> tuple[Encoding, bytes] | None:
         """Return *body* encoded, and how; None where it should go as it is."""
         name = self.name
         if name is None or len(body) < _WORTH_IT:
+            return None
+        if self._plain_turns > 0:
+            self._plain_turns -= 1
             return None
         encoder = _ENCODERS[name]
         encoded = await asyncio.to_thread(encoder, body) if len(body) > _LARGE else encoder(body)
@@ -77,7 +86,8 @@ class RequestEncoding:
     def broke(self) -> None:
         """Take note that an encoded request got no answer at all: something on the way may not stand it."""
         if not self._taken:
-            self.name = None
+            self._breaks += 1
+            self._plain_turns = _PLAIN_TURNS**self._breaks
 
     def resolve(self, encoded: int, plain: int) -> None:
         """Learn from the status that the same request got *encoded* and then *plain*."""
