@@ -100,6 +100,22 @@ async def test_latency_is_of_one_direction_and_delays_what_follows_no_further(di
     assert await crossed(far, near, b"y") < 0.25
 
 
+async def test_a_connection_that_nothing_crosses_is_forgotten(dial: Dial, link: Link) -> None:
+    """What crosses either way in time keeps it; afterwards neither end hears of anything, and new ones work."""
+    near, far = await dial()
+    link.memory = 0.4
+    for _ in range(3):
+        await asyncio.sleep(0.25)
+        await crossed(near, far, b"x")
+        await asyncio.sleep(0.25)
+        await crossed(far, near, b"y")
+    await asyncio.sleep(0.5)
+    near[1].write(b"z")
+    assert await silent(far)
+    assert await silent(near)
+    await crossed(*await dial(), b"new")
+
+
 async def test_jitter_keeps_the_order(dial: Dial, link: Link) -> None:
     """Pieces that are delayed differently arrive as they were sent."""
     near, far = await dial()

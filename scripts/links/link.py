@@ -15,7 +15,7 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -40,7 +40,8 @@ class Link:
     """A relay to *target*, listening on *host* and *port* (0: a free one). Use it as an async context manager.
 
     *up* and *down* hold for every connection but those that *planned* has ways for: the next connections, in
-    order. *source* is the address that connections to the target come from.
+    order. *source* is the address that connections to the target come from. A connection that nothing crosses for
+    *memory* seconds is forgotten: what comes after that is acknowledged, and goes nowhere.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Link:
         self.port = port
         self.source = source
         self.up, self.down = Way(), Way()
+        self.memory: float | None = None
         self.planned: deque[Ways] = deque()
         self.connections: set[Connection] = set()
         self.connections_ever = 0
@@ -200,7 +202,9 @@ class Connection:
         self.ways = ways
         self._near = near
         self._far: socket.socket | None = None
-        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._ending: asyncio.Future[Ending] = self._loop.create_future()
+        self._crossed_at = self._loop.time()
 
     async def run(self) -> None:
         """Relay until the end."""
@@ -225,6 +229,14 @@ class Connection:
         if not self._ending.done():
             self._ending.set_result(ending)
 
+    def is_forgotten(self) -> bool:
+        """Whether the bytes that are about to cross come too late. They end the connection then, in silence."""
+        now, memory = self._loop.time(), self.link.memory
+        if memory is not None and now - self._crossed_at > memory:
+            self.end("silence")
+        self._crossed_at = now
+        return self._ending.done()
+
     async def _relayed(self) -> Ending:
         """Return how it ended."""
         relaying = asyncio.get_running_loop().create_task(self._both())
@@ -248,8 +260,8 @@ class Connection:
             await asyncio.get_running_loop().sock_connect(far, link.target)
         except OSError:
             return "reset"
-        up = Pump(link, self.ways.up, self._near, far)
-        down = Pump(link, self.ways.down, far, self._near)
+        up = Pump(link, self.ways.up, self._near, far, self.is_forgotten)
+        down = Pump(link, self.ways.down, far, self._near, self.is_forgotten)
         ending: Ending = "close"
         try:
             async with asyncio.TaskGroup() as group:
@@ -290,14 +302,20 @@ class LimitReached(Exception):
 
 
 class Pump:
-    """Bytes of one connection on one *way*: taken from *source*, and given to *sink* when they have arrived."""
+    """Bytes of one connection on one *way*: taken from *source*, and given to *sink* when they have arrived.
 
-    def __init__(self, link: Link, way: Way, source: socket.socket, sink: socket.socket) -> None:
+    *is_forgotten* is asked before any cross.
+    """
+
+    def __init__(
+        self, link: Link, way: Way, source: socket.socket, sink: socket.socket, is_forgotten: Callable[[], bool]
+    ) -> None:
         self._passed = 0
         self._link = link
         self._way = way
         self._source = source
         self._sink = sink
+        self._is_forgotten = is_forgotten
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._size = 0
         self._changed = asyncio.Event()
@@ -343,6 +361,8 @@ class Pump:
 
     async def _pass_on(self, piece: bytes) -> None:
         await self._passable()
+        if self._is_forgotten():
+            await asyncio.Event().wait()  # for the end, which is near
         limit = self._way.limit
         allowed = piece if limit is None else piece[: max(0, limit - self._passed)]
         await self._loop.sock_sendall(self._sink, allowed)
