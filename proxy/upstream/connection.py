@@ -22,7 +22,7 @@ from proxy.core.warmup import Keepsake
 from proxy.errors import ConnectionLost, UpstreamTimeout
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
-from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_stuck, lag, patience
+from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_merely_silent, is_stuck, lag, patience
 from proxy.upstream.meter import Meter
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
 from proxy.upstream.progress import Progress
@@ -43,9 +43,18 @@ _FAR = 0.15
 _GUARDS, _APART = 3, 0.005
 """How many packets follow a message over such a link, and how many seconds lie between them."""
 
+PAUSE = 5.0
+"""Seconds of silence from which on a ping goes ahead of a turn: the connection may be forgotten meanwhile."""
+
+_PROMPT, _LATE = 3.0, 3
+"""Seconds that a pong has at the least, and how many times what the slowest of the latest took."""
+
 
 class Connection:
-    """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one."""
+    """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one.
+
+    *pause* is how long it was quiet when its latest turn began. A *wary* one has a ping go ahead of each turn.
+    """
 
     def __init__(
         self, socket: Socket, meter: Meter, timing: Timing, *, opened_at: float, heard: Callable[[], None]
@@ -55,6 +64,8 @@ class Connection:
         self.baseline: Baseline | None = None
         self.keepsake: Keepsake | None = None
         self.turns = 0
+        self.pause = 0.0
+        self.wary = False
         self.last_response: str | None = None
         self._socket = socket
         self._timing = timing
@@ -100,6 +111,7 @@ class Connection:
     async def send(self, message: Message) -> None:
         """Send *message*; return when its last byte was handed over.
 
+        Behind a *pause* a ping goes ahead of it: a server that reads messages in turn reads that before its work.
         It leaves in fragments that are paced, so that on a slow link pongs get through meanwhile. Until the last
         one has left, upstream cannot hold a complete message: a ConnectionLost before that has *sent* false.
         Whatever interrupts a message closes the connection, so that nothing follows half a message.
@@ -111,7 +123,10 @@ class Connection:
         limit = self._timing.send_timeout
         try:
             self._socket.inbox.begin()
+            self.pause = self.quiet
             await self._probe()
+            if self.wary or self.pause > PAUSE:
+                await self._socket.ping()
             async with asyncio.timeout(limit) as deadline:
                 queue = queue_of(self._socket.transport)
                 with Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
@@ -256,7 +271,49 @@ class Connection:
     @property
     def is_doubtful(self) -> bool:
         """Whether the connection, which carries no turn, should prove that it is alive before it does."""
-        return is_doubtful(self._signs(), ping_interval=self._timing.ping_interval)
+        return self.is_owed_a_pong() or is_doubtful(self._signs(), ping_interval=self._timing.ping_interval)
+
+    @property
+    def is_merely_silent(self) -> bool:
+        """Whether nothing but its silence speaks against the connection."""
+        return is_merely_silent(self._signs())
+
+    @property
+    def _asked_at(self) -> float | None:
+        """When the first ping was sent behind which nothing was heard."""
+        heard_at = self._socket.heard_at
+        pings = self._socket.pending_pings.values()
+        return next((sent_at for _, sent_at in pings if sent_at >= heard_at), None)
+
+    @property
+    def quiet(self) -> float:
+        """For how many seconds nothing was heard, and no pong was due, after what was heard last."""
+        asked_at = self._asked_at
+        return (self._now() if asked_at is None else asked_at) - self._socket.heard_at
+
+    @property
+    def unanswered(self) -> float:
+        """For how many seconds nothing was heard behind a ping; 0 where none is under way."""
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else self._now() - asked_at
+
+    def is_owed_a_pong(self, times: int = 1) -> bool:
+        """Whether a pong is late, where one came before: so many *times* what it may take."""
+        pongs = self._socket.pongs
+        if not pongs:
+            return False
+        due = max(patience(self._socket.round_trip, _PROMPT), _LATE * max(pongs))
+        return self.unanswered > times * due
+
+    def is_forgotten(self, times: int = 1) -> bool:
+        """Whether no pong came of a ping ahead of the turn, whose message was acknowledged: *times* as above.
+
+        Of a ping behind the message that says nothing: upstream may be at work.
+        """
+        asked_at = self._asked_at
+        return (
+            asked_at is not None and asked_at <= self._sent_at and self.is_delivered and self.is_owed_a_pong(times)
+        )
 
     @property
     def is_stuck(self) -> bool:

@@ -44,6 +44,14 @@ def is_doubtful(signs: Signs, *, ping_interval: float) -> bool:
     return signs.moved or signs.owing or signs.slept > _NAP or signs.silent > _PINGS_MISSED * ping_interval
 
 
+def is_merely_silent(signs: Signs) -> bool:
+    """Whether a connection that gave no pong may have been forgotten for its silence: nothing else explains it.
+
+    Whoever forgot it, somebody before him acknowledges what is sent.
+    """
+    return not (signs.moved or signs.owing or signs.slept > _NAP)
+
+
 def is_stuck(signs: Signs, *, stuck_timeout: float) -> bool:
     """Whether a new connection should be opened beside one that carries a turn."""
     return signs.moved or (

@@ -16,6 +16,7 @@ from proxy.core.turn import Rewrite
 from proxy.upstream.connection import Connection
 from proxy.upstream.headers import Headers
 from proxy.upstream.lifespan import Lifespan
+from proxy.upstream.slumber import Slumber
 from proxy.upstream.trust import Trust
 
 _Key = TypeVar("_Key")
@@ -86,7 +87,7 @@ class Partition:
     """What one set of credentials may share.
 
     *answers_at_work* says that upstream was seen to answer a ping in the middle of a turn, *asked_at_work* counts
-    the turns in which that was asked.
+    the turns in which that was asked. *hasty* counts those in a row that were given up behind a pause.
     """
 
     headers: Headers
@@ -104,7 +105,9 @@ class Partition:
     warm_up_off_until: float = 0.0
     answers_at_work: bool = False
     asked_at_work: int = 0
+    hasty: int = 0
     lifespan: Lifespan = field(default_factory=Lifespan)
+    slumber: Slumber = field(default_factory=Slumber)
     largest_taken: int = 0
     too_large: int = 0
     too_large_until: float = 0.0

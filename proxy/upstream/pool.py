@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from operator import itemgetter
 from typing import Self, TypeAlias
 
@@ -21,7 +22,7 @@ from proxy.core.turn import Turn
 from proxy.errors import UpstreamError, UpstreamUnavailable
 from proxy.ledger import Connections, Traffic
 from proxy.upstream.background import Background
-from proxy.upstream.connection import Connection
+from proxy.upstream.connection import PAUSE, Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers, partition_key
 from proxy.upstream.link import Link
@@ -253,7 +254,7 @@ class Pool:
             if slot.connection is None:
                 slot.connection = await self._open(partition, key)
             elif slot.connection.is_doubtful:
-                spare = await self._rescue.race(partition, slot.connection)
+                spare = await self._race(partition, slot.connection)
                 if spare is not None:
                     self._replace(partition, key, slot)
                     key, slot = spare
@@ -262,6 +263,7 @@ class Pool:
                     if isinstance(upload, Full) and not fits:
                         raise NoLease(Mismatch.TOO_LARGE)
             assert slot.connection is not None  # noqa: S101  (it was opened, or proved itself)
+            slot.connection.wary = partition.slumber.rhythm(self._clock()) < inf
             guard = self._background.start(self._rescue.guard(partition, slot.connection), "guard a turn")
             recalled = isinstance(upload, Delta) and upload.baseline is not slot.claimed
             yield Lease(slot.connection, upload, recalled=recalled)
@@ -271,6 +273,16 @@ class Pool:
             if slot.opening is not None:
                 slot.opening.cancel()
             self._give_back(partition, key, slot, last_used)
+
+    async def _race(self, partition: Partition, doubtful: Connection) -> tuple[int, Slot] | None:
+        """Race a *doubtful* connection as `Rescue.race` does, and learn which silence it outlived, or did not."""
+        quiet = doubtful.quiet
+        spare = await self._rescue.race(partition, doubtful)
+        if spare is None:
+            partition.slumber.survived(quiet)
+        elif doubtful.is_merely_silent:
+            partition.slumber.lost(quiet, self._clock())
+        return spare
 
     def _begin_for_a_turn(self, partition: Partition, *, beside: bool = False) -> tuple[int, Slot]:
         return self._open_ahead(partition, wanted=True, beside=beside)
@@ -429,6 +441,10 @@ class Pool:
         if connection is not None and connection.baseline is not None and self._knows(partition):
             now = self._clock()
             partition.lifespan.done(now - slot.last_used, age=now - connection.opened_at)
+            if connection.pause > PAUSE:
+                if connection.turns > 1:  # on a new one upstream may have other workers
+                    partition.hasty = 0
+                partition.slumber.survived(connection.pause)
             slot.last_used = now if last_used is None else last_used
             if connection.is_open:
                 slot.free, slot.claimed = True, None
@@ -500,3 +516,18 @@ class Pool:
             now = self._clock()
             for partition in self._partitions.values():
                 self._sweep(partition, now)
+                self._keep_awake(partition, now)
+
+    def _keep_awake(self, partition: Partition, now: float) -> None:
+        """Ping connections that something in between may forget before their own pings.
+
+        Those with a turn that upstream has, or whose last one was lately and that owe no pong.
+        """
+        rhythm = partition.slumber.rhythm(now)
+        for slot in partition.slots.values():
+            connection = slot.connection
+            if connection is None or connection.silence + _SWEEP_SECONDS <= rhythm:
+                continue
+            rests = slot.baseline is not None and now - slot.last_used < LATELY_SECONDS
+            if (rests and not connection.unanswered) if slot.free else connection.is_delivered:
+                self._background.start(connection.ask(), "keep a connection awake")

@@ -92,6 +92,7 @@ class Rescue:
     async def guard(self, partition: Partition, connection: Connection) -> None:
         """Give up a connection on which a turn does not get through, where it would on another way."""
         asked = partition.answers_at_work or partition.asked_at_work >= _ASKED
+        hasty = False
         looked = False  # beside a mute one, once: a server too busy to answer may be too busy to open another
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -103,6 +104,9 @@ class Rescue:
                 if connection.is_unheard and (partition.answers_at_work or (connection.is_mute and not looked)):
                     looked = True
                     await self._outlive(partition, connection)
+                elif not hasty and connection.is_forgotten(2**partition.hasty):
+                    hasty = True
+                    await self._outlive(partition, connection, behind_a_pause=True)
                 continue
             if partition.may_open(self._clock()) and await self._opens_beside(partition, connection):
                 found = "a new connection did"
@@ -114,10 +118,12 @@ class Rescue:
             if connection.is_stuck:
                 connection.give_up(f"nothing got through, where {found} (stuck_timeout)")
 
-    async def _outlive(self, partition: Partition, silent: Connection) -> None:
+    async def _outlive(self, partition: Partition, silent: Connection, *, behind_a_pause: bool = False) -> None:
         """Give up a connection that goes on to be *silent* where another one has its ping answered.
 
         What upstream said into the dark comes late, by as much as that took: so it is waited for as long again.
+        Where no pong came of a ping *behind a pause*, that long is since the ping: before, upstream had nothing to
+        say. Nor does the pong queue behind the turn's message.
         Where nothing ever came on the one, and nothing comes on the other, WebSockets open here and carry nothing.
         """
         heard_at = silent.heard_at
@@ -131,14 +137,17 @@ class Rescue:
         if proved is False and _carries_nothing(partition, silent):
             partition.trust.lost(self._clock(), opened=silent.opened_at, enough=1)
             silent.give_up("WebSockets open here, and nothing comes on them")
-        if not (proved and partition.answers_at_work):
+        if not (proved and (behind_a_pause or partition.answers_at_work)):
             await asyncio.sleep(self._timing.probe_timeout)
             return
-        longest = 2 * silent.silence + silent.queued_seconds
+        again = silent.unanswered if behind_a_pause else silent.silence + silent.queued_seconds
+        longest = silent.silence + again
         while silent.heard_at == heard_at and silent.is_open:
             if silent.silence > longest:
                 # If it was busy after all, its next silence is not taken for darkness, too.
                 partition.answers_at_work, partition.asked_at_work = False, 0
+                partition.hasty += behind_a_pause
+                partition.slumber.lost(silent.quiet, self._clock())
                 silent.give_up(f"nothing was heard for {silent.silence:.0f} s, where another connection answers")
             await asyncio.sleep(_LOOK_SECONDS)
 

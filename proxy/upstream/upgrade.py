@@ -5,6 +5,7 @@ The library's exceptions of the opening end here: callers see `proxy.errors`.
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,9 @@ _TOO_SLOW = 408
 
 _LEAST_UPGRADE = 1.0
 """Seconds that an upgrade has at the least, however long TLS took."""
+
+_PONGS = 8
+"""The latest pongs, whose slowest tells how long the next one may take."""
 
 _CLOCK = max(0.0005, get_clock_info("monotonic").resolution)
 """Seconds below which no answer is believed to have come, or can be told: Windows' clock takes steps of 16 ms."""
@@ -91,6 +95,7 @@ class Socket(ClientConnection):
         self.proven_rate = 0.0
         self.asked_at = math.inf
         self.answers_at_work = False
+        self.pongs: deque[float] = deque(maxlen=_PONGS)
 
     @property
     def deflate(self) -> Deflate | None:
@@ -139,7 +144,11 @@ class Socket(ClientConnection):
                 self._note_pong()
 
     def _note_pong(self) -> None:
-        """Take note of a pong in the middle of a turn: some servers read nothing, pings either, before its end."""
+        """Take note of a pong, and whether it came in the middle of a turn.
+
+        Some servers read nothing, pings either, before its end.
+        """
+        self.pongs.append(self.latency)
         if self.inbox.is_awaited and self.loop.time() - self.latency > self.asked_at:
             self.answers_at_work = True
 

@@ -114,6 +114,7 @@ class ModelConnection:
         self.keepsake: Any = None
         self.turns = 0
         self.opened_at = opened_at
+        self.pause = 0.0
         self.headers = headers
         self.is_open = True
         self.is_doubtful = self.is_mute = self.is_dropped = self.was_told = False

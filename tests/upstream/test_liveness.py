@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_stuck, lag, patience
+from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_merely_silent, is_stuck, lag, patience
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,23 @@ def test_an_idle_connection_is_trusted_for_as_long_as_nothing_speaks_against_it(
 def test_a_turn_is_stuck_when_nothing_of_it_is_acknowledged(signs: Signs, *, stuck: bool) -> None:
     """For a second or four round trips, and for as long as was put into its upload already."""
     assert is_stuck(signs, stuck_timeout=1) is stuck
+
+
+@pytest.mark.parametrize(
+    ("signs", "silent"),
+    [
+        (Signs(silent=31), True),
+        (Signs(owing=True), False),
+        (Signs(moved=True), False),
+        (Signs(slept=4), True),
+        (Signs(slept=3600), False),
+    ],
+)
+def test_a_connection_may_be_forgotten_where_nothing_else_explains_its_silence(
+    signs: Signs, *, silent: bool
+) -> None:
+    """Not the dark, a sleep or a new address: those say nothing of other silences."""
+    assert is_merely_silent(signs) is silent
 
 
 def test_patience_grows_with_the_link() -> None:

@@ -404,6 +404,7 @@ class Silent:
     queued_seconds: float
     is_mute: bool = False
     opened_at: float = 0.0
+    quiet: float = 0.0
     given_up: list[str] = field(default_factory=list)
 
     @property
