@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 import platformdirs
+from yarl import URL
 
 from proxy.errors import BadConfiguration
 
@@ -216,7 +217,8 @@ def load(*, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, A
     sources = dict.fromkeys(DOCS, "default")
     for name, value, source in (*_in_file(file), *_in_environment(environ), *_in_flags(flags)):
         if name not in DOCS:
-            raise BadConfiguration(f"{_spelled(name, source)} is not a setting{_nearest(name)}")
+            fix = _AT_THE_TOP if isinstance(value, dict) else _nearest(name)
+            raise BadConfiguration(f"{_spelled(name, source)} is not a setting{fix}")
         values[name] = _checked(name, value, source)
         sources[name] = source
     config = Config(**values)
@@ -224,9 +226,15 @@ def load(*, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, A
     return Loaded(config, sources)
 
 
-def default_file() -> Path:
-    """Return where this platform keeps packlight's configuration file, whether or not it exists."""
-    return platformdirs.user_config_path("packlight", appauthor=False) / "config.toml"
+def default_file() -> Path | None:
+    """Return where this platform keeps packlight's configuration file, whether or not it exists.
+
+    None is nowhere: in a container or under a service manager a user may have no home.
+    """
+    try:
+        return platformdirs.user_config_path("packlight", appauthor=False) / "config.toml"
+    except RuntimeError:
+        return None
 
 
 def is_loopback(host: str) -> bool:
@@ -272,6 +280,8 @@ Found = Iterator[tuple[str, Any, str]]
 
 def _in_file(file: Path | None) -> Found:
     path = file or default_file()
+    if path is None:
+        return
     try:
         values = tomllib.loads(_decoded(path.read_bytes()))
     except FileNotFoundError:
@@ -280,6 +290,8 @@ def _in_file(file: Path | None) -> Found:
         raise BadConfiguration(f"config: there is no file {path}; create it or drop --config") from None
     except OSError as exc:
         raise BadConfiguration(f"config: cannot read {path}: {exc.strerror}; {_ANOTHER}") from exc
+    except UnicodeDecodeError as exc:
+        raise BadConfiguration(f"config: {path} is not in UTF-8: save it as UTF-8, or {_ANOTHER}") from exc
     except ValueError as exc:
         raise BadConfiguration(f"config: {path} is not valid TOML: {exc}; mend it, or {_ANOTHER}") from exc
     for name, value in values.items():
@@ -404,11 +416,14 @@ def _upstream(where: str, value: str) -> str:
     must = f'{where} must be "{SIMULATED}" or a URL such as "{OPENAI}"'
     try:
         url = urlsplit(base)
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        host = URL(base).host or ""  # the library that connects reads it otherwise than Python's own
+        valid = url.scheme in ("http", "https") and bool(host and url.hostname) and url.port != 0
     except ValueError:
         valid = False
     if not valid:
         raise BadConfiguration(f"{must}, with http:// or https:// and a host")
+    if _NUMBERS.fullmatch(host) and not _is_address(host):
+        raise BadConfiguration(f"{must}, with a name, or an address of four numbers")
     if "@" in url.netloc:
         raise BadConfiguration(f"{must}, without a user name or password: the agent's own key is passed on")
     if "?" in base or "#" in base:
@@ -439,6 +454,8 @@ def _header_names(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
         raise BadConfiguration(f'{where} must be names of headers alone, such as "x-trace-id"')
     return value
 
+
+_NUMBERS = re.compile(r"[0-9.]+")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -487,6 +504,9 @@ def _shown(value: Any) -> str:
 
 def _spelled(name: str, source: str) -> str:
     return source if source.startswith(("environment", "flag")) else f"{_shown(name)} ({source})"
+
+
+_AT_THE_TOP = ": settings stand at the top of the file, in no [table]"
 
 
 def _nearest(name: str) -> str:

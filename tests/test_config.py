@@ -4,6 +4,7 @@ import codecs
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 
 from proxy.config import DEFAULTS, DOCS, Config, Loaded, default_file, example, is_loopback, load, toml
@@ -57,11 +58,12 @@ def test_flags_beat_environment_beats_file(file: Path) -> None:
 def test_the_platforms_file_is_read_when_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a named file, the one in the platform's configuration directory counts, and may be missing."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    if not default_file().is_relative_to(tmp_path):
+    path = default_file()
+    if path is None or not path.is_relative_to(tmp_path):
         pytest.skip("this platform keeps its configuration elsewhere")
     assert load(file=None, environ={}, flags={}).config == Config()
-    default_file().parent.mkdir(parents=True)
-    default_file().write_text("port = 9\n", encoding="utf-8")
+    path.parent.mkdir(parents=True)
+    path.write_text("port = 9\n", encoding="utf-8")
     assert load(file=None, environ={}, flags={}).config.port == 9
 
 
@@ -77,12 +79,33 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load(file=tmp_path, environ={}, flags={})
 
 
-@pytest.mark.parametrize("data", [b"port = \n", b"port = 1\nport = 2\n", b"host = '\xff'\n"])
+@pytest.mark.parametrize("data", [b"port = \n", b"port = 1\nport = 2\n"])
 def test_a_file_that_is_not_toml_is_named(file: Path, data: bytes) -> None:
-    """Syntax errors and other encodings are refused, with the file's name."""
+    """Syntax errors are refused, with the file's name."""
     file.write_bytes(data)
     with pytest.raises(BadConfiguration, match=r"config\.toml is not valid TOML: .*; mend it, or name another "):
         load(file=file, environ={}, flags={})
+
+
+@pytest.mark.parametrize("data", [b"host = '\xff'\n", b"\xff\xfe\x00"])
+def test_a_file_in_another_encoding_is_named(file: Path, data: bytes) -> None:
+    """What to do about it is said, in no codec's words."""
+    file.write_bytes(data)
+    with pytest.raises(
+        BadConfiguration, match=r"config\.toml is not in UTF-8: save it as UTF-8, or name another "
+    ):
+        load(file=file, environ={}, flags={})
+
+
+def test_a_user_without_a_home_has_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, or under a service manager: everything else still counts."""
+
+    def homeless(*_name: object, **_options: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(platformdirs, "user_config_path", homeless)
+    assert default_file() is None
+    assert load(file=None, environ={"PACKLIGHT_PORT": "7"}, flags={}).config.port == 7
 
 
 def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
@@ -102,6 +125,9 @@ def test_what_powershell_redirects_is_read(file: Path, encoding: str) -> None:
 
 def test_unknown_keys_are_refused_with_the_nearest_known_one(file: Path) -> None:
     """A typing mistake is named, with its place and what was probably meant."""
+    assert refusal(file, "[packlight]\nport = 1") == (
+        f"'packlight' (file {file}) is not a setting: settings stand at the top of the file, in no [table]"
+    )
     assert refusal(file, "prot = 1") == f"'prot' (file {file}) is not a setting; did you mean port?"
     assert (
         refusal(file, environ={"PACKLIGHT_MAX_CONECTIONS": "1"})
@@ -221,6 +247,10 @@ def test_a_number_that_is_none_is_refused_by_its_variable(file: Path) -> None:
         ("https://example.org:99999/v1", "with http:// or https:// and a host"),
         ("https://example.org:0/v1", "with http:// or https:// and a host"),
         ("https://[::1/v1", "with http:// or https:// and a host"),
+        ("http://[::1]x/v1", "with http:// or https:// and a host"),
+        ("http://localhost\\v1", "with http:// or https:// and a host"),
+        (f"http://{'é' * 64}/v1", "with http:// or https:// and a host"),
+        ("http://192.168.1:9000/v1", "with a name, or an address of four numbers"),
         ("https://me:hunter2@example.org/v1", "without a user name or password: the agent's own key is passed on"),
         ("https://hunter2@example.org/v1", "without a user name or password: the agent's own key is passed on"),
         ("https://example.org/v1?key=hunter2", "without a query (?) or fragment (#)"),
