@@ -58,12 +58,20 @@ async def _serve(config: Config) -> None:
                 raise cannot_listen(config.host, config.port, exc) from exc
             except BadConfiguration as exc:
                 raise Refused(str(exc)) from exc
-            click.echo(f"packlight {__version__} listening on {server.url}/v1 -> {shown}")
+            _announce(f"packlight {__version__} listening on {server.url}/v1 -> {shown}")
             if not urlsplit(config.upstream).path:
                 log.get("serve").warning("upstream_without_path", upstream=shown, hint="most APIs are under /v1")
             await stop.wait()
             log.get("serve").info("draining", drain_seconds=config.drain_seconds)
             await stop.patiently(server.drain())
+
+
+def _announce(line: str) -> None:
+    """Print *line*; a full disk, or a pipe without a reader, is no reason not to serve."""
+    try:
+        click.echo(line)
+    except OSError:
+        sys.stdout = None  # Python would try again as it ends, and fail
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> click.ClickException:

@@ -64,7 +64,10 @@ def config(config_file: Path | None, *, as_json: bool, as_example: bool) -> None
         for name, doc in DOCS.items()
     }
     if as_json:
-        file = str(config_file or default_file())
+        path = config_file or default_file()
+        for setting in settings.values():
+            setting["source"] = _in_unicode(setting["source"])
+        file = None if path is None else _in_unicode(str(path))
         click.echo(orjson.dumps({"file": file, "settings": settings}, option=orjson.OPT_INDENT_2))
         return
     terminal = Terminal.here()
@@ -79,5 +82,12 @@ def config(config_file: Path | None, *, as_json: bool, as_example: bool) -> None
 
 def _about_file(file: Path | None) -> str:
     path = file or default_file()
+    if path is None:
+        return "configuration file: none, as this user has no home directory (--config names one)"
     state = "" if path.exists() else " (not there; `packlight config --example` prints what could be in it)"
     return f"configuration file: {path}{state}"
+
+
+def _in_unicode(text: str) -> str:
+    """Return *text* with the bytes of a path that are no text, as file systems allow them, spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -24,9 +24,9 @@ class Terminal:
         return cls.of(sys.stdout, os.environ)
 
     @classmethod
-    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> "Terminal":
-        """Return what *stream* is; anything that is no terminal gets plain text."""
-        if not stream.isatty():
+    def of(cls, stream: TextIO | None, environ: Mapping[str, str]) -> "Terminal":
+        """Return what *stream* is; anything that is no terminal gets plain text, also None: a closed one."""
+        if stream is None or not stream.isatty():
             return cls()
         return cls(
             width=shutil.get_terminal_size((100, 24)).columns,
@@ -69,9 +69,9 @@ def saving(before: int, after: int) -> str:
     return f"{percent:.{1 if percent >= 99 else 0}f} %"  # 99.6 is not 100
 
 
-def encodable(text: str, stream: TextIO) -> str:
+def encodable(text: str, stream: TextIO | None) -> str:
     """Return *text* with what *stream* cannot encode spelled out: a pipe on Windows takes a few alphabets only."""
-    encoding = stream.encoding or "ascii"
+    encoding = (stream and stream.encoding) or "ascii"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

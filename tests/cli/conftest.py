@@ -92,6 +92,21 @@ class Packlight:
             check=False,
         )
 
+    def unread(self, *arguments: str, closed: bool) -> subprocess.Popen[str]:
+        """Start a command whose standard output is *closed*, or else a pipe that nobody reads from."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "proxy", *arguments]
+        if closed:
+            command = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command]
+        popen = subprocess.Popen(  # noqa: S603  our own command
+            command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+        os.close(writing)
+        self._stack.enter_context(popen)
+        self._stack.callback(popen.terminate)
+        return popen
+
     def call(self, *arguments: str) -> Result:
         """Run a command to its end, in this process."""
         return CliRunner().invoke(main, arguments, prog_name="packlight")

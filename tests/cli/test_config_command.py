@@ -1,9 +1,12 @@
 """``packlight config``: what is in effect, and where it came from."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
+import platformdirs
 import pytest
 
 from proxy.config import DOCS, Config, example
@@ -54,3 +57,33 @@ def test_a_bad_configuration_is_exit_2(packlight: Any, tmp_path: Path) -> None:
     result = packlight.call("config", "--config", str(tmp_path / "bad.toml"))
     assert result.exit_code == 2
     assert "did you mean port?" in result.stderr
+
+
+def test_a_user_without_a_home_is_told_so(packlight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no place for the file then, and all defaults are shown."""
+
+    def homeless(*_name: object, **_options: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(platformdirs, "user_config_path", homeless)
+    first, *_ = packlight.call("config").output.splitlines()
+    assert first == "configuration file: none, as this user has no home directory (--config names one)"
+    assert orjson.loads(packlight.call("config", "--json").output)["file"] is None
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
+def test_a_path_that_is_no_text_is_spelled_out(packlight: Any, tmp_path: Path) -> None:
+    """A file system takes any bytes for a name, JSON does not."""
+    file = tmp_path / os.fsdecode(b"\xff.toml")
+    file.write_text("port = 1\n", encoding="utf-8")
+    shown = orjson.loads(packlight.call("config", "--json", "--config", str(file)).output)
+    assert shown["file"] == f"{tmp_path}/\\udcff.toml"
+    assert shown["settings"]["port"]["source"] == f"file {tmp_path}/\\udcff.toml"
+
+
+@pytest.mark.parametrize("arguments", [("config",), ("demo", "--turns", "1")])
+def test_a_closed_standard_output_is_no_defect(packlight: Any, arguments: tuple[str, ...]) -> None:
+    """Whoever closes it wants the exit status alone."""
+    process = packlight.unread(*arguments, closed=True)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0

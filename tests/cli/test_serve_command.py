@@ -90,6 +90,17 @@ def test_turns_go_on_where_nobody_empties_standard_error(packlight: Any) -> None
     assert process.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_it_serves_where_its_ready_line_cannot_be_written(packlight: Any, *, closed: bool) -> None:
+    """A pipe without a reader, as behind `| true`, or no standard output at all, ends nothing."""
+    process = packlight.unread("serve", "--port", "0", "--upstream", "http://127.0.0.1:9", closed=closed)
+    assert "upstream_without_path" in process.stderr.readline()  # which comes next
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=20)[1]
+    assert (process.returncode, len(errors.splitlines())) == (0, 1)
+    assert "draining" in errors
+
+
 def test_a_second_signal_does_not_wait_for_turns(packlight: Any) -> None:
     """Whoever asks twice gets an end at once, still with status 0."""
     upstream = packlight.start("simulate", "--port", "0", "--event-seconds", "3600")

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from proxy.cli.terminal import Terminal, saving, size
+from proxy.cli.terminal import Terminal, encodable, saving, size
 
 
 class Screen(io.TextIOWrapper):
@@ -25,6 +25,12 @@ def test_a_pipe_gets_plain_text() -> None:
     assert terminal.style("text", fg="green") == "text"
     assert terminal.rule(5) == "-----"
     assert terminal.bar(0.5, width=10) == ""
+
+
+def test_a_closed_output_gets_plain_text() -> None:
+    """Python has None in its place, and nobody reads what is written there."""
+    assert Terminal.of(None, {}) == Terminal()
+    assert encodable("text", None) == "text"
 
 
 def test_a_terminal_gets_colours_and_lines() -> None:
