@@ -119,15 +119,15 @@ def _reasons(reasons: dict[str, int], terminal: Terminal) -> list[str]:
         return []
     lines = ["", terminal.style("why turns were not deltas", bold=True)]
     for reason, count in sorted(reasons.items(), key=lambda each: -each[1]):
-        first, *more = wrap(explain(reason), max(30, min(terminal.width, 110) - 26))
-        lines += [f"{count:>6}  {reason:<17} {first}", *(f"{'':26}{line}" for line in more)]
+        first, *more = wrap(explain(reason), max(30, min(terminal.width, 110) - 29))
+        lines += [f"{count:>6}  {reason:<19}  {first}", *(f"{'':29}{line}" for line in more)]
     return lines
 
 
 def _recent(turns: list[Figures], terminal: Terminal) -> list[str]:
     if not turns:
         return []
-    columns = f"{'started':<12}  {'model':<20}  {'from agent':>10}  {'to upstream':>11}  {'ms':>7}  how"
+    columns = f"{'started, UTC':<12}  {'model':<20}  {'from agent':>10}  {'to upstream':>11}  {'ms':>7}  how"
     lines = ["", terminal.style("recent turns, newest first", bold=True), terminal.style(columns, dim=True)]
     for turn in turns:
         how = turn["upload"] if turn["reason"] is None else f"{turn['upload']}: {turn['reason']}"

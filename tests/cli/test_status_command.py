@@ -116,12 +116,21 @@ def test_the_summary_is_readable() -> None:
     assert "uploads      1.00 MB from agents, 50.0 kB to upstream (saved: 95 %)" in text
     assert "downloads    1.50 kB from upstream, 2.50 kB to agents" in text
     assert "connections  1 open, 2 opened, 0 lost" in text
-    assert "     2  first_turn        A conversation that upstream has not seen yet" in text
+    assert "     2  first_turn           A conversation that upstream has not seen yet" in text
     assert "A reason that this version of packlight does not know." in text
     assert (
         "04:48:20.566  -                           87 B        333 B        9  http: no_websocket (failed)" in text
     )
     assert text.endswith("delta")
+
+
+def test_reasons_stand_in_a_column_and_times_have_a_zone() -> None:
+    """The longest reason included."""
+    reasons = {"translation_refused": 1, "busy": 1}
+    lines = summary(FIGURES | {"stats": FIGURES["stats"] | {"full_reasons": reasons}}, Terminal())
+    sentences = [line.index(word) for line in lines for word in ("Upstream takes", "Another turn") if word in line]
+    assert sentences == [29, 29]
+    assert any(line.startswith("started, UTC  ") for line in lines)
 
 
 def test_a_collapsed_chain_is_a_warning() -> None:
