@@ -574,7 +574,7 @@ async def test_a_machine_without_a_network_is_offline(proxied: Start) -> None:
     assert (got.status, got.get("retry-after")) == (502, "10")
     assert "offline" in got.json()["error"]["message"]
     link: Any = (await run.figures())["link"]
-    assert (link["state"], "name server" in link["detail"]) == ("offline", True)
+    assert (link["state"], "looked up" in link["detail"]) == ("offline", True)
 
 
 async def test_an_upstream_that_is_down_is_unreachable(proxied: Start, stack: AsyncExitStack) -> None:

@@ -20,7 +20,10 @@ ADVICE = {
         "a page or a redirect came in place of upstream's answer: open a browser and sign in to the network "
         "(or check the setting upstream)"
     ),
-    Trouble.OFFLINE: "this machine is offline, or has no working name server: check its network",
+    Trouble.OFFLINE: (
+        "this machine is offline, or upstream's name cannot be looked up: check its network "
+        "(or the setting upstream)"
+    ),
     Trouble.UNREACHABLE: "upstream does not answer: it is down, or the network lets nothing through to it",
     Trouble.UNTRUSTED: (
         "its certificate is from an authority that is unknown here: if your organisation inspects connections, "
