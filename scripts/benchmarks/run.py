@@ -63,4 +63,4 @@ def _told(outcome: Outcome, scale: float) -> Outcome:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/bench")

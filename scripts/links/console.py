@@ -67,4 +67,4 @@ def _value(name: str, text: str) -> object:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/link")

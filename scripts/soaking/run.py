@@ -70,4 +70,4 @@ def _lives(report: Report) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/soak")

@@ -1,8 +1,10 @@
 """The project's scripts and pins: what can be checked without running the whole suite in itself."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,23 @@ def test_a_script_is_bash_that_stops_at_the_first_failure(script: Path) -> None:
     assert script.stat().st_mode & 0o111
     if bash := shutil.which("bash"):
         subprocess.run([bash, "-n", str(script)], check=True)  # noqa: S603  our own script
+
+
+@pytest.mark.parametrize(
+    ("name", "program"), [("bench", "benchmarks/run.py"), ("link", "links/console.py"), ("soak", "soaking/run.py")]
+)
+def test_a_script_is_called_what_its_user_calls_it(name: str, program: str) -> None:
+    """Its help names the script, and not the program that the script starts."""
+    scripts = ROOT / "scripts"
+    paths = os.pathsep.join(str(scripts / each) for each in ("links", "agents"))
+    shown = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, str(scripts / program), "--help"],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    assert shown.startswith(f"Usage: scripts/{name} ")
 
 
 def test_constraints_are_exact_versions_and_nothing_else() -> None:
