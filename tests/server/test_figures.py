@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self
 
 import orjson
@@ -279,6 +280,29 @@ async def test_metrics(proxied: Any) -> None:
     assert samples["packlight_connections_open", ""] == stats["connections"]["open"]
     assert samples["packlight_turns_ended_total", "completed"] == 1
     assert samples["packlight_turns_ended_total", "failed"] == stats["turns"]["failed"] == 1
+
+
+async def test_every_figure_is_in_the_document(proxied: Any) -> None:
+    """docs/figures.md has each page's fields and each metric, and nothing that is not there."""
+    run = await proxied()
+    await run.post(ask(message("a")))
+    parts = re.split(
+        r"^## ", (Path(__file__).parents[2] / "docs/figures.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    rows = {
+        part.partition("\n")[0]: [
+            name
+            for cells in re.findall(r"^\| (`[^|]*) \|", part, re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", cells)
+        ]
+        for part in parts
+    }
+    stats = orjson.loads((await run.ask("GET", "/_packlight/stats")).body)
+    (turn,) = orjson.loads((await run.ask("GET", "/_packlight/turns")).body)["turns"]
+    metrics = re.findall(r"^# TYPE (\w+) ", (await run.ask("GET", "/metrics")).body.decode(), re.MULTILINE)
+    assert sorted(rows["Totals (`stats`)"]) == sorted(stats)
+    assert sorted(rows["A turn (`turns`)"]) == sorted(turn)
+    assert rows["Metrics (`/metrics`)"] == metrics
 
 
 @pytest.mark.parametrize("path", ["/_packlight", "/_packlight/", "/_packlight/nothing", "/_packlight/stats/"])
