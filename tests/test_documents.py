@@ -1,0 +1,39 @@
+"""The documents: what they point at is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from proxy.config import DOCS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names by which GitHub links to the headings of *text*."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """To a file of this project, and where they name a heading, to one that it has."""
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        name, _, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_told_to_be_set_is_a_setting(document: Path) -> None:
+    """Wherever a document gives one a value in code, as `hoist = "on"` or PACKLIGHT_HOIST=on."""
+    text = document.read_text(encoding="utf-8")
+    told = re.findall(r'`([a-z_]+) = (?:"|\d|\[|true|false)', text)
+    told += [name.lower() for name in re.findall(r"PACKLIGHT_([A-Z_]+)=", text)]
+    assert set(told) <= set(DOCS)
