@@ -19,6 +19,7 @@ from proxy.frontends.responses import Responses
 from proxy.ledger import Ledger, TurnRecord
 from proxy.restoring import Restoring
 from proxy.rewriting import Rewriting
+from proxy.server.connection import Runner
 from proxy.server.figures import Figures
 from proxy.server.guard import Guard
 from proxy.server.listening import Listening
@@ -149,7 +150,7 @@ class Server:
             in_flight=in_flight,
         )
         application = _application(config, services, self.link, self._shown)
-        runner = web.AppRunner(
+        runner = Runner(
             application,
             access_log=None,
             # A departed agent's turn must end; the library's default lets it run on.

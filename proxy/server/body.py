@@ -5,7 +5,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import brotli
 import zstandard
@@ -25,6 +25,14 @@ class Stalled(TimeoutError):
     """The agent stopped sending its body."""
 
 
+class Garbled(ValueError):
+    """What the agent sent of its body cannot be read: a chunk is none."""
+
+
+Unfinished: TypeAlias = Stalled | Garbled
+"""Why the rest of a body will not come."""
+
+
 @dataclass(frozen=True, slots=True)
 class TooLong:
     """The beginning of a body that exceeds the limit; the rest is still to come."""
@@ -42,7 +50,7 @@ async def read(
     """Return the body of *request*, undecoded, or its beginning once it exceeds *limit* bytes.
 
     *arrived* is told the size of each piece, since the agent may hang up before the last.
-    Raises Stalled where nothing arrives for *timeout* seconds.
+    Raises Stalled where nothing arrives for *timeout* seconds, and Garbled where what arrives is no HTTP.
     """
     if request.content_length is not None and request.content_length > limit:
         return TooLong(b"")
@@ -60,17 +68,23 @@ async def read(
 
 
 async def rest(request: web.Request, *, timeout: float) -> AsyncIterator[bytes]:  # noqa: ASYNC109
-    """Yield what is still to come of the body."""
+    """Yield what is still to come of the body. Raises Stalled and Garbled, as `read` does."""
     while chunk := await _next(request, timeout):
         yield chunk
 
 
 async def _next(request: web.Request, limit: float) -> bytes:
+    content = request.content
     try:
         async with asyncio.timeout(limit):
-            return await request.content.readany()
+            chunk = await content.readany()
+        if not chunk and isinstance(fault := content.exception(), web.RequestPayloadError):
+            raise fault
     except TimeoutError as exc:
         raise Stalled(f"nothing more of the request's body arrived for {limit:g} s (body_timeout)") from exc
+    except web.RequestPayloadError as exc:
+        raise Garbled("the request's body is not valid HTTP: one of its chunks cannot be read") from exc
+    return chunk
 
 
 def decode(body: bytes, encodings: str, *, limit: int) -> bytes:

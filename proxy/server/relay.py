@@ -41,19 +41,19 @@ class Relay:
         self.first_shown: float | None = None
         self.completed = False
         self.bytes_from_agent = 0
+        self.fault: bodies.Unfinished | None = None
         self._request = request
         self._services = services
         self._reply = reply
         self._traffic = traffic
         self._is_turn = is_turn
         self._events: EventReply | None = None
-        self._stalled: bodies.Stalled | None = None
 
     async def run(self, raw: bytes | bodies.TooLong, events: EventReply | None) -> web.StreamResponse:
         """Forward the body *raw*, or what is still to come of it. *events* may have told the agent something.
 
-        Raises UpstreamUnavailable where upstream does not answer, or not to the end; its cause is bodies.Stalled
-        where it is the agent that stopped.
+        Raises UpstreamUnavailable where upstream does not answer, or not to the end; `fault` says where that is
+        because the rest of the agent's body did not come.
         """
         self.attempts = 1
         self._events = events
@@ -122,15 +122,15 @@ class Relay:
             async for chunk in bodies.rest(self._request, timeout=self._services.config.body_timeout):
                 self.bytes_from_agent += len(chunk)
                 yield chunk
-        except bodies.Stalled as exc:
-            self._stalled = exc
-            if not self._reply.begun:
-                raise
-            self._reply.abort()  # the library tells nobody who is reading the answer; this ends the request
+        except (bodies.Stalled, bodies.Garbled) as exc:
+            self.fault = exc
+            if self._reply.begun:
+                self._reply.abort()  # the library tells nobody who is reading the answer; this ends the request
+            raise  # upstream must not take what it has for the whole
 
     async def _relay(self, response: ClientResponse) -> web.StreamResponse:
-        if self._stalled is not None:
-            raise self._stalled
+        if self.fault is not None:
+            raise self.fault
         is_inflated = self._is_inflated and is_gzip(_encoding_of(response))
         body = inflated(self._chunks(response)) if is_inflated else self._chunks(response)
         chunk: bytes | None = None

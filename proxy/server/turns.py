@@ -80,6 +80,12 @@ class AgentRequest:
             if self._reply.begun:
                 return self._reply.abort()
             return self._reply.error(408, str(exc), "request_timeout")
+        except bodies.Garbled as exc:
+            if self._reply.begun:
+                return self._reply.abort()
+            refusal = self._reply.error(400, str(exc), "invalid_body")
+            refusal.force_close()  # where the next request begins cannot be told
+            return refusal
         except asyncio.CancelledError:
             self._status = self._ended_early()
             if self._reply.begun:
@@ -231,8 +237,8 @@ class AgentRequest:
         try:
             response = await self._relay.run(raw, self._events)
         except UpstreamUnavailable as exc:
-            if isinstance(exc.__cause__, bodies.Stalled):  # while the agent's body was being forwarded
-                raise exc.__cause__ from exc
+            if self._relay.fault is not None:
+                raise self._relay.fault from exc
             if exc.trouble is not Trouble.CAPTIVE_PORTAL:  # of which the link has told once and for all
                 log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             return await self._unavailable(504 if isinstance(exc, UpstreamTimeout) else 502, exc)

@@ -1,4 +1,4 @@
-"""Agents that stop in the middle of an upload that upstream has begun to answer."""
+"""Agents that stop in the middle of an upload, or go on with what is no HTTP."""
 
 import asyncio
 from typing import Any
@@ -92,3 +92,115 @@ async def test_an_upload_that_has_ended_stands_no_more(proxied: Any, raw_upstrea
     answered.set()
     assert [piece async for piece in pieces] == [b"end"]
     assert received == b"123456789"
+
+
+GARBAGE = b"no chunk\r\n\r\n"
+
+
+@pytest.mark.parametrize("target", ["/v1/responses", "/v1/chat/completions", "/v1/files"])
+@pytest.mark.parametrize("apart", [0.0, 0.1], ids=["at once", "later"])
+async def test_a_chunk_that_is_none_is_refused_at_once(
+    proxied: Any, raw_upstream: Any, target: str, apart: float
+) -> None:
+    """The agent need not wait for body_timeout, its connection is closed, and upstream gets no whole body."""
+    received = bytearray()
+
+    async def serve(upstream: Any) -> None:
+        await upstream.head()
+        while piece := await upstream.reader.read(100):
+            received.extend(piece)
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    agent = await run.dial()
+    await agent.begin("POST", target, KEY, ("Transfer-Encoding", "chunked"))
+    await asyncio.sleep(apart)
+    await agent.send(b"1\r\n{\r\n")
+    await asyncio.sleep(apart)
+    await agent.send(GARBAGE)
+    async with asyncio.timeout(5):
+        answer = await agent.message()
+        assert await agent.reader.read() == b""
+    assert (answer.status, answer.get("Connection")) == (400, "close")
+    assert answer.json()["error"]["code"] == "invalid_body"
+    assert not received.endswith(b"0\r\n\r\n")
+
+
+async def test_a_chunk_that_is_none_is_refused_though_it_follows_at_once(proxied: Any) -> None:
+    """Before anybody has begun to read the body."""
+    run = await proxied()
+    agent = await run.dial()
+    agent.writer.write(b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await asyncio.sleep(0)
+    agent.writer.write(GARBAGE)
+    async with asyncio.timeout(5):
+        assert (await agent.message()).status == 400
+        assert await agent.reader.read() == b""
+
+
+async def test_a_body_behind_another_request_is_refused_too(proxied: Any, raw_upstream: Any) -> None:
+    """While the one before is being answered, nobody reads it."""
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def serve(upstream: Any) -> None:
+        await upstream.message()
+        asked.set()
+        await goes_on.wait()
+        await upstream.send(WHOLE)
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    agent = await run.dial()
+    await agent.begin("GET", "/v1/models", KEY)
+    await agent.begin("POST", "/v1/responses", KEY, ("Transfer-Encoding", "chunked"))
+    await agent.send(b"1\r\n{\r\n")
+    await asked.wait()
+    await agent.send(GARBAGE)
+    await agent.send(GARBAGE)
+    goes_on.set()
+    async with asyncio.timeout(5):
+        assert (await agent.message()).body == b"whole"
+        assert (await agent.message()).status == 400
+        assert await agent.reader.read() == b""
+
+
+@pytest.mark.parametrize("garbled", [False, True], ids=["it stops", "it makes no sense"])
+async def test_an_upload_that_is_not_whole_is_none_upstream(
+    proxied: Any, raw_upstream: Any, *, garbled: bool
+) -> None:
+    """Also where upstream has begun to answer: that answer is broken off, and so is the upload."""
+    received = bytearray()
+    ended = asyncio.Event()
+
+    async def serve(upstream: Any) -> None:
+        await upstream.head()
+        await upstream.send(BEGUN)
+        try:
+            while piece := await upstream.reader.read(100):
+                received.extend(piece)
+        finally:
+            ended.set()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, body_timeout=60 if garbled else 0.2)
+    agent = await run.dial()
+    await agent.begin("POST", "/v1/files", KEY, ("Transfer-Encoding", "chunked"))
+    await agent.send(b"1\r\n{\r\n")
+    pieces = agent.pieces(await agent.head())
+    assert await anext(pieces) == b"begun"
+    await agent.send(GARBAGE if garbled else b"")
+    async with asyncio.timeout(5):
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await anext(pieces)
+        await ended.wait()
+    assert received == b"1\r\n{\r\n"
+
+
+async def test_a_body_that_nobody_reads_may_make_no_sense(proxied: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The answer was given by then; the connection ends without an error of ours."""
+    run = await proxied()
+    agent = await run.dial()
+    await agent.begin("POST", "/elsewhere", ("Transfer-Encoding", "chunked"))
+    await agent.send(b"1\r\n{\r\n")
+    assert (await agent.message()).status == 404
+    await agent.send(GARBAGE)
+    async with asyncio.timeout(5):
+        await agent.reader.read()
+    assert "Unhandled exception" not in caplog.text
