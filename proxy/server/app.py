@@ -44,6 +44,9 @@ _CLOSING_SECONDS = 1.0
 _LINE_LIMIT = 64 * 1024
 """Longest request line and header: agents put routing tokens and metadata there."""
 
+_MOST_HEADERS = 1000
+"""The library's own limit is 128; the API has another one, if any."""
+
 _ANYTHING = r"{path:[\s\S]*}"
 """The rest of any path: routes see it decoded, and `%0A` is a line break by then."""
 
@@ -159,6 +162,7 @@ class Server:
             auto_decompress=False,
             max_line_size=_LINE_LIMIT,
             max_field_size=_LINE_LIMIT,
+            max_headers=_MOST_HEADERS,
             shutdown_timeout=_CLOSING_SECONDS,
         )
         await runner.setup()

@@ -34,6 +34,7 @@ _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers the library would add by itself; the agent's own decide."""
 
 _LINE_LIMIT = 64 * 1024
+_MOST_HEADERS = 1000
 
 _TURNS = frozenset({"/responses", "/chat/completions", "/completions", "/messages"})
 """Paths whose answers are JSON or a stream of events, and never somewhere else."""
@@ -224,6 +225,7 @@ class Http:
             read_bufsize=_LINE_LIMIT,
             max_line_size=_LINE_LIMIT,
             max_field_size=_LINE_LIMIT,
+            max_headers=_MOST_HEADERS,
         )
 
     def _prepare(self, sock: socket.socket) -> None:

@@ -724,6 +724,23 @@ async def test_a_long_header_is_no_obstacle(proxied: Any) -> None:
     assert ["X-Codex-Turn-State", "x" * 60_000] in answer.json()["headers"]
 
 
+async def test_many_headers_are_no_obstacle(proxied: Any, raw_upstream: Any) -> None:
+    """Neither those of a request nor those of its answer: all arrive, in their order."""
+    headers = [(f"X-{n}", str(n)) for n in range(500)]
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers).encode()
+    seen = []
+
+    async def serve(peer: Any) -> None:
+        seen.extend((await peer.message()).headers)
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 2\r\n\r\nok")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    answer = await run.ask("GET", "/v1/models", KEY, *headers)
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert [pair for pair in answer.headers if pair[0].startswith("X-")] == headers
+    assert [pair for pair in seen if pair[0].startswith("X-")] == headers
+
+
 async def test_another_upgrade_is_not_made(proxied: Any) -> None:
     """An agent that offers HTTP/2 gets its answer without."""
     run = await proxied()

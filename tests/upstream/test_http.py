@@ -212,6 +212,16 @@ async def test_a_long_header_is_no_obstacle(raw_upstream: Any, http: Start) -> N
     assert (await ask(await http((await raw_upstream(serve)).base_url)))[0] == b"ok"
 
 
+async def test_many_headers_are_no_obstacle(raw_upstream: Any, http: Start) -> None:
+    """The library has a limit of its own, 128."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + b"X-A: a\r\n" * 900 + b"Content-Length: 2\r\n\r\nok")
+
+    assert (await ask(await http((await raw_upstream(serve)).base_url)))[0] == b"ok"
+
+
 async def test_keeps_no_cookies(raw_upstream: Any, http: Start) -> None:
     """What upstream sets for one agent never goes out with another's request."""
     seen = []
