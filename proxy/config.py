@@ -6,10 +6,10 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from textwrap import wrap
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import orjson
@@ -487,11 +487,42 @@ def _check_together(config: Config, sources: Mapping[str, str]) -> None:
     if config.upstream != SIMULATED:
         url = urlsplit(config.upstream)
         port = url.port or _PORTS[url.scheme]
-        if is_loopback(url.hostname or "") and is_loopback(config.host) and port == config.port:
+        if port == config.port and _meet(url.hostname or "", config.host):
             raise BadConfiguration(
                 f"upstream ({sources['upstream']}) is packlight's own address: "
                 f"give the provider's, such as {OPENAI}"
             )
+
+
+_Address: TypeAlias = IPv4Address | IPv6Address
+
+_LOOPBACK: dict[int, _Address] = {4: IPv4Address("127.0.0.1"), 6: IPv6Address("::1")}
+"""By IP version: what localhost is, and where a connection to no address in particular leads."""
+
+
+def _meet(upstream: str, host: str) -> bool:
+    """Tell whether a connection to *upstream* may lead to *host*, as far as can be told without a lookup."""
+    listening = _addresses(host)
+    for address in _addresses(upstream):
+        there = _LOOPBACK[address.version] if address.is_unspecified else address
+        if there in listening or (there.is_loopback and _everywhere(there) in listening):
+            return True
+    return upstream == host.lower()
+
+
+def _addresses(host: str) -> frozenset[_Address]:
+    """Return the addresses that *host* stands for; none where it is a name that has to be looked up."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        is_local = f".{host.lower().rstrip('.')}".endswith(".localhost")
+        return frozenset(_LOOPBACK.values() if is_local else ())
+    return frozenset([(isinstance(address, IPv6Address) and address.ipv4_mapped) or address])
+
+
+def _everywhere(address: _Address) -> _Address:
+    """Return what listens on *address* and all others of its version."""
+    return type(address)(0)
 
 
 # How messages put it.

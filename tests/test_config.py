@@ -299,6 +299,50 @@ def test_packlight_is_not_its_own_upstream(file: Path, upstream: str, port: int)
     assert message.startswith("upstream (flag --upstream) is packlight's own address")
 
 
+@pytest.mark.parametrize(
+    ("host", "upstream"),
+    [
+        ("::1", "[::1]"),
+        ("::1", "localhost"),
+        ("localhost", "127.0.0.1"),
+        ("LOCALHOST", "[::1]"),
+        ("127.0.0.1", "LOCALHOST."),
+        ("127.0.0.1", "api.localhost"),
+        ("127.0.0.1", "[::ffff:127.0.0.1]"),
+        ("127.0.0.1", "0.0.0.0"),  # noqa: S104
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104
+        ("0.0.0.0", "127.8.9.1"),  # noqa: S104
+        ("0.0.0.0", "localhost"),  # noqa: S104
+        ("::", "[::1]"),
+        ("::", "localhost"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("MyHost.example", "myhost.example"),
+    ],
+)
+def test_its_own_address_is_known_in_every_spelling(file: Path, host: str, upstream: str) -> None:
+    """Localhost is both loopback addresses, and who listens on every address does so on those."""
+    message = refusal(file, "allow_remote = true", host=host, upstream=f"http://{upstream}:8484/v1")
+    assert message.startswith("upstream (flag --upstream) is packlight's own address")
+
+
+@pytest.mark.parametrize(
+    ("host", "upstream"),
+    [
+        ("::1", "127.0.0.1"),
+        ("127.0.0.1", "[::1]"),
+        ("127.0.0.1", "127.0.0.2"),
+        ("::", "127.0.0.1"),
+        ("0.0.0.0", "[::1]"),  # noqa: S104
+        ("0.0.0.0", "192.0.2.1"),  # noqa: S104
+        ("myhost.example", "other.example"),
+    ],
+)
+def test_another_address_may_be_upstream(file: Path, host: str, upstream: str) -> None:
+    """The same port of it is another server's."""
+    config = loaded(file, "allow_remote = true", host=host, upstream=f"http://{upstream}:8484/v1").config
+    assert (config.host, config.port) == (host, 8484)
+
+
 def test_another_port_of_this_machine_may_be_upstream(file: Path) -> None:
     """Other proxies, and servers of models, are there."""
     assert loaded(file, upstream="http://localhost:8484/v1", port=8485).config.port == 8485
