@@ -16,13 +16,12 @@ def allow_many() -> None:
     It is 256 where macOS starts a program, 1024 on most of Linux, and each request has two connections. Node and
     Go raise it as they start, so that agents without us have more than that.
     """
-    if sys.platform == "win32":
-        return
-    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for enough in _ENOUGH:
-        wanted = enough if most == resource.RLIM_INFINITY else min(enough, most)
-        if least == resource.RLIM_INFINITY or wanted <= least:
-            return
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-            return
+    if sys.platform != "win32":
+        least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for enough in _ENOUGH:
+            wanted = enough if most == resource.RLIM_INFINITY else min(enough, most)
+            if least == resource.RLIM_INFINITY or wanted <= least:
+                return
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+                return

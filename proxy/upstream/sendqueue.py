@@ -11,10 +11,6 @@ import sys
 from contextlib import suppress
 from typing import Any, Protocol
 
-with suppress(ImportError):  # Windows has neither
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
-
 _SO_NWRITE = 0x1024
 """macOS: the bytes in a socket's send buffer (sys/socket.h); Python does not name it."""
 
@@ -70,16 +66,32 @@ class AssumedQueue:
         return 0 if _unwritten(self._transport) else allowance // 2
 
 
-def _of_linux(sock: socket.socket) -> int:
-    count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
-    return count
+# What the kernels tell, which raises OSError or ValueError where the socket was closed meanwhile.
+
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+
+    def _unacknowledged(sock: socket.socket) -> int | None:
+        count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
+        return count
+
+    def _last_acknowledged(sock: socket.socket) -> float | None:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT + 4)
+        milliseconds: int = struct.unpack_from("I", info, _LAST_ACK_AT)[0]
+        return milliseconds / 1000
+
+else:
+
+    def _unacknowledged(sock: socket.socket) -> int | None:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE) if sys.platform == "darwin" else None
+
+    def _last_acknowledged(_sock: socket.socket) -> float | None:
+        return None
 
 
-def _of_macos(sock: socket.socket) -> int:
-    return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
-
-
-_KERNELS = {"linux": _of_linux, "darwin": _of_macos}
+TELLS = sys.platform in {"linux", "darwin"}
+"""Whether this system's kernel counts what was not acknowledged."""
 
 
 def owed(transport: asyncio.Transport) -> int:
@@ -92,18 +104,10 @@ def last_acknowledged(sock: socket.socket) -> float | None:
 
     A reader that is slow goes on answering its window's probes, so this tells it from a link that is dark.
     """
-    if sys.platform != "linux":
-        return None
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT + 4)
-    except OSError:  # closed meanwhile
+        return _last_acknowledged(sock)
+    except OSError:
         return 0.0
-    milliseconds: int = struct.unpack_from("I", info, _LAST_ACK_AT)[0]
-    return milliseconds / 1000
-
-
-TELLS = sys.platform in _KERNELS
-"""Whether this system's kernel counts what was not acknowledged."""
 
 
 def queue_of(transport: asyncio.Transport) -> SendQueue:
@@ -116,12 +120,11 @@ def unacknowledged(sock: socket.socket | None) -> int | None:
 
     Below TLS there is no socket any more a moment before the protocol is told that the connection is lost.
     """
-    ask = _KERNELS.get(sys.platform)
-    if ask is None or sock is None:
+    if sock is None:
         return None
     try:
-        return ask(sock)
-    except (OSError, ValueError):  # closed meanwhile
+        return _unacknowledged(sock)
+    except (OSError, ValueError):
         return 0
 
 
