@@ -9,7 +9,8 @@ from aiohttp import ClientResponse, web
 from multidict import CIMultiDict
 
 from proxy.errors import UpstreamError, UpstreamUnavailable
-from proxy.ledger import Traffic
+from proxy.frontends.ending import Ending
+from proxy.ledger import Status, Traffic
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply
 from proxy.server.services import Services
@@ -18,6 +19,8 @@ from proxy.upstream.headers import Headers, end_to_end, of_wire, to_http, writab
 from proxy.upstream.http import chunks, in_time, silence
 from proxy.upstream.progress import Progress
 
+_STREAM = "text/event-stream"
+
 _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 """What a line of server-sent events begins with."""
 
@@ -25,7 +28,8 @@ _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 class Relay:
     """Forwards *request* to upstream and the answer to *reply*.
 
-    *is_turn* says that the request asks for a turn: only then upstream's silences are limited.
+    *front_end* is the API of a request that asks for a turn: only then upstream's silences are limited. `status`
+    says how the answer ended, once that is known: an agent may hang up then.
     """
 
     def __init__(
@@ -35,18 +39,19 @@ class Relay:
         reply: Reply,
         traffic: Traffic,
         *,
-        is_turn: bool,
+        front_end: str | None,
     ) -> None:
         self.attempts = 0
         self.first_shown: float | None = None
-        self.completed = False
+        self.status: Status | None = None
         self.bytes_from_agent = 0
         self.fault: bodies.Unfinished | None = None
         self._request = request
         self._services = services
         self._reply = reply
         self._traffic = traffic
-        self._is_turn = is_turn
+        self._front_end = front_end
+        self._is_turn = front_end is not None
         self._events: EventReply | None = None
 
     async def run(self, raw: bytes | bodies.TooLong, events: EventReply | None) -> web.StreamResponse:
@@ -182,13 +187,27 @@ class Relay:
         self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes]
     ) -> web.StreamResponse:
         """Give the agent *chunk* and what follows it in the *body* of *response*, to the end."""
+        ending = self._ending(response)
         while chunk:
             if self.first_shown is None:
                 self.first_shown = self._services.clock()
             await self._reply.write(chunk)
+            if ending is not None:
+                ending.add(chunk)
+                self.status = ending.status
             chunk = await anext(body, b"")
-        self.completed = response.status < 400
-        return await self._reply.end()
+        reply = await self._reply.end()
+        if ending is None:
+            self.status = "completed" if response.status < 400 else "failed"
+        return reply
+
+    def _ending(self, response: ClientResponse) -> Ending | None:
+        """Return what tells how *response* ends, where it is a stream of events that can be read as it passes."""
+        if self._front_end is None or response.status >= 400 or response.content_type != _STREAM:
+            return None
+        encoding = _encoding_of(response)
+        is_readable = encoding.strip().lower() in {"", "identity"} or (self._is_inflated and is_gzip(encoding))
+        return Ending(self._front_end) if is_readable else None
 
 
 def _encoding_of(response: ClientResponse) -> str:
@@ -200,4 +219,4 @@ def _is_stream(response: ClientResponse, beginning: bytes) -> bool:
     if response.status >= 400 or response.content_type == "application/json":
         return False
     begins = beginning.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").startswith(_FIELDS)
-    return response.content_type == "text/event-stream" or begins
+    return response.content_type == _STREAM or begins

@@ -60,7 +60,7 @@ class AgentRequest:
         self._has_last_event = False  # the agent, which may then hang up
         self._turn: Turn | None = None
         self._events: EventReply | None = None
-        self._relay = Relay(request, services, self._reply, self._traffic, is_turn=front_end is not None)
+        self._relay = Relay(request, services, self._reply, self._traffic, front_end=front_end)
 
     async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
         """Forward the request over HTTP; *reason* is why a turn goes this way."""
@@ -106,7 +106,9 @@ class AgentRequest:
 
     def _ended_early(self) -> Status:
         """Return the status of a request whose agent hung up: some do as soon as they have the last event."""
-        return _status(self._turn) if self._turn is not None and self._has_last_event else "aborted"
+        if self._turn is not None and self._has_last_event:
+            return _status(self._turn)
+        return self._relay.status or "aborted"
 
     async def _answer(self, front_end: FrontEnd) -> web.StreamResponse:
         config = self._services.config
@@ -154,7 +156,7 @@ class AgentRequest:
             return await self._over_websocket(turn, events, front_end)
         except PlainHTTP as exc:
             response = await self._over_http(raw, exc.reason)
-            if self._status == "completed":  # a refusal may have been told in a stream that began with 200
+            if self._status != "failed":  # a refusal may have been told in a stream that began with 200
                 exc.accepted()
             return response
 
@@ -242,7 +244,7 @@ class AgentRequest:
             if exc.trouble is not Trouble.CAPTIVE_PORTAL:  # of which the link has told once and for all
                 log.warning("upstream_unavailable", error=str(exc), shown=self._reply.begun)
             return await self._unavailable(504 if isinstance(exc, UpstreamTimeout) else 502, exc)
-        self._status = "completed" if self._relay.completed else "failed"
+        self._status = self._relay.status or "failed"
         return response
 
     async def _unavailable(self, status: int, fault: UpstreamUnavailable) -> web.StreamResponse:
