@@ -340,24 +340,49 @@ async def test_the_first_turn_finds_out_whether_pings_are_answered_at_work(
     assert here.partition.asked_at_work == 1
 
 
-@pytest.mark.parametrize("queued", [0.0, 0.4])
+class Watch:
+    """A clock that stands until a test moves it, and says when it was read."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._read = asyncio.Event()
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        self._read.set()
+        return self.now
+
+    async def looked_at(self) -> None:
+        """Wait until it was read at two moments from now on."""
+        for _ in range(2):
+            self._read.clear()
+            async with asyncio.timeout(10):
+                await self._read.wait()
+
+
+@pytest.mark.parametrize("queued", [0, 4])
 async def test_a_silent_connection_is_waited_for_as_long_again(
     pooled: Start, impatient: Timing, queued: float
 ) -> None:
     """What upstream said into the dark comes late; and a message may queue behind whoever acknowledges it."""
-    here, loop = await pooled(timing=impatient), asyncio.get_running_loop()
+    here, loop, watch = await pooled(timing=impatient), asyncio.get_running_loop(), Watch(now=102)
     here.partition.answers_at_work = True
-    silent = Silent(loop.time() - 0.2, queued)
+    silent = Silent(100, queued, clock=watch)
     waiting = loop.create_task(here.pool._rescue._outlive(here.partition, cast("Connection", silent)))
-    await asyncio.sleep(0.1 + queued)
+    await watch.looked_at()
+    watch.now += 2 + queued
+    await watch.looked_at()
     assert not silent.given_up
-    silent.heard_at = loop.time()
+    silent.heard_at = watch.now
     await waiting
     assert not silent.given_up
-    silent.heard_at -= 0.2
-    await here.pool._rescue._outlive(here.partition, cast("Connection", silent))
+    silent.heard_at -= 2
+    waiting = loop.create_task(here.pool._rescue._outlive(here.partition, cast("Connection", silent)))
+    await watch.looked_at()
+    assert not silent.given_up
+    watch.now += 3 + queued
+    await waiting
     assert len(silent.given_up) == 1
-    assert silent.silence > 0.4 + queued
     assert not here.partition.answers_at_work  # until it is seen anew: upstream may have been busy
 
 
@@ -405,12 +430,13 @@ class Silent:
     is_mute: bool = False
     opened_at: float = 0.0
     quiet: float = 0.0
+    clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
     given_up: list[str] = field(default_factory=list)
 
     @property
     def silence(self) -> float:
         """Since when."""
-        return asyncio.get_running_loop().time() - self.heard_at
+        return self.clock() - self.heard_at
 
     @property
     def is_open(self) -> bool:
