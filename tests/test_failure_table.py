@@ -1440,6 +1440,21 @@ async def test_a_message_that_upstream_finds_too_large_goes_over_http_at_once(
     assert await figures(start, 1) == [("http", "too_large", 2, "completed")]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_with_an_event_that_is_too_large_goes_over_http_at_once(
+    proxied: Start, agents: Agents, *, stream: bool
+) -> None:
+    """No other WebSocket would carry it, so none is tried; and WebSockets are not to blame."""
+    settings: dict[str, Any] = {"max_event_bytes": 4000, "ambiguous_retries": 0}
+    start = await proxied(lambda call: says("x" * 3000 if call.number < 2 else "y"), **settings)
+    agent = await agents(start.server.url)
+    large = {"instructions": "z" * 4000} if stream else {}  # what is told at once, and what is told at the end
+    assert (await agent.turn("one", stream=stream, **large)).text == "x" * 3000
+    assert await figures(start, 1) == [("http", "too_large", 2, "completed")]
+    assert (await (await agents(start.server.url)).turn("two")).text == "y"
+    assert (await figures(start, 2))[1] == ("full", "first_turn", 1, "completed")
+
+
 @pytest.mark.parametrize("path", ["responses", "chat/completions"])
 async def test_what_upstream_finds_too_large_is_not_sent_in_vain_again(proxied: Start, path: str) -> None:
     """For a while what is as large goes over HTTP at once, and what is smaller over a WebSocket as before."""

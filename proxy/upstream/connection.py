@@ -19,7 +19,7 @@ from proxy.core.delta import Baseline
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.message import Message
 from proxy.core.warmup import Keepsake
-from proxy.errors import ConnectionLost, UpstreamTimeout
+from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_merely_silent, is_stuck, lag, patience
@@ -421,7 +421,10 @@ class Connection:
             return ConnectionLost("the agent read so slowly that too much was unread (max_unread_bytes)")
         if self._given_up is not None:
             return ConnectionLost(self._given_up, sent=self._sent)
-        said = self._socket.protocol.close_rcvd
+        said, ours = self._socket.protocol.close_rcvd, self._socket.protocol.close_sent
+        if said is None and ours is not None and ours.code == TOO_BIG:  # ours alone: whoever fails reads no more
+            fault = "upstream sent an event that is too large (max_event_bytes)"
+            return ConnectionLost(fault, code=TOO_BIG, sent=self._sent)
         code, reason = (said.code, said.reason) if said is not None else (1006, "")
         return ConnectionLost(f"the WebSocket closed with {code}", code=code, sent=self._sent, said=reason)
 

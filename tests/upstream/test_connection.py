@@ -23,7 +23,7 @@ from websockets.utils import accept_key, apply_mask
 from proxy.core.delta import Baseline
 from proxy.core.events import response_create
 from proxy.core.message import Message
-from proxy.errors import ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import TOO_BIG, ConnectionLost, NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, Simulator, SimulatorSettings, scripted
 from proxy.upstream import connection as connection_module
@@ -380,8 +380,9 @@ async def test_an_event_may_be_as_large_as_max_event_bytes(connect: Connect, spe
     connection = await connect(await speaking(fits, too_large), replace(TIMING, max_event_bytes=1000))
     await connection.send(MESSAGE)
     assert len((await connection.receive(5, "event_timeout")).raw) == 1000
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ConnectionLost, match="max_event_bytes") as caught:
         await connection.receive(5, "event_timeout")
+    assert caught.value.code == TOO_BIG
     assert not connection.is_open
 
 
