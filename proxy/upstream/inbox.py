@@ -22,7 +22,8 @@ What it raises is raised by the wait."""
 class Inbox:
     """Whole messages in order, for one reader.
 
-    Once more than *most* bytes wait to be taken, the next message is dropped and *overrun* is true for good.
+    Once more than *most* bytes wait to be taken by a reader that is busy, the next message is dropped and
+    *overrun* is true for good. A reader that waits, or was woken and has yet to run, takes all there is.
     Between `rest` and `begin` there is no reader, and nothing is kept.
     """
 
@@ -80,7 +81,8 @@ class Inbox:
     def _add(self, message: bytes) -> None:
         if self._rests:
             return
-        self.overrun = self.overrun or self._unread > self._most
+        is_busy = self._waiter is None
+        self.overrun = self.overrun or (is_busy and self._unread > self._most)
         if not self.overrun:
             self._unread += len(message)
             self._messages.append(message)

@@ -429,6 +429,23 @@ async def test_too_much_that_nobody_takes_ends_the_connection(
         await connection.receive(5, "event_timeout")
 
 
+async def test_a_reader_that_takes_at_once_is_not_slow(connect: Connect, raw_upstream: RawUpstreams) -> None:
+    """What arrived together is no more than it can take, however little may be unread."""
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        await frame(peer)
+        event = b'{"type":"%0111d"}' % 0
+        await peer.send((b"\x81" + bytes([len(event)]) + event) * 20)
+        await asyncio.Event().wait()
+
+    timing = replace(TIMING, max_unread_bytes=1)
+    connection = await connect((await raw_upstream(serve)).base_url, timing)
+    await connection.send(MESSAGE)
+    for _ in range(20):
+        await connection.receive(5, "event_timeout")
+
+
 # Sending
 
 

@@ -89,6 +89,21 @@ async def test_what_is_unread_is_bounded() -> None:
     assert len(inbox) == 1
 
 
+async def test_a_reader_that_waits_is_not_slow() -> None:
+    """What comes together before it has its turn is kept; what comes while it is busy counts."""
+    inbox = Inbox(3)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(inbox.wait(5))
+        await asyncio.sleep(0)
+        for _ in range(3):
+            inbox.put(text(b"four"))
+    assert waiting.result()
+    assert not inbox.overrun
+    assert [inbox.take(), inbox.take()] == [b"four", b"four"]
+    inbox.put(text(b"four"))
+    assert inbox.overrun
+
+
 async def test_without_a_reader_nothing_is_kept() -> None:
     """Neither what is there nor what comes, however much; only a message whose end is still to come."""
     inbox = Inbox(3)
