@@ -11,12 +11,14 @@ from contextlib import suppress
 from proxy.upstream.stubborn import GIVEN_UP_AFTER
 
 _FEWEST, _MOST = 1, 127
+_LONGEST = 32767
+"""The longest pause, in seconds, that Linux takes."""
 """Of seconds and of probes; Linux takes no more of these."""
 
 
 def keep_awake(sock: socket.socket, every: float) -> None:
     """Have *sock* probed in each silence of *every* seconds, for as long as `stubborn.outlast` has patience."""
-    seconds = max(round(every), _FEWEST)
+    seconds = min(max(round(every), _FEWEST), _LONGEST)
     probes = min(max(round(GIVEN_UP_AFTER / seconds), _FEWEST), _MOST)
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from proxy.config import LARGEST
 from proxy.upstream.awake import keep_awake
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems call these otherwise")
@@ -22,7 +23,13 @@ def asked_of(sock: Any) -> list[int]:
 
 @linux
 @pytest.mark.parametrize(
-    ("every", "asked"), [(20.0, [1, 20, 20, 45]), (0.05, [1, 1, 1, 127]), (1800.0, [1, 1800, 1800, 1])]
+    ("every", "asked"),
+    [
+        (20.0, [1, 20, 20, 45]),
+        (0.05, [1, 1, 1, 127]),
+        (1800.0, [1, 1800, 1800, 1]),
+        (1e15, [1, 32767, 32767, 1]),
+    ],
 )
 def test_a_silent_connection_is_probed(every: float, asked: list[int]) -> None:
     """As often as was asked for, and for a quarter of an hour before it is given up."""
@@ -39,8 +46,11 @@ def test_a_kernel_that_refuses_fails_nothing() -> None:
 
 
 @linux
-async def test_plain_http_is_kept_awake(proxied: Any, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection on which an answer is awaited, as often as WebSockets are pinged."""
+@pytest.mark.parametrize(("every", "asked"), [(7.0, [1, 7, 7, 127]), (LARGEST, [1, 32767, 32767, 1])])
+async def test_plain_http_is_kept_awake(
+    proxied: Any, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch, every: float, asked: list[int]
+) -> None:
+    """The connection on which an answer is awaited, as often as WebSockets are pinged, or as the kernel can."""
     sockets: list[Any] = []
 
     def noted(sock: socket.socket, every: float) -> None:
@@ -54,6 +64,6 @@ async def test_plain_http_is_kept_awake(proxied: Any, raw_upstream: Any, monkeyp
         sockets.append(asked_of(sockets[0]))
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
-    run = await proxied(upstream=(await raw_upstream(serve)).base_url, ping_interval=7.0)
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, ping_interval=every)
     await run.ask("POST", "/v1/responses/compact", ("Authorization", "Bearer key"), body=b"{}")
-    assert sockets[1] == [1, 7, 7, 127]
+    assert sockets[1] == asked
