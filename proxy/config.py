@@ -366,7 +366,7 @@ def _number(where: str, value: Any, name: str) -> float:
     if not in_range:
         kind = "a whole number" if whole else "a number"
         lower = "above 0" if least is None else f"of at least {least:g}"
-        upper = "" if most == LARGEST else f" and at most {most:g}"
+        upper = f" and at most {most:g}" if most != LARGEST or (type(value) in allowed and value > most) else ""
         raise BadConfiguration(f"{where} must be {kind} {lower}{upper}, not {_shown(value)}")
     return value if whole else float(value)
 
