@@ -239,7 +239,8 @@ class WholeCompletion:
 
     def _tokens(self, output: Sequence[Raw]) -> dict[str, Any] | None:
         told = [part.get("logprobs") for item in output for part in content_parts(item)]
-        return completion.logprobs([token for tokens in told if isinstance(tokens, list) for token in tokens])
+        tokens = [token for tokens in told if isinstance(tokens, list) for token in tokens]
+        return completion.logprobs(tokens) if tokens else {"content": None, "refusal": None}
 
 
 def _index(event: Raw, name: str) -> Any:

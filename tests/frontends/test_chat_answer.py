@@ -258,6 +258,10 @@ def test_log_probabilities_go_with_their_words() -> None:
         "content": [SPELT],
         "refusal": None,
     }
+    assert whole(CREATED, done(CALL), ended(), logprobs=True)["choices"][0]["logprobs"] == {
+        "content": None,
+        "refusal": None,
+    }
     odd = {"token": "\ufffd", "logprob": 0, "top_logprobs": None}
     assert choices(words("x", logprobs=[odd, 1]), ended(), logprobs=True)[1]["logprobs"] == {
         "content": [{"token": "\ufffd", "logprob": 0, "bytes": None, "top_logprobs": []}],
