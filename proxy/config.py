@@ -165,7 +165,11 @@ class Config:
     max_message_bytes: int = setting(
         16_000_000, "Larger WebSocket messages go over HTTP instead; OpenAI closes above 16777216."
     )
-    max_event_bytes: int = setting(64 * 1024 * 1024, "Largest single event accepted from upstream.")
+    max_event_bytes: int = setting(
+        64 * 1024 * 1024,
+        "Largest single event accepted from upstream; the last one repeats the answer and the settings. A turn "
+        "with a larger one goes over HTTP, or is broken off where some of it was shown.",
+    )
     max_unread_bytes: int = setting(
         16 * 1024 * 1024,
         "Events kept for an agent that reads more slowly than upstream sends; beyond it the turn is broken off.",
