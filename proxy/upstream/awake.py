@@ -11,9 +11,10 @@ from contextlib import suppress
 from proxy.upstream.stubborn import GIVEN_UP_AFTER
 
 _FEWEST, _MOST = 1, 127
+"""Of seconds and of probes; Linux takes no more of the latter."""
+
 _LONGEST = 32767
-"""The longest pause, in seconds, that Linux takes."""
-"""Of seconds and of probes; Linux takes no more of these."""
+"""The longest silence, in seconds, that Linux takes."""
 
 
 def keep_awake(sock: socket.socket, every: float) -> None:
