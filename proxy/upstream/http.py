@@ -92,7 +92,7 @@ class _MeteredHandler(ResponseHandler):
         lag: Callable[[], float],
     ) -> None:
         super().__init__(loop=loop)
-        self._meter = Meter(total)
+        self._meter = _ClaimingMeter(total)
         self._ready = ready
         self._lag = lag
         self._lag_when_heard = lag()
@@ -111,7 +111,7 @@ class _MeteredHandler(ResponseHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._ready(transport.get_extra_info("socket"))
-        metered = _ClaimingTransport(cast("asyncio.Transport", transport), self._meter)
+        metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
         super().connection_made(cast("asyncio.Transport", metered))
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -141,14 +141,14 @@ def _pieces(data: bytes) -> tuple[bytes, ...]:
     return (head + end, rest) if rest else (data,)
 
 
-class _ClaimingTransport(MeteredTransport):
+class _ClaimingMeter(Meter):
     """Counts for the request whose task writes: the library writes in the context of the request."""
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def sent(self, count: int) -> None:
         turn = _turn.get()
         if turn is not None:
-            self._meter.turn = turn
-        super().write(data)
+            self.turn = turn
+        super().sent(count)
 
 
 def _connector(
