@@ -88,7 +88,7 @@ def test_what_is_held_is_found() -> None:
 
 def of_turns() -> Counter[str]:
     """Return how many objects of turns there are, by their type."""
-    return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, OF_A_TURN))
+    return Counter(type(each).__name__ for each in gc.get_objects() if issubclass(type(each), OF_A_TURN))
 
 
 async def converse(run: Proxied, *, stream: bool) -> Peer:

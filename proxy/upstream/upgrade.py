@@ -239,12 +239,12 @@ async def upgrade(
         if socket is None:
             socket = await _on_new(opening, dialer, timing) if dialer is not None else await opening()
     except InvalidStatus as exc:
-        raise _refusal(exc.response) from exc
+        raise _refusal(exc.response) from _alone(exc)
     except TimeoutError as exc:
         raise UpstreamTimeout("no WebSocket to upstream: it did not open in time (open_timeout)") from exc
     except (WebSocketException, InvalidURI, OSError, EOFError) as exc:
         message = f"no WebSocket to upstream: {_describe(exc)}; {advice(exc)}"
-        raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
+        raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from _alone(exc)
     return cast("Socket", socket)
 
 
@@ -263,11 +263,10 @@ async def _on_standby(
     begun.ready = ready.take()
     try:
         return await begun
-    except InvalidStatus as exc:
-        if exc.response.status_code == _TOO_SLOW:
-            return None
-        raise
-    except (WebSocketException, OSError, EOFError):
+    except (WebSocketException, OSError, EOFError) as exc:
+        if isinstance(exc, InvalidStatus) and exc.response.status_code != _TOO_SLOW:
+            raise
+        _alone(exc)
         return None
 
 
@@ -279,6 +278,14 @@ async def _on_new(opening: Callable[..., _Upgrade], dialer: Standby, timing: Tim
     begun = opening(open_timeout=max(timing.open_timeout - ready.handshake_seconds, _LEAST_UPGRADE))
     begun.ready = ready.take()
     return await begun
+
+
+def _alone(exc: Exception) -> Exception:
+    """Take *exc* off the frames it came through: the library keeps it, in a circle that only the collector ends.
+
+    With the frames, some versions of Python keep those that called them, and so the turn that wanted a WebSocket.
+    """
+    return exc.with_traceback(None)
 
 
 def _refusal(response: Response) -> UpstreamError | NoWebSocket:

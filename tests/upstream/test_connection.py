@@ -202,6 +202,17 @@ async def test_another_refusal_means_no_websocket(
     assert (caught.value.status, caught.value.definite) == (status, definite)
 
 
+@pytest.mark.parametrize("what", ["error", "close", "abort", "garbage"])
+async def test_an_upgrade_that_failed_holds_nobody(simulate: Simulate, connect: Connect, what: Any) -> None:
+    """The library keeps what it raised until the collector comes; with its frames, that would hold who called."""
+    simulator = await simulate()
+    simulator.inject(Fault("handshake", what, status=426))
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await connect(simulator.base_url)
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__traceback__ is None
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(simulate: Simulate, connect: Connect, status: int) -> None:
     """It would take the credentials along."""
