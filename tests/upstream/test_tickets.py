@@ -133,7 +133,8 @@ async def test_a_web_socket_and_plain_http_resume_each_other(authority: trustme.
             before = link.down.passed
             async with http.request("GET", "/models", KEY, None, Traffic()) as answer:
                 size = len(await answer.read())
-            assert link.down.passed - before - size < shown
+            # Heads differ by less than half a chain; OpenSSL 3.5's key exchange is as large as one (ML-KEM).
+            assert link.down.passed - before - size < brought[0] - shown // 2
         resumed_again = await opened(endpoint)
         assert resumed_again._socket.transport.get_extra_info("ssl_object").session_reused
         resumed_again.abort()
