@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NAMES = ("setup", "demo", "test", "check", "link", "soak", "bench")
 SCRIPTS = [*(ROOT / "scripts" / name for name in NAMES), ROOT / ".ci" / "run"]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PINS = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
 
 
@@ -60,8 +61,13 @@ def test_constraints_are_exact_versions_and_nothing_else() -> None:
 
 def test_everything_the_project_names_is_pinned() -> None:
     """Runtime, test and lint dependencies have a version that was tested."""
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    groups = project["dependency-groups"]
-    wanted = [*project["project"]["dependencies"], *groups["test"], *groups["lint"]]
+    groups = PROJECT["dependency-groups"]
+    wanted = [*PROJECT["project"]["dependencies"], *groups["test"], *groups["lint"]]
     names = {normal(re.split(r"[<>=~!\[; ]", each)[0]) for each in wanted}
     assert names <= {pin.partition("==")[0] for pin in PINS}
+
+
+def test_an_sdist_has_what_its_scripts_read() -> None:
+    """The suite and the demo run from it as from the repository."""
+    included = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert {"/.ci", "/config.example.toml", "/constraints.txt", "/proxy", "/scripts", "/tests"} <= set(included)
