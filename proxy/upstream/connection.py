@@ -125,9 +125,10 @@ class Connection:
             self._socket.inbox.begin()
             self.pause = self.quiet
             await self._probe()
-            if self.wary or self.pause > PAUSE:
-                await self._socket.ping()
             async with asyncio.timeout(limit) as deadline:
+                if self.wary or self.pause > PAUSE:
+                    await self._socket.ping()
+                self._began_at = self._now()
                 queue = queue_of(self._socket.transport)
                 with Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
                     await self._upload(message, queue)
@@ -308,12 +309,12 @@ class Connection:
     def is_forgotten(self, times: int = 1) -> bool:
         """Whether no pong came of a ping ahead of the turn, whose message was acknowledged: *times* as above.
 
-        Of a ping behind the message that says nothing: upstream may be at work.
+        Of a ping behind the message that says nothing: upstream may be at work. Nor of one in its midst: that
+        queues with it, behind whoever acknowledges both.
         """
         asked_at = self._asked_at
-        return (
-            asked_at is not None and asked_at <= self._sent_at and self.is_delivered and self.is_owed_a_pong(times)
-        )
+        went_ahead = asked_at is not None and asked_at <= self._began_at
+        return went_ahead and self.is_delivered and self.is_owed_a_pong(times)
 
     @property
     def is_stuck(self) -> bool:

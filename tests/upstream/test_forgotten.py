@@ -1,6 +1,7 @@
 """Connections that something in between forgets in a pause, while another acknowledges what is sent there."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from math import inf
@@ -130,6 +131,28 @@ async def test_an_upstream_that_works_and_answers_no_ping_meanwhile_has_answered
         assert lease.connection.is_delivered
         assert lease.connection.is_open
     assert len(simulator.connections) == 1
+
+
+async def test_a_ping_in_the_midst_of_a_message_queues_with_it(
+    linked: Start, link: Link, simulator: Simulator
+) -> None:
+    """Behind an accelerator that has acknowledged all of it: that the one ahead was answered is what counts."""
+    here, conversation = await linked(), Conversation()
+    connection = await begin(here, simulator, conversation)
+    link.up.bandwidth, connection._socket.proven_rate = 50_000.0, 0.0
+    asked = conversation.says(random.Random(1).randbytes(60_000).hex())
+    async with here.pool.lease(asked, here.partition) as lease:
+        message = lease.start(here.exchange(asked).turn, Full(Mismatch.FIRST_TURN))
+        sending = asyncio.get_running_loop().create_task(lease.send(message))
+        await until(lambda: connection.unanswered)
+        await until(lambda: not connection.unanswered)
+        simulator.silence_connections()
+        assert not sending.done()
+        await connection.ask()
+        link.up.bandwidth = None
+        await sending
+        await until(lambda: connection.is_delivered and connection.is_owed_a_pong())
+        assert not connection.is_forgotten()
 
 
 async def test_a_queue_that_holds_up_everything_is_no_false_alarm(
