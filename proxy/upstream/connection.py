@@ -276,8 +276,8 @@ class Connection:
 
     @property
     def is_merely_silent(self) -> bool:
-        """Whether nothing but its silence speaks against the connection."""
-        return is_merely_silent(self._signs())
+        """Whether nothing but its silence speaks against the connection, and pings were answered there before."""
+        return self._answers_pings and is_merely_silent(self._signs())
 
     @property
     def _asked_at(self) -> float | None:
@@ -298,12 +298,18 @@ class Connection:
         asked_at = self._asked_at
         return 0.0 if asked_at is None else self._now() - asked_at
 
+    @property
+    def _answers_pings(self) -> bool:
+        """Whether pongs came, and upstream spoke behind no ping without one: it may answer none any more."""
+        heard_at = self._socket.heard_at
+        pings = self._socket.pending_pings.values()
+        return bool(self._socket.pongs) and all(sent_at >= heard_at for _, sent_at in pings)
+
     def is_owed_a_pong(self, times: int = 1) -> bool:
-        """Whether a pong is late, where one came before: so many *times* what it may take."""
-        pongs = self._socket.pongs
-        if not pongs:
+        """Whether a pong is late, where each ping was answered before: so many *times* what it may take."""
+        if not self._answers_pings:
             return False
-        due = max(patience(self._socket.round_trip, _PROMPT), _LATE * max(pongs))
+        due = max(patience(self._socket.round_trip, _PROMPT), _LATE * max(self._socket.pongs))
         return self.unanswered > times * due
 
     def is_forgotten(self, times: int = 1) -> bool:

@@ -94,14 +94,23 @@ async def test_the_first_turn_behind_a_pause_notices_that_its_connection_is_forg
     assert not here.partition.trust.is_suspect
 
 
-@pytest.mark.parametrize("slowest", [None, 1000.0], ids=["it answers no pings", "it is slow to"])
+def pass_over_a_ping(connection: Connection) -> None:
+    """Have upstream speak behind a ping that it does not answer."""
+    socket = connection._socket
+    socket.pending_pings[b"none"] = (socket.loop.create_future(), socket.heard_at - 1)
+
+
+@pytest.mark.parametrize("prompt", ["never", "lately not", "not any more"])
 async def test_a_server_that_gives_no_prompt_pongs_is_waited_for(
-    pooled: Start, simulator: Simulator, slowest: float | None
+    pooled: Start, simulator: Simulator, prompt: str
 ) -> None:
-    """No second connection is opened for what was never prompt."""
+    """No second connection is opened for what was not prompt."""
     here, conversation, shown = await pooled(), Conversation(), Shown()
-    connection = await begin(here, simulator, conversation, pongs=slowest is not None)
-    connection._socket.pongs.extend([slowest] if slowest is not None else [])
+    connection = await begin(here, simulator, conversation, pongs=prompt != "never")
+    if prompt == "lately not":
+        connection._socket.pongs.append(1000.0)
+    elif prompt == "not any more":
+        pass_over_a_ping(connection)
     simulator.silence_connections()
     running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(shown))
     await asyncio.wait([running], timeout=4 * _PONG)
@@ -257,14 +266,22 @@ async def test_an_idle_connection_that_owes_a_pong_is_raced(
     assert here.partition.slumber.rhythm(here.clock()) == max(quiet / 2, 0.1)
 
 
+@pytest.mark.parametrize("reason", ["this machine slept", "it answers no pings", "it answers none any more"])
 async def test_one_that_was_lost_for_another_reason_teaches_nothing(
-    linked: Start, link: Link, simulator: Simulator
+    linked: Start, link: Link, simulator: Simulator, reason: str
 ) -> None:
-    """This machine slept."""
+    """Pings would be sent for minutes, for nothing."""
     here, conversation = await linked(), Conversation()
     connection = await begin(here, simulator, conversation)
     link.strand()
-    connection._socket.lag -= 3600
+    if reason == "this machine slept":
+        connection._socket.lag -= 3600
+    else:
+        connection._socket.heard_at -= 3600
+        connection._socket.pongs.clear()
+    if reason == "it answers none any more":
+        connection._socket.pongs.append(0.0)
+        pass_over_a_ping(connection)
     assert await converse(here, simulator, conversation, "b") == Full(Mismatch.CONNECTION_LOST)
     assert here.partition.slumber.rhythm(here.clock()) == inf
 
