@@ -147,7 +147,8 @@ class Rescue:
                 # If it was busy after all, its next silence is not taken for darkness, too.
                 partition.answers_at_work, partition.asked_at_work = False, 0
                 partition.hasty += behind_a_pause
-                partition.slumber.lost(silent.quiet, self._clock())
+                if silent.is_merely_silent:
+                    partition.slumber.lost(silent.quiet, self._clock())
                 silent.give_up(f"nothing was heard for {silent.silence:.0f} s, where another connection answers")
             await asyncio.sleep(_LOOK_SECONDS)
 

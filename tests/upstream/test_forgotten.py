@@ -286,6 +286,20 @@ async def test_one_that_was_lost_for_another_reason_teaches_nothing(
     assert here.partition.slumber.rhythm(here.clock()) == inf
 
 
+async def test_nor_does_one_that_was_lost_so_in_its_turn(linked: Start, link: Link, simulator: Simulator) -> None:
+    """This machine slept between the ping and its pong."""
+    here, conversation, shown = await linked(), Conversation(), Shown()
+    connection = await begin(here, simulator, conversation)
+    await asyncio.sleep(1)
+    link.strand()
+    running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(shown))
+    await until(lambda: connection.unanswered)
+    connection._socket.lag -= 3600
+    await running
+    assert [record.turns for record in simulator.connections] == [1, 1]
+    assert here.partition.slumber.rhythm(here.clock()) == inf
+
+
 @pytest.mark.parametrize("doubtful", [False, True])
 async def test_what_was_learned_is_forgotten_where_a_connection_outlives_it(
     linked: Start, link: Link, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, *, doubtful: bool

@@ -428,8 +428,8 @@ class Silent:
     heard_at: float
     queued_seconds: float
     is_mute: bool = False
+    is_merely_silent: bool = False
     opened_at: float = 0.0
-    quiet: float = 0.0
     clock: Callable[[], float] = field(default_factory=lambda: asyncio.get_running_loop().time)
     given_up: list[str] = field(default_factory=list)
 
