@@ -4,14 +4,15 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from math import inf
 
 import pytest
 from link import Link
-from pooling import Conversation, Pooled, Shown, converse
+from pooling import TIMING, Conversation, Pooled, Shown, converse
 
 from proxy.core.delta import Delta, Full, Mismatch
-from proxy.simulator import Simulator
+from proxy.simulator import Fault, Simulator
 from proxy.upstream import connection as connection_module
 from proxy.upstream import pool as pool_module
 from proxy.upstream import rescue as rescue_module
@@ -118,6 +119,42 @@ async def test_a_server_that_gives_no_prompt_pongs_is_waited_for(
     assert connection.is_open
     assert connection.unanswered > _PONG
     assert len(simulator.connections) == 1
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_a_ping_that_was_passed_over_is_not_waited_for(linked: Start, simulator: Simulator) -> None:
+    """The silence begins with what was heard last, and goes on until another ping asks."""
+    connection = await begin(await linked(), simulator, Conversation())
+    pass_over_a_ping(connection)
+    assert connection.unanswered == 0
+    assert connection.quiet == pytest.approx(connection.silence, abs=0.01)
+
+
+async def test_what_was_not_acknowledged_may_be_on_its_way(
+    linked: Start, link: Link, simulator: Simulator
+) -> None:
+    """A pong that is late with it shows no connection that is forgotten: TCP says more."""
+    connection = await begin(await linked(), simulator, Conversation())
+    link.strand()
+    await connection.ask()
+    connection._began_at, connection._sent = connection._now(), False
+    await until(connection.is_owed_a_pong)
+    assert not connection.is_forgotten()
+    connection._sent = True
+    assert connection.is_forgotten()
+
+
+async def test_one_attempt_is_made_in_haste(pooled: Start, simulator: Simulator) -> None:
+    """An upstream that is too busy to answer may be too busy to open another connection, too."""
+    here, conversation = await pooled(timing=replace(TIMING, open_timeout=0.1, probe_timeout=0.01)), Conversation()
+    connection = await begin(here, simulator, conversation)
+    simulator.inject(Fault("handshake", "silence", times=None))
+    simulator.silence_connections()
+    running = asyncio.get_running_loop().create_task(here.exchange(conversation.says("b")).run(Shown()))
+    await asyncio.wait([running], timeout=4 * _PONG)
+    assert connection.is_forgotten()
+    assert len(simulator.requests) == 2
     running.cancel()
     await asyncio.wait([running])
 
@@ -234,16 +271,17 @@ async def test_a_turn_at_work_is_kept_awake_too(linked: Start, link: Link, simul
 
 
 async def test_one_that_was_not_used_lately_is_not(linked: Start, simulator: Simulator, link: Link) -> None:
-    """Nor one of which a pong is due: it is known by then."""
+    """Nor one that holds nothing, nor one of which a pong is due: it is known by then."""
     here, conversation = await linked(), Conversation()
-    await begin(here, simulator, conversation)
+    connection = await begin(here, simulator, conversation)
     here.partition.slumber.lost(0.2, here.clock())
     (slot,) = here.partition.slots.values()
-    slot.last_used -= pool_module.LATELY_SECONDS
-    passed = link.up.passed
-    await asyncio.sleep(0.3)
-    assert link.up.passed == passed
-    slot.last_used = here.clock()
+    baseline, passed = connection.baseline, link.up.passed
+    for seconds_ago, held in ((pool_module.LATELY_SECONDS, baseline), (0, None)):
+        slot.last_used, connection.baseline = here.clock() - seconds_ago, held
+        await asyncio.sleep(0.3)
+        assert link.up.passed == passed
+    slot.last_used, connection.baseline = here.clock(), baseline
     await until(lambda: link.up.passed > passed)
     link.strand()
     await until(lambda: only(here).unanswered > 0.3)
@@ -259,7 +297,8 @@ async def test_an_idle_connection_that_owes_a_pong_is_raced(
     link.strand()
     await connection.ask()
     quiet = connection.quiet
-    await until(lambda: connection.is_doubtful)
+    await until(connection.is_owed_a_pong)
+    assert connection.is_doubtful
     assert connection.quiet == quiet
     assert await converse(here, simulator, conversation, "b") == Full(Mismatch.CONNECTION_LOST)
     assert [record.turns for record in simulator.connections] == [1, 1]
