@@ -108,7 +108,9 @@ async def test_a_server_that_gives_no_prompt_pongs_is_waited_for(
     """No second connection is opened for what was not prompt."""
     here, conversation, shown = await pooled(), Conversation(), Shown()
     connection = await begin(here, simulator, conversation, pongs=prompt != "never")
-    if prompt == "lately not":
+    if prompt == "never":
+        connection._socket.pongs.clear()  # of the one that finds out whether upstream answers at work
+    elif prompt == "lately not":
         connection._socket.pongs.append(1000.0)
     elif prompt == "not any more":
         pass_over_a_ping(connection)
@@ -206,13 +208,14 @@ async def test_a_queue_that_holds_up_everything_is_no_false_alarm(
 ) -> None:
     """What is opened beside the connection takes several times as long as its pong."""
     here, conversation = await linked(), Conversation()
-    await begin(here, simulator, conversation)
+    connection = await begin(here, simulator, conversation)
     link.up.latency = link.down.latency = _PONG
     for text in "bc":
         await asyncio.sleep(0.15)
         assert isinstance(await converse(here, simulator, conversation, text), Delta)
     assert len(simulator.turns) == 3
     assert here.connections.lost == 0
+    assert max(connection._socket.pongs) > _PONG
 
 
 async def test_each_turn_given_up_in_a_row_makes_the_next_pong_wait_longer(
@@ -230,8 +233,10 @@ async def test_each_turn_given_up_in_a_row_makes_the_next_pong_wait_longer(
     assert here.partition.hasty == 2
 
 
-async def test_a_turn_that_goes_on_behind_a_pause_ends_that(linked: Start, simulator: Simulator) -> None:
-    """On a connection that had one before: a new one may be another worker's."""
+async def test_a_turn_that_goes_on_behind_a_pause_ends_that(
+    linked: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not any other, and on a connection that had one before: a new one may be another worker's."""
     here, conversation = await linked(), Conversation()
     here.partition.hasty = 1
     _, slot = here.pool._open_ahead(here.partition, wanted=False)
@@ -240,7 +245,12 @@ async def test_a_turn_that_goes_on_behind_a_pause_ends_that(linked: Start, simul
     await asyncio.sleep(0.15)
     await begin(here, simulator, conversation)
     assert here.partition.hasty == 1
-    await converse(here, simulator, conversation, "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(pool_module, "PAUSE", inf)
+        await converse(here, simulator, conversation, "b")
+    assert here.partition.hasty == 1
+    await asyncio.sleep(0.15)
+    await converse(here, simulator, conversation, "c")
     assert here.partition.hasty == 0
 
 
