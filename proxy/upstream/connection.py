@@ -46,7 +46,7 @@ _GUARDS, _APART = 3, 0.005
 PAUSE = 5.0
 """Seconds of silence from which on a ping goes ahead of a turn: the connection may be forgotten meanwhile."""
 
-_PROMPT, _LATE = 3.0, 3
+_PROMPT, _LATE = 6.0, 3
 """Seconds that a pong has at the least, and how many times what the slowest of the latest took."""
 
 
