@@ -117,50 +117,44 @@ async def test_what_is_no_stream_is_believed(proxied: Any, raw_upstream: Any, ta
     assert (body, status) == (b'{"id":"r"}', "completed")
 
 
+async def statuses_after_hanging_up(
+    proxied: Any, raw_upstream: Any, target: str, said: bytes, *, at_once: bool = False
+) -> dict[str, int]:
+    """Hang up once upstream has *said* so much, and ends nothing; *at_once* is with a reset."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        await peer.send(b"%x\r\n%b\r\n" % (len(said), said))
+        await peer.reader.read()
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
+    agent = await run.dial()
+    body = asking(target)
+    await agent.begin("POST", target, KEY, ("Content-Length", str(len(body))))
+    await agent.send(body)
+    assert await anext(agent.pieces(await agent.head())) == said
+    if at_once:
+        linger = struct.pack("ii", 1, 0)
+        agent.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    agent.close()
+    await run.recorded(1)
+    statuses: dict[str, int] = run.server.ledger.statuses
+    return statuses
+
+
 @both
 async def test_an_agent_may_hang_up_once_it_has_the_last_event_over_http(
     proxied: Any, raw_upstream: Any, target: str
 ) -> None:
     """Some do before upstream has ended its answer: the turn is completed all the same."""
-
-    async def serve(peer: Any) -> None:
-        await peer.message()
-        await peer.send(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
-        await peer.send(b"%x\r\n%b\r\n" % (len(ENDED[target]), ENDED[target]))
-        await peer.reader.read()
-
-    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
-    agent = await run.dial()
-    body = asking(target)
-    await agent.begin("POST", target, KEY, ("Content-Length", str(len(body))))
-    await agent.send(body)
-    assert await anext(agent.pieces(await agent.head())) == ENDED[target]
-    agent.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    agent.close()
-    await run.recorded(1)
-    assert run.server.ledger.statuses == {"completed": 1}
+    statuses = await statuses_after_hanging_up(proxied, raw_upstream, target, ENDED[target], at_once=True)
+    assert statuses == {"completed": 1}
 
 
 @both
 async def test_an_agent_that_hangs_up_before_has_aborted(proxied: Any, raw_upstream: Any, target: str) -> None:
     """The rest of the answer was for nobody."""
-
-    async def serve(peer: Any) -> None:
-        await peer.message()
-        await peer.send(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
-        await peer.send(b"%x\r\n%b\r\n" % (len(BEGUN[target]), BEGUN[target]))
-        await peer.reader.read()
-
-    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
-    agent = await run.dial()
-    body = asking(target)
-    await agent.begin("POST", target, KEY, ("Content-Length", str(len(body))))
-    await agent.send(body)
-    assert await anext(agent.pieces(await agent.head())) == BEGUN[target]
-    agent.close()
-    await run.recorded(1)
-    assert run.server.ledger.statuses == {"aborted": 1}
+    assert await statuses_after_hanging_up(proxied, raw_upstream, target, BEGUN[target]) == {"aborted": 1}
