@@ -18,7 +18,7 @@ class Slumber:
 
     def __init__(self) -> None:
         self._fatal = inf
-        self._times = 0
+        self._belief = BELIEVED_SECONDS
         self._lost_at = self._until = -inf
 
     def lost(self, silence: float, now: float) -> None:
@@ -29,14 +29,14 @@ class Slumber:
         if silence < _SHORTEST or now - silence < self._lost_at:
             return
         self._fatal = min(silence, self._fatal if now < self._until else inf)
-        self._until = now + min(BELIEVED_SECONDS * 2**self._times, BELIEVED_LONGEST)
-        self._times += 1
+        self._until = now + self._belief
+        self._belief = min(2 * self._belief, BELIEVED_LONGEST)
         self._lost_at = now
 
     def survived(self, silence: float) -> None:
         """Take note of a connection that went on after a *silence*: longer ones than that are what is fatal."""
         if silence >= self._fatal:
-            self._fatal, self._times = inf, 0
+            self._fatal, self._belief = inf, BELIEVED_SECONDS
 
     def rhythm(self, now: float) -> float:
         """Return how long a connection may be silent before it is pinged; infinity where nothing is known."""

@@ -423,6 +423,15 @@ async def test_a_slow_upstream_makes_the_agent_wait(proxied: Any, raw_upstream: 
     assert await pour(agent, bytes(65536), 512 * MEBIBYTE) < 32 * MEBIBYTE
 
 
+async def answered_by(proxied: Any, raw_upstream: Any, serve: Any, target: str) -> tuple[Any, Any]:
+    """Return an agent whose request upstream answers as *serve* does, and the answer's head."""
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
+    agent = await run.dial()
+    await agent.begin("POST", target, KEY, ("Content-Length", "2"))
+    await agent.send(b"{}")
+    return agent, await agent.head()
+
+
 @pytest.mark.parametrize("target", ["/v1/models", "/v1/chat/completions", "/v1/responses"])
 @pytest.mark.parametrize(
     "beginning",
@@ -445,11 +454,7 @@ async def test_a_broken_answer_breaks_the_agents(
         await seen.wait()
         peer.close()
 
-    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
-    agent = await run.dial()
-    await agent.begin("POST", target, KEY, ("Content-Length", "2"))
-    await agent.send(b"{}")
-    head = await agent.head()
+    agent, head = await answered_by(proxied, raw_upstream, serve, target)
     seen.set()
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
         async for _ in agent.pieces(head):
@@ -473,11 +478,7 @@ async def test_an_answer_that_stops_making_sense_is_broken_off(
         await peer.send((b"" if apart else beginning) + b"no chunk\r\n\r\n")
         await peer.reader.read()
 
-    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
-    agent = await run.dial()
-    await agent.begin("POST", target, KEY, ("Content-Length", "2"))
-    await agent.send(b"{}")
-    head = await agent.head()
+    agent, head = await answered_by(proxied, raw_upstream, serve, target)
     seen.set()
     if head.status == 200:  # the agent was shown the beginning
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):

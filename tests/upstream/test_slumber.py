@@ -22,7 +22,7 @@ def test_connections_are_pinged_twice_in_the_shortest_silence_that_was_fatal(
 def test_one_loss_is_believed_for_minutes_and_each_further_one_for_twice_as_long() -> None:
     """A handover may have been the only one; the bound is for a network that was left."""
     known, now, believed = Slumber(), 1000.0, BELIEVED_SECONDS
-    for _ in range(6):
+    for _ in range(2000):  # a day of handovers, each of which loses a connection
         known.lost(12, now)
         assert known.rhythm(now + believed - 1) == 6
         assert known.rhythm(now + believed) == inf
