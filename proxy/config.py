@@ -50,6 +50,11 @@ class Config:
     ca_bundle: str = setting(
         "", "A file of PEM certificates to trust besides the system's, such as your organisation's own authority."
     )
+    provider: Literal["auto", "openai", "xai"] = setting(
+        "auto",
+        "Whose rules upstream follows where they differ. auto: xAI's on a host of x.ai, else OpenAI's. xai: for a "
+        "gateway in front of it.",
+    )
     websocket: Literal["auto", "off"] = setting(
         "auto", "auto: deltas over a WebSocket where upstream has one. off: everything over plain HTTP."
     )
@@ -83,7 +88,8 @@ class Config:
         16, "WebSockets kept per upstream and credentials; each holds one conversation."
     )
     max_age_seconds: float = setting(
-        3300.0, "Retire a WebSocket at this age, between turns. OpenAI and Azure close at 3600, xAI at 1500."
+        3300.0,
+        "Retire a WebSocket at this age, between turns; at xAI at 1400. OpenAI and Azure close at 3600, xAI at 1500.",
     )
     idle_seconds: float = setting(1800.0, "Close a WebSocket that no turn has used for this long.")
     websocket_retry_seconds: float = setting(

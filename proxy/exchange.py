@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from math import inf
 from typing import TypeAlias
 
 from proxy.core.delta import Delta, Full, Mismatch
@@ -13,7 +14,7 @@ from proxy.core.warmup import Keepsake
 from proxy.errors import REJECTIONS, TOO_BIG, ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
-from proxy.upstream.partition import Doubt, NoLease, Partition
+from proxy.upstream.partition import RECALL, Doubt, NoLease, Partition
 from proxy.upstream.pool import Lease, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
@@ -224,6 +225,8 @@ class Exchange:
         if isinstance(upload, Delta) and self.turn.collapse is not None:
             self._partition.note_collapse(now=now, off_seconds=off_seconds)
         elif isinstance(upload, Delta):
+            if self.turn.response_id == upload.baseline.response_id:
+                self._partition.refuse(RECALL, inf)  # what an id stands for by now, nobody can know afterwards
             self._partition.note_delta(
                 recalled=lease.recalled,
                 continued=self.turn.again is None and not self.turn.chain_ignored,

@@ -45,6 +45,7 @@ _SETTINGS: dict[str, Any] = {
 class Rewriting:
     """Decides, for each request, how it may be rewritten; *hoist* and *quiet* are what the user permits.
 
+    *keeps_instructions* says that upstream goes on with those that a chain began with, and takes no more of them.
     *timeout* is how long a probe waits for each event, and *retry_seconds* how long until the next one where
     upstream could not be asked. `close` ends it.
     """
@@ -56,6 +57,7 @@ class Rewriting:
         *,
         hoist: Literal["off", "auto", "on"],
         quiet: bool,
+        keeps_instructions: bool,
         timeout: float,
         retry_seconds: float,
         clock: Callable[[], float],
@@ -64,6 +66,7 @@ class Rewriting:
         self._ledger = ledger
         self._hoist = hoist
         self._quiet = quiet
+        self._keeps_instructions = keeps_instructions
         self._timeout = timeout
         self._retry_seconds = retry_seconds
         self._clock = clock
@@ -86,6 +89,8 @@ class Rewriting:
             rewrites.add(Rewrite.HOISTED)
         if self._quiet and partition.verdicts.get(Rewrite.QUIET, True):
             rewrites.add(Rewrite.QUIET)
+        if self._keeps_instructions:
+            rewrites.add(Rewrite.KEPT)
         return frozenset(rewrites)
 
     def learn(self, turn: Turn, partition: Partition) -> None:

@@ -100,6 +100,17 @@ MISSES: dict[str, JSON] = {
         "type": "error",
         "error": {"code": None, "param": "previous_response_id", "message": "Not found"},
     },
+    "curt": {
+        "type": "error",
+        "error": {"message": "gRPC error: Response with id=resp_1 not found", "type": "api_error"},
+    },
+    "curt, of instructions": {
+        "type": "error",
+        "error": {
+            "message": "Argument not supported: instructions and previous_response_id together",
+            "type": "api_error",
+        },
+    },
     "only a text": {"type": "error", "error": "unknown previous_response_id"},
     "not found": {
         "type": "error",

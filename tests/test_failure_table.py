@@ -584,7 +584,7 @@ async def test_a_connection_that_is_too_old_for_upstream_is_replaced(
         upstream_clock=clock,
         **settings,
     )
-    agent, simulator = await agents(start.server.url), start.simulator
+    agent, simulator = await agents(start.server.url, store=citizen == "xai"), start.simulator
     await agent.turn("one")
     clock.advance(seconds)
     assert (await agent.turn("two")).text == "answer 1"

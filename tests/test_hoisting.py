@@ -199,14 +199,14 @@ async def test_a_delta_that_lacks_settings_is_refused(proxied: Any, agents: Any,
     assert [record.upload for record in run.server.ledger.turns(9)] == ["delta", "full", "full"]
 
 
-async def test_a_service_that_refuses_instructions_in_a_chain(proxied: Any, agents: Any) -> None:
-    """Such a service (xAI) takes deltas once the instructions are items."""
-    for hoist, uploads in (("off", ["full", "full"]), ("on", ["delta", "full"])):
-        run = await proxied(hoist=hoist, simulated={"citizen": "xai"})
-        agent = await agents(run.server.url, **SETTINGS)
-        for said in ("one", "two"):
-            assert (await agent.turn(said)).completed
-        assert [record.upload for record in run.server.ledger.turns(9)] == uploads
+async def test_a_service_that_keeps_instructions_is_told_tools_with_each_turn(proxied: Any, agents: Any) -> None:
+    """It chains only what is stored (xAI), and a stored response must not hold settings as items."""
+    run = await proxied(hoist="on", provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True, **SETTINGS)
+    for said in ("one", "two"):
+        assert (await agent.turn(said)).completed
+    assert [record.upload for record in run.server.ledger.turns(9)] == ["delta", "full"]
+    assert [sorted(request.keys() & SETTINGS) for request in sent(run)] == [["instructions", "tools"], ["tools"]]
 
 
 # The probe.

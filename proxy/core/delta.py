@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
+import orjson
+from blake3 import blake3
+
 from proxy.core.history import History, Marks, Outline
 from proxy.core.hoist import Hoisted, hoist
 from proxy.core.items import (
@@ -189,6 +192,11 @@ class TurnRequest:
         return self.marks[self.outline.opening or -1]
 
     @property
+    def instructions(self) -> Fingerprint:
+        """The mark of its instructions, to the byte, or of their absence."""
+        return blake3(orjson.dumps(self.fields.get("instructions"))).digest(16)
+
+    @property
     def is_stored(self) -> bool:
         """Whether the agent has upstream keep the response beyond the connection, as the API does by default."""
         return self.fields.get("store") is not False
@@ -250,8 +258,9 @@ class Baseline:
     *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
     says that upstream holds some output of the chain as other items than a translated history shows (ADR 8): only
     such a history may continue it. *hoisted* is the mark of the settings that upstream holds as items, before the
-    agent's own. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
-    keeps the response beyond the connection.
+    agent's own. *instructions* is the mark of those that the chain began with, where upstream goes on with them
+    and refuses to be told any. *fuller* says that upstream holds output which the agent's history leaves out,
+    *stored* that it keeps the response beyond the connection.
     """
 
     response_id: str
@@ -265,6 +274,7 @@ class Baseline:
     weight: Weight | None = None
     retold: bool = False
     hoisted: Fingerprint | None = None
+    instructions: Fingerprint | None = None
     fuller: bool = False
     stored: bool = False
 
@@ -279,6 +289,7 @@ class Baseline:
         weight: Weight | None = None,
         retold: bool = False,
         hoisted: Fingerprint | None = None,
+        instructions: Fingerprint | None = None,
         fuller: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
@@ -294,6 +305,7 @@ class Baseline:
             weight=weight,
             retold=retold,
             hoisted=hoisted,
+            instructions=instructions,
             fuller=fuller,
             stored=request.is_stored,
         )
@@ -345,6 +357,8 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
         return Full(Mismatch.SETTINGS_CHANGED)
     if baseline.hoisted is not None and (request.hoisted is None or request.hoisted.mark != baseline.hoisted):
         return Full(Mismatch.SETTINGS_CHANGED)  # upstream would go on with those that it holds
+    if baseline.instructions is not None and request.instructions != baseline.instructions:
+        return Full(Mismatch.SETTINGS_CHANGED)  # as above
     answered = {item.answers for item in new}
     if any(output.call_id is not None and output.call_id not in answered for output in baseline.outputs):
         return Full(Mismatch.CALL_UNANSWERED)

@@ -51,7 +51,8 @@ class ServerEvent:
     def parse(cls, message: bytes) -> "ServerEvent":
         """Read one message. Raises GarbledEvent where it is not an object with a type, or not UTF-8.
 
-        The type stands first in everything services send, so the rest is read only where it is needed.
+        The type stands first in everything services send, so the rest is read only where it is needed. An object
+        without one that tells an error is an error: xAI writes them so.
         """
         if not message.isascii():
             _check_utf8(message)  # here, as most events are passed on without being read
@@ -65,6 +66,8 @@ class ServerEvent:
             value = orjson.loads(message)
         except orjson.JSONDecodeError as exc:
             raise GarbledEvent("not JSON") from exc
+        if isinstance(value, dict) and value.get("error") and "type" not in value:
+            return cls("error", _written({"type": "error", **value}))
         kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str) or "\n" in kind or "\r" in kind:
             raise GarbledEvent("no type")
@@ -144,7 +147,8 @@ def response_create(
     """Write the message that starts a turn: *upload* if it continues a chain, else the whole history.
 
     Settings go in a fixed order, with the agent's own values, so that compression finds the previous turn's; those
-    that are *hoisted* are told as the first items of a history instead.
+    that are *hoisted* are told as the first items of a history instead. Instructions that upstream keeps for a
+    chain are told at its beginning alone.
     A *quiet* turn asks for events without padding. A *warm_up* has upstream hold the history and these items,
     and answer nothing.
     """
@@ -153,6 +157,8 @@ def response_create(
         del message[name]
     if quiet:
         message["stream_options"] = {**(request.fields.get("stream_options") or {}), "include_obfuscation": False}
+    if upload is not None and upload.baseline.instructions is not None:
+        message.pop("instructions", None)
     if upload is not None:
         message["previous_response_id"] = upload.baseline.response_id
         message["input"] = [item.raw for item in upload.items]
@@ -196,7 +202,7 @@ class Fault:
             error = {key: event[key] for key in ("code", "message", "param") if key in event}
         headers = {**_texts(event.get("headers")), **_texts(error.get("headers"))}
         error = {key: value for key, value in error.items() if key != "headers"}
-        statuses = (_error_status(event.get(name)) for name in ("status", "status_code"))
+        statuses = (_error_status(event.get(name)) for name in ("status", "status_code", "code"))
         status = next((each for each in statuses if each is not None), None)
         return cls(status or _status_of(error), error, headers)
 
@@ -221,8 +227,8 @@ class Fault:
     def is_miss(self) -> bool:
         """Whether upstream no longer knows the response we continue (some services give no code)."""
         return self.code == "previous_response_not_found" or (
-            "previous_response_id" in f"{self.error.get('param')} {self.message}"
-            and self.code in {"", "invalid_request_error", "invalid_request", "not_found_error"}
+            (self.is_about("previous_response_id") or _GONE.search(self.message) is not None)
+            and self.code in _VAGUE
         )
 
     @property
@@ -289,8 +295,15 @@ def _status_of(error: Mapping[str, Any]) -> int:
         if isinstance(name, str) and name in _STATUSES:
             return _STATUSES[name]
     is_about_the_request = bool(error.get("param")) or str(error.get("code")).startswith(_REFUSED)
-    return 400 if is_about_the_request or "previous_response_id" in str(error.get("message")) else 500
+    return 400 if is_about_the_request or _REFUSAL.search(str(error.get("message"))) else 500
 
 
 _REFUSED = ("invalid_", "missing_", "unknown_parameter", "unsupported_")
 """How codes begin that find fault with the request."""
+
+_REFUSAL = re.compile(r"previous_response_id|request validation error|argument not supported", re.IGNORECASE)
+"""What messages say, xAI's among them, that find fault with the request and give no code."""
+
+_GONE = re.compile(r"\bresponse with id\b.*\bnot found\b", re.IGNORECASE)
+_VAGUE = frozenset({"", "api_error", "invalid_request", "invalid_request_error", "not_found_error"})
+"""Codes, or types where there is none, that leave it to the message to say what is wrong."""

@@ -8,9 +8,10 @@
 sent again once the agent was shown an event (`core/replay.py`); a second attempt owes nothing to the first.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import AGE_LIMIT, ERRORS, Fault, ServerEvent, response_create
@@ -78,6 +79,7 @@ class Rewrite(Enum):
 
     HOISTED = "settings as items"
     QUIET = "no padding"
+    KEPT = "instructions at the beginning of a chain alone, for an upstream that keeps them"
 
 
 _ABOUT = {
@@ -93,7 +95,8 @@ class Turn:
     *rewrites* are the ways in which it may be written for upstream; *refused* those that upstream did not take.
     *tells* says whether an event would be the first that the agent is shown anything of (`frontends.base.Answer`).
 
-    Of the last attempt: *upload* is what was sent, *hoisted* the settings that it told as items, *response_id* the
+    Of the last attempt: *upload* is what was sent, *hoisted* the settings that it told as items, *untold* the
+    fields of the agent's that it left out because upstream has their values from elsewhere, *response_id* the
     id of upstream's response, *reading* the tokens that upstream counted. *again* says how the turn has to be
     sent again, if it has to; *baseline* is what upstream holds once it has completed. *chain_ignored* says that
     upstream continued another response than it was asked to, *collapse* that it had lost the chain.
@@ -124,6 +127,7 @@ class Turn:
         self.chain_ignored = False
         self.collapse: Collapse | None = None
         self.hoisted: Hoisted | None = None
+        self.untold: Mapping[str, Any] = {}
         self._reused = False
         self._earlier: str | None = None
         self._retried_here = False
@@ -174,7 +178,7 @@ class Turn:
         """Whether *event* adds to an answer that goes on, and nothing else, and is shown as it came."""
         if not (self.goes_on and event.is_piece):
             return False
-        return self.hoisted is None or event.telling(self.hoisted.fields) is event
+        return not self.untold or event.telling(self.untold) is event
 
     def start(self, upload: Delta | Full, *, reused: bool, earlier: str | None = None) -> Message:
         """Return the message that carries *upload*; *reused* if the connection has answered turns before.
@@ -193,6 +197,7 @@ class Turn:
         self._unshown = []
         self._unshown_bytes = self._early_bytes = 0
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
+        self.untold = self._left_out(upload)
         message = self._message(upload)
         self.attempts += 1
         self.state = State.SENT
@@ -213,6 +218,19 @@ class Turn:
         if upload.reason is Mismatch.SETTINGS_CHANGED:
             return False
         return Rewrite.HOISTED in self.rewrites - self.refused
+
+    def _is_kept(self, upload: Delta | Full) -> bool:
+        """Whether upstream keeps the instructions for the chain, and is told none afterwards."""
+        if isinstance(upload, Delta):
+            return upload.baseline.instructions is not None
+        return Rewrite.KEPT in self.rewrites
+
+    def _left_out(self, upload: Delta | Full) -> Mapping[str, Any]:
+        """Return the fields of the agent's request that the message does not have."""
+        fields = dict(self.hoisted.fields) if self.hoisted is not None else {}
+        if isinstance(upload, Delta) and self._is_kept(upload) and self.request.fields.get("instructions"):
+            fields["instructions"] = self.request.fields["instructions"]
+        return fields
 
     @property
     def is_quiet(self) -> bool:
@@ -310,9 +328,9 @@ class Turn:
         shown = (*self._unshown, event)
         self._unshown = []
         self.shown = True
-        if self.hoisted is None:
+        if not self.untold:
             return shown
-        return tuple(each.telling(self.hoisted.fields) for each in shown)
+        return tuple(each.telling(self.untold) for each in shown)
 
     def may_go_elsewhere(self) -> bool:
         """Count an attempt that is given up with nothing shown; return whether the turn may be sent again."""
@@ -483,6 +501,7 @@ class Turn:
             weight=weight,
             retold=retold,
             hoisted=self.hoisted.mark if self.hoisted is not None else None,
+            instructions=self.request.instructions if self._is_kept(self.upload) else None,
             fuller=isinstance(self.upload, Delta) and self.upload.fuller,
         )
 

@@ -32,6 +32,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
 from proxy.upstream.link import Link
 from proxy.upstream.pool import Limits, Pool
+from proxy.upstream.provider import Provider, provider
 from proxy.upstream.upgrade import Timing
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -107,10 +108,11 @@ class Server:
                 ping_interval=config.ping_interval,
             )
         )
+        rules = provider(config.provider, endpoint.host)
         pool = await self._stack.enter_async_context(
             Pool(
                 endpoint,
-                _limits(config),
+                _limits(config, rules),
                 _timing(config),
                 traffic=ledger.upstream,
                 connections=ledger.connections,
@@ -124,6 +126,7 @@ class Server:
             ledger,
             hoist=config.hoist,
             quiet=config.obfuscation == "off",
+            keeps_instructions=rules.keeps_instructions,
             timeout=config.event_timeout,
             retry_seconds=config.websocket_retry_seconds,
             clock=self._clock,
@@ -181,14 +184,15 @@ class Server:
         await self._stack.aclose()
 
 
-def _limits(config: Config) -> Limits:
+def _limits(config: Config, rules: Provider) -> Limits:
     return Limits(
         max_connections=config.max_connections,
-        max_age_seconds=config.max_age_seconds,
+        max_age_seconds=min(config.max_age_seconds, rules.max_age_seconds),
         idle_seconds=config.idle_seconds,
         websocket_retry_seconds=config.websocket_retry_seconds,
         dropped_output=config.dropped_output,
         open_ahead=config.open_ahead,
+        recalls=not rules.repeats_ids,
     )
 
 

@@ -6,6 +6,9 @@ from typing import Any
 from proxy.simulator.model import Event
 from proxy.simulator.settings import ErrorShape
 
+CURT = "api_error"
+"""The type of errors that are a message and no more."""
+
 
 class ApiError(Exception):
     """A request is refused with *status*; *headers* travel along (``retry-after``)."""
@@ -38,6 +41,8 @@ class ApiError(Exception):
 
     def event(self, shape: ErrorShape = "nested", *, with_status: bool = True) -> Event:
         """Word it as a WebSocket event; the caller adds ``sequence_number`` and ``stream_id``."""
+        if self.type == CURT:
+            return {"error": {"message": self.message, "type": self.type}}
         if shape == "flat":
             return self.flat()
         if shape == "response_failed":
@@ -97,8 +102,10 @@ def out_of_range(param: str, value: float, fault: str, expected: str) -> ApiErro
     return invalid(message, param=param, code=code)
 
 
-def previous_response_not_found(response_id: str) -> ApiError:
-    """Refuse to continue a response that is not remembered."""
+def previous_response_not_found(response_id: str, *, curt: bool = False) -> ApiError:
+    """Refuse to continue a response that is not remembered; if *curt* in as few words as possible."""
+    if curt:
+        return ApiError(404, f"gRPC error: Response with id={response_id} not found", type=CURT)
     return ApiError(
         400,
         f"Previous response with id '{response_id}' not found.",

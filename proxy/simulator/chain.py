@@ -6,6 +6,7 @@ A connection's own memory lives as long as the connection. The store outlives it
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 from proxy.simulator.citizens import CachePolicy, Citizen
 from proxy.simulator.model import Body, Item
@@ -16,7 +17,10 @@ STORED_RESPONSES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One completed response: its whole *context* (its own *input* at the end), and its *output*."""
+    """One completed response: its whole *context* (its own *input* at the end), and its *output*.
+
+    *instructions* are those that were in force.
+    """
 
     response_id: str
     lane: str | None
@@ -24,6 +28,7 @@ class Memory:
     input: tuple[Item, ...]
     output: tuple[Item, ...]
     response: Body = field(default_factory=dict)
+    instructions: Any = None
 
     def continued(self, citizen: Citizen) -> tuple[Item, ...]:
         """Return the context that a continuation starts from."""

@@ -1,6 +1,7 @@
 """Citizen: what one kind of server does differently from OpenAI's documents.
 
-The figures come from the owners' documents and, for LocalAI and LiteLLM, from their published source.
+The figures come from the owners' documents and, for LocalAI and LiteLLM, from their published source; what xAI
+really does is as reported of its live service (anomalyco/opencode#48318).
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ class Citizen:
     *cache* says what a connection remembers: its latest response, the latest of each lane, or (``store``)
     everything, for everybody with the same credentials. *warm_up* says what becomes of ``generate: false``:
     it is honoured, acknowledged while its input is lost, or ignored so that the model answers anyway.
+    *keeps_instructions*: a chain goes on with those of its first response, and a continuation may give none.
+    *repeats_ids*: all responses on a connection have one id. *is_curt*: some errors are a message and no more.
     """
 
     age_limit_seconds: float = 3600
@@ -26,7 +29,9 @@ class Citizen:
     has_lanes: bool = True
     is_strict: bool = True
     refuses_second_create: bool = False
-    refuses_instructions_in_chain: bool = False
+    keeps_instructions: bool = False
+    repeats_ids: bool = False
+    is_curt: bool = False
     accepts_nested_create: bool = False
     ignores_unknown_frames: bool = False
     ignores_unknown_parent: bool = False
@@ -39,7 +44,15 @@ class Citizen:
 CITIZENS: dict[CitizenName, Citizen] = {
     "openai": Citizen(),
     "azure": Citizen(cache="latest", has_lanes=False),
-    "xai": Citizen(age_limit_seconds=1500, cache="latest", has_lanes=False, refuses_instructions_in_chain=True),
+    "xai": Citizen(
+        age_limit_seconds=1500,
+        cache="latest",
+        has_lanes=False,
+        keeps_instructions=True,
+        repeats_ids=True,
+        is_curt=True,
+        forgets_unstored=True,
+    ),
     "localai": Citizen(
         cache="store",
         warm_up="ignored",

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from proxy.simulator.apierror import ApiError, invalid, missing, out_of_range
+from proxy.simulator.apierror import CURT, ApiError, invalid, missing, out_of_range
 from proxy.simulator.chatparameters import EFFORTS, VERBOSITIES, check_chat, check_choice
 from proxy.simulator.model import Body
 from proxy.simulator.settings import SimulatorSettings
@@ -116,8 +116,9 @@ def check_parameters(request: Body, kind: Literal["ws", "http", "chat"], setting
     if kind == "ws" and request.get("background"):
         raise invalid("Background responses are not supported over WebSocket.", param="background")
     chained_instructions = request.get("previous_response_id") and request.get("instructions")
-    if chained_instructions and settings.traits.refuses_instructions_in_chain:
-        raise invalid("'instructions' cannot be used with 'previous_response_id'.", param="instructions")
+    if chained_instructions and settings.traits.keeps_instructions:
+        words = "Request validation error: Argument not supported: instructions and previous_response_id together"
+        raise ApiError(400, words, type=CURT)
     limit = request.get("max_output_tokens")
     if isinstance(limit, int) and limit < LEAST_OUTPUT_TOKENS:
         raise out_of_range("max_output_tokens", limit, "integer below minimum", f">= {LEAST_OUTPUT_TOKENS}")

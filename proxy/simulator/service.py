@@ -80,7 +80,10 @@ class Service:
             inherited: tuple[Item, ...] = ()
             turn.input = items_of_messages(request.get("messages"))
         else:
-            inherited = self._inherited(turn, cache)
+            parent = self._parent(turn, cache)
+            inherited = self._inherited(parent)
+            if parent is not None and self.settings.traits.keeps_instructions:
+                turn.effective["instructions"] = parent.instructions
             turn.input = self._resolved(input_items(request.get("input")), inherited, turn)
         turn.context = [*inherited, *turn.input]
         given = self._check_additional_tools(turn)
@@ -99,7 +102,7 @@ class Service:
             call = ModelCall(prompt.request, context, self._answered, turn.transport, turn.endpoint)
             output = self._asked(call)
         names = Names(self.settings.seed, turn.number)
-        turn.response_id = names.id("response")
+        turn.response_id = self._response_id(turn, names)
         turn.status = "in_progress"
         turn.output = output_items(output, names, top_logprobs=turn.effective["logprobs"])
         turn.usage = usage(
@@ -109,6 +112,11 @@ class Service:
         if not self.settings.repeat_settings:
             response |= {"instructions": None, "tools": []}
         return Plan(turn, output, turn.output, response, turn.usage, names)
+
+    def _response_id(self, turn: SimulatedTurn, names: Names) -> str:
+        if self.settings.traits.repeats_ids and turn.transport == "ws":
+            return Names(self.settings.seed, turn.connection_id).id("response")
+        return names.id("response")
 
     def _asked(self, call: ModelCall) -> Output:
         self._answered += 1
@@ -131,6 +139,7 @@ class Service:
             input=tuple(turn.input),
             output=tuple(plan.items),
             response=finished,
+            instructions=turn.effective.get("instructions"),
         )
         stored = plan.response["store"] is not False
         if traits.forgets_unstored and not stored:
@@ -176,22 +185,26 @@ class Service:
         prewarms = isinstance(options, dict) and options.get("prewarm") is True
         return request.get("generate") is not False and not prewarms
 
-    def _inherited(self, turn: SimulatedTurn, cache: ConnectionCache | None) -> tuple[Item, ...]:
+    def _parent(self, turn: SimulatedTurn, cache: ConnectionCache | None) -> Memory | None:
+        """Return the response that *turn* continues; None where it continues none."""
         parent = turn.previous_response_id
         if not parent:
-            return ()
+            return None
         memory = cache.recall(parent) if cache is not None else None
         may_hydrate = cache is None or self.settings.hydrate or self.settings.cache_policy == "store"
         if memory is None and may_hydrate:
             memory = self.store.recall(turn.identity, parent)
-        if memory is not None:
-            continued = memory.continued(self.settings.traits)
-            if self.settings.additional_tools == "forgotten":
-                return tuple(item for item in continued if item.get("type") != "additional_tools")
-            return continued
-        if self.settings.traits.ignores_unknown_parent:
+        if memory is None and not self.settings.traits.ignores_unknown_parent:
+            raise previous_response_not_found(parent, curt=self.settings.traits.is_curt)
+        return memory
+
+    def _inherited(self, memory: Memory | None) -> tuple[Item, ...]:
+        if memory is None:
             return ()
-        raise previous_response_not_found(parent)
+        continued = memory.continued(self.settings.traits)
+        if self.settings.additional_tools == "forgotten":
+            return tuple(item for item in continued if item.get("type") != "additional_tools")
+        return continued
 
     def _resolved(self, items: list[Item], inherited: tuple[Item, ...], turn: SimulatedTurn) -> list[Item]:
         references = [item["id"] for item in items if item["type"] == "item_reference"]

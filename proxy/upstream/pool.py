@@ -43,7 +43,10 @@ LATELY_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many connections a partition keeps, and for how long (seconds)."""
+    """How many connections a partition keeps, and for how long (seconds).
+
+    *recalls* says whether the id of a stored response may be continued after its connection is gone.
+    """
 
     max_connections: int
     max_age_seconds: float
@@ -51,6 +54,7 @@ class Limits:
     websocket_retry_seconds: float
     dropped_output: Dropped
     open_ahead: bool
+    recalls: bool = True
 
 
 class Lease:
@@ -258,7 +262,7 @@ class Pool:
                 if spare is not None:
                     self._replace(partition, key, slot)
                     key, slot = spare
-                    if isinstance(upload, Delta) and not partition.may_recall(request, self._clock()):
+                    if isinstance(upload, Delta) and not self._may_recall(request, partition):
                         upload = Full(Mismatch.CONNECTION_LOST)
                     if isinstance(upload, Full) and not fits:
                         raise NoLease(Mismatch.TOO_LARGE)
@@ -346,7 +350,7 @@ class Pool:
             now=now,
             dropped=self._limits.dropped_output,
             fresh=fresh,
-            recall=partition.may_recall(request, now),
+            recall=self._may_recall(request, partition),
         )
         if isinstance(choice, NoRoom):
             raise NoLease(Mismatch.BUSY)
@@ -372,6 +376,9 @@ class Pool:
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
+
+    def _may_recall(self, request: TurnRequest, partition: Partition) -> bool:
+        return self._limits.recalls and partition.may_recall(request, self._clock())
 
     def _is_tried_beside(self, partition: Partition, spare: int | None) -> bool:
         """Whether a WebSocket is asked for that is not worth waiting for: upgrades are swallowed, time and again.

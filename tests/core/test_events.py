@@ -54,12 +54,24 @@ def test_an_event_on_several_lines_comes_to_stand_on_one() -> None:
         b'{"type":"\\ud800"}',
         b'\xef\xbb\xbf{"type":"error"}',
         b'{"x":"\xff","type":"error"}',
+        b'{"error":null}',
+        b'{"error":{"message":"no"},"type":null}',
+        b'["error"]',
     ],
 )
 def test_what_is_not_an_event_is_garbled(message: bytes) -> None:
     """An object with a type that fits on one line, or nothing."""
     with pytest.raises(GarbledEvent):
         ServerEvent.parse(message)
+
+
+@pytest.mark.parametrize("error", [{"message": "no", "type": "api_error"}, "no"])
+def test_an_error_without_a_type_is_one_all_the_same(error: Any) -> None:
+    """Services that write errors so mean what others write with a type."""
+    event = ServerEvent.parse(orjson.dumps({"error": error, "code": "400"}))
+    assert event.terminal
+    assert event.json() == {"type": "error", "error": error, "code": "400"}
+    assert (Fault.of(event.json()).status, Fault.of(event.json()).message) == (400, "no")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +147,8 @@ def test_a_miss_is_known_in_every_shape(said: JSON) -> None:
         {"code": "invalid_request_error", "message": "No tool output found for function call call_1."},
         {"message": "The server had an error"},
         {"message": None, "code": 7, "param": None},
+        {"type": "api_error", "message": "gRPC error: Model with id=grok not found"},
+        {"type": "server_error", "message": "gRPC error: Response with id=resp_1 not found"},
         {},
     ],
 )
@@ -155,7 +169,15 @@ def test_other_errors_are_no_miss(error: JSON) -> None:
         ({"error": {"code": "x", "type": "rate_limit_error"}}, 429, "x", ""),
         ({"error": {"code": ["x"], "type": {}}}, 500, "", ""),
         ({"error": {"message": "previous_response_id?"}}, 400, "", "previous_response_id?"),
+        ({"error": {"message": "Argument not supported: stop"}}, 400, "", "Argument not supported: stop"),
+        (
+            {"error": {"type": "api_error", "message": "Request validation error"}},
+            400,
+            "api_error",
+            "Request validation error",
+        ),
         ({"error": "Overloaded"}, 500, "", "Overloaded"),
+        ({"error": "Argument not supported: stop", "code": "422"}, 422, "", "Argument not supported: stop"),
         ({"error": None, "code": "usage_limit_reached", "message": "m"}, 429, "usage_limit_reached", "m"),
         ({"code": "server_is_overloaded", "message": "m", "param": None}, 503, "server_is_overloaded", "m"),
         ({"message": 7}, 500, "", ""),

@@ -66,7 +66,8 @@ class ModelUpstream:
     """What all connections share: every response there was, and what each item's bytes say.
 
     *read_item* says what an item means of which nothing was learned; *pieces* are the events that tell an item
-    before its end: all of it, or none, or if so asked only some. With *refuses_tools* they are no items.
+    before its end: all of it, or none, or if so asked only some. With *refuses_tools* they are no items; with
+    *keeps_instructions* a chain has those that it began with, and is told none.
     *uploaded_again* is how many items at the end of a warm-up are words of the model's own.
     """
 
@@ -76,6 +77,7 @@ class ModelUpstream:
     pieces: Callable[[int, Raw, bool], list[Raw]]
     faults: int = 12
     refuses_tools: bool = False
+    keeps_instructions: bool = False
     tokens: dict[bytes, Token] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     connections: list["ModelConnection"] = field(default_factory=list)
@@ -201,6 +203,9 @@ class ModelConnection:
         if asked is not None and trouble != 1:
             parent = upstream.answers[asked]
             context = parent.context + [(token, True) for token in parent.said]
+            if upstream.keeps_instructions:
+                assert "instructions" not in message, "a chain was told instructions that has its own"
+                message |= {name: each for name, each in parent.settings.items() if name == "instructions"}
         is_warm_up = message.pop("generate", True) is False
         context = context + upstream.read(given)
         if is_warm_up:

@@ -117,6 +117,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     ),
     "settings told as items may change": (delta, "hoist", _same_mark),
     "a chain changes its form": (turn.Turn, "_is_hoisted", _hoist_anew),
+    "instructions that a chain keeps may change": (delta.TurnRequest, "instructions", b""),
     "the agent is shown upstream's settings": (events.ServerEvent, "telling", lambda self, fields: self),
     "what the model said is not uploaded again": (
         warmup.Keepsake,
@@ -136,7 +137,7 @@ def test_a_planted_mistake_is_found(world_of: type[World], mutant: str, monkeypa
     monkeypatch.setattr(owner, name, mistake)
     if name == "_message":
         monkeypatch.setitem(items._MEANINGS, "message", mistake)
-    if world_of is ChatWorld and name in {"_identified_by", "digest"}:
+    if world_of is ChatWorld and name in {"_identified_by", "digest", "instructions"}:
         pytest.skip("a Chat history has no reasoning, and no setting of Chat Completions has to match")
     with pytest.raises(AssertionError, match="seed"):
         play(world_of, range(20_000 // CASES_A_WORLD))

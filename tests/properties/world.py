@@ -138,6 +138,7 @@ class World(ABC):
         self.upstream = ModelUpstream(pick, self._say, self._read_item, self._pieces, faults)
         self.hoists = bool(pick(2))
         self.upstream.refuses_tools = pick(6) == 5
+        self.upstream.keeps_instructions = pick(4) == 3
         self._now = 0.0
         limits = Limits(
             max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
@@ -380,9 +381,10 @@ class World(ABC):
 
     def _turn(self, read: Readable) -> Turn:
         """Return the turn that answers what was *read*; whether a chain may begin in another form changes."""
+        kept = {Rewrite.KEPT} if self.upstream.keeps_instructions else set()
         if not self.hoists:
-            return Turn(read.turn, tells=read.answer.tells)
-        rewrites = {Rewrite.HOISTED} if self.pick(6) < 5 else set()
+            return Turn(read.turn, tells=read.answer.tells, rewrites=frozenset(kept))
+        rewrites = kept | ({Rewrite.HOISTED} if self.pick(6) < 5 else set())
         rewrites |= {Rewrite.QUIET}
         return Turn(read.turn.hoistable(), rewrites=frozenset(rewrites), tells=read.answer.tells)
 
@@ -426,9 +428,13 @@ class World(ABC):
         case.agent.heard = self._heard(case, answer)
 
     def _beside_the_prompt(self, settings: Raw) -> Raw:
-        """Return what *settings* say besides what was compared with the items, and padding, which nobody reads."""
-        read = {name for name in ("instructions", "tools") if settings.get(name)}
-        return {name: value for name, value in settings.items() if name not in read | {"stream_options"}}
+        """Return what *settings* say besides what was compared with the items, and padding, which nobody reads.
+
+        Instructions that are null are none.
+        """
+        read = {name for name in ("instructions", "tools") if settings.get(name)} | {"stream_options"}
+        read |= {name for name in ("instructions",) if settings.get(name) is None}
+        return {name: value for name, value in settings.items() if name not in read}
 
     def _check_echo(self, event: ServerEvent, asked: Raw) -> None:
         """Check that an event tells the settings as the agent gave them."""

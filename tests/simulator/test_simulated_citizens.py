@@ -81,12 +81,33 @@ async def test_litellm_takes_nested_creates_and_ignores_the_unknown(simulate: Si
 
 
 async def test_xai_is_strict(simulate: Simulate, talk: Talk) -> None:
-    """Instructions can't be repeated on a chain, and there are no lanes."""
+    """Instructions can't be repeated on a chain, which says so in as few words as possible; there are no lanes."""
     dialogue = await talk(await simulate(citizen="xai"))
-    first = await dialogue.complete(instructions="x")
-    error = await dialogue.fail(instructions="x", previous_response_id=first["id"])
-    assert error["param"] == "instructions"
+    first = await dialogue.complete(instructions="x", store=True)
+    await dialogue.begin(instructions="x", previous_response_id=first["id"])
+    words = "Request validation error: Argument not supported: instructions and previous_response_id together"
+    assert await dialogue.receive() == {"error": {"message": words, "type": "api_error"}}
     assert (await dialogue.fail(stream_id="a"))["code"] == "unknown_parameter"
+
+
+async def test_xai_keeps_the_instructions_of_a_chain(simulate: Simulate, talk: Talk) -> None:
+    """They hold for each of its responses, all of which have one id."""
+    simulator = await simulate(citizen="xai")
+    dialogue = await talk(simulator)
+    first = await dialogue.complete(instructions="x", store=True)
+    for _ in range(2):
+        later = await dialogue.complete(previous_response_id=first["id"], store=True)
+        assert later["id"] == first["id"]
+    assert [turn.effective["instructions"] for turn in simulator.turns] == ["x", "x", "x"]
+
+
+async def test_xai_has_no_chain_of_what_is_not_stored(simulate: Simulate, talk: Talk) -> None:
+    """Not even on its own connection."""
+    dialogue = await talk(await simulate(citizen="xai"))
+    first = await dialogue.complete(store=False)
+    await dialogue.begin(previous_response_id=first["id"])
+    words = f"gRPC error: Response with id={first['id']} not found"
+    assert await dialogue.receive() == {"error": {"message": words, "type": "api_error"}}
 
 
 async def test_xai_ends_after_25_minutes(stack: Any) -> None:

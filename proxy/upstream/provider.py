@@ -1,0 +1,38 @@
+"""Provider: what is known of whoever runs upstream, where that differs from OpenAI's documents."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+ProviderName = Literal["openai", "xai"]
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The rules of one provider; the defaults are OpenAI's.
+
+    *keeps_instructions*: a chain goes on with the instructions that it began with, and a continuation that has any
+    is refused. *repeats_ids*: the responses on one connection share an id, so that an id stands for the latest of
+    them, whichever that is by now. *max_age_seconds*: from that age on a connection should carry no further turn.
+    """
+
+    max_age_seconds: float = inf
+    keeps_instructions: bool = False
+    repeats_ids: bool = False
+
+
+PROVIDERS: dict[ProviderName, Provider] = {
+    "openai": Provider(),
+    "xai": Provider(max_age_seconds=1400, keeps_instructions=True, repeats_ids=True),
+}
+"""Sources: protocol notes, section 5."""
+
+_DOMAINS: dict[str, ProviderName] = {"x.ai": "xai"}
+
+
+def provider(name: Literal["auto", "openai", "xai"], host: str) -> Provider:
+    """Return the provider of that *name*, or with "auto" the one that *host* belongs to."""
+    if name != "auto":
+        return PROVIDERS[name]
+    found = (each for domain, each in _DOMAINS.items() if host == domain or host.endswith(f".{domain}"))
+    return PROVIDERS[next(found, "openai")]

@@ -1,0 +1,162 @@
+"""xAI's service as it is reported: chains keep their instructions, ids repeat, errors are curt."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from conversation import Agent, Clock
+from proxied import Proxied
+from said import JSON
+
+from proxy.simulator import Fault, Output, says
+from proxy.simulator.model import ModelCall
+
+Start = Callable[..., Awaitable[Proxied]]
+Agents = Callable[..., Awaitable[Agent]]
+
+BRIEF = "Be brief."
+both_ways = pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
+
+
+def numbered(call: ModelCall) -> Output:
+    """Answer with the number of the answer."""
+    return says(f"answer {call.number}")
+
+
+async def uploads(run: Proxied, count: int) -> list[tuple[str, str | None, int]]:
+    """Return upload, reason and attempts of the *count* turns there were, oldest first."""
+    await run.recorded(count)
+    turns = (await run.figures("turns"))["turns"]
+    return [(turn["upload"], turn["reason"], turn["attempts"]) for turn in reversed(turns)]
+
+
+def read(run: Proxied) -> list[tuple[str | None, list[JSON]]]:
+    """Return what the model read for each answer: instructions, and the history."""
+    turns = [turn for turn in run.simulator.turns if turn.status == "completed"]
+    return [(turn.effective["instructions"], turn.context) for turn in turns]
+
+
+@both_ways
+async def test_an_agent_with_instructions_sends_deltas(proxied: Start, agents: Agents, *, stream: bool) -> None:
+    """They go once, at the beginning of the chain; the agent sees its own in every answer."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, stream=stream, store=True, instructions=BRIEF)
+    answers = [await agent.turn(said) for said in ("one", "two", "three")]
+    assert await uploads(run, 3) == [("full", "first_turn", 1), ("delta", None, 1), ("delta", None, 1)]
+    assert read(run) == [(BRIEF, history) for history in agent.answered]
+    assert ["instructions" in turn.request for turn in run.simulator.turns] == [True, False, False]
+    for answer in answers:
+        told = [each["response"]["instructions"] for each in answer.events if "response" in each]
+        assert set(told or [answer.body["instructions"]]) == {BRIEF}
+
+
+async def test_other_instructions_are_another_chain(proxied: Start, agents: Agents) -> None:
+    """Upstream would go on with the old ones, so others take the whole history; the old ones find their chain."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    said: list[Any] = [BRIEF, "Be long.", None, None, BRIEF, BRIEF]
+    for each in said:
+        assert (await agent.turn("x", instructions=each)).completed
+    kinds = ["first_turn", "settings_changed", "settings_changed", None, None, None]
+    assert [reason for _, reason, _ in await uploads(run, 6)] == kinds
+    assert read(run) == list(zip(said, agent.answered, strict=True))
+    assert all(turn.status == "completed" for turn in run.simulator.turns)
+
+
+async def test_what_is_not_stored_has_no_chain_there(proxied: Start, agents: Agents) -> None:
+    """That is found out on the same connection, three times, and then believed for a while."""
+    clock = Clock()
+    run = await proxied(
+        numbered, provider="xai", simulated={"citizen": "xai"}, clock=clock, websocket_retry_seconds=300
+    )
+    agent = await agents(run.server.url, store=False, instructions=BRIEF)
+    for said in ("one", "two", "three", "four", "five"):
+        assert (await agent.turn(said)).completed
+    missed = ("full", "upstream_forgot", 2)
+    assert await uploads(run, 5) == [
+        ("full", "first_turn", 1),
+        missed,
+        missed,
+        missed,
+        ("full", "upstream_forgot", 1),
+    ]
+    assert read(run) == [(BRIEF, history) for history in agent.answered]
+    assert len(run.simulator.connections) == 1
+
+
+@both_ways
+async def test_behind_a_name_that_nobody_knows_the_agent_notices_nothing(
+    proxied: Start, agents: Agents, *, stream: bool
+) -> None:
+    """A gateway's refusals of instructions in a chain cost a round trip each, and no connection."""
+    run = await proxied(numbered, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, stream=stream, store=True, instructions=BRIEF)
+    for said in ("one", "two", "three"):
+        assert (await agent.turn(said)).completed
+    missed = ("full", "upstream_forgot", 2)
+    assert await uploads(run, 3) == [("full", "first_turn", 1), missed, missed]
+    assert read(run) == [(BRIEF, history) for history in agent.answered]
+    assert len(run.simulator.connections) == 1
+
+
+@pytest.mark.parametrize("provider", ["auto", "xai"])
+async def test_an_id_that_stands_for_several_responses_is_not_continued_elsewhere(
+    proxied: Start, agents: Agents, provider: str
+) -> None:
+    """After a loss nobody knows what such an id stands for; on its own connection it is the latest."""
+    run = await proxied(numbered, provider=provider, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    await agent.turn("one")
+    await agent.turn("two")
+    await run.lose_connections()
+    await agent.turn("three")
+    await agent.turn("four")
+    kinds = [("full", "first_turn", 1), ("delta", None, 1), ("full", "connection_lost", 1), ("delta", None, 1)]
+    assert await uploads(run, 4) == kinds
+    assert [history for _, history in read(run)] == agent.answered
+
+
+async def test_nor_before_that_is_seen_where_it_is_known(proxied: Start, agents: Agents) -> None:
+    """Its second response may have been on its way when the connection went."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    await agent.turn("one")
+    run.simulator.inject(Fault("before_created", "abort"))
+    await agent.turn("two")
+    assert await uploads(run, 2) == [("full", "first_turn", 1), ("full", "connection_lost", 2)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
+async def test_a_curt_refusal_is_the_agents_own(proxied: Start, agents: Agents) -> None:
+    """A request that is at fault itself gets the status and the words that it would have got over HTTP."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    words = "Request validation error: Argument not supported: include"
+    run.simulator.inject(Fault("before_created", "error", code=None, type="api_error", message=words))
+    answer = await agent.turn("one")
+    assert answer.status == 400
+    assert answer.body == {"error": {"message": words, "type": "api_error"}}
+
+
+async def test_a_curt_error_within_an_answer_has_a_type_for_the_agent(proxied: Start, agents: Agents) -> None:
+    """Server-sent events have to be of a kind."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    run.simulator.inject(Fault("after_events", "error", events=5, code=None, type="api_error", message="Sorry."))
+    async with agent.streaming("one") as stream:
+        last = (await stream.rest())[-1]
+    assert (last["type"], last["error"]) == ("error", {"message": "Sorry.", "type": "api_error"})
+
+
+async def test_its_connections_retire_sooner(proxied: Start, agents: Agents) -> None:
+    """Between turns, before they are 25 minutes old and carry none any more."""
+    clock = Clock()
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"}, clock=clock, upstream_clock=clock)
+    agent = await agents(run.server.url, store=True)
+    await agent.turn("one")
+    clock.advance(1399)
+    await agent.turn("two")
+    clock.advance(1)
+    await agent.turn("three")
+    assert await uploads(run, 3) == [("full", "first_turn", 1), ("delta", None, 1), ("full", "retired", 1)]
+    assert all(turn.status == "completed" for turn in run.simulator.turns)

@@ -1,0 +1,27 @@
+"""Whose rules upstream follows."""
+
+from typing import Any
+
+import pytest
+
+from proxy.upstream.provider import PROVIDERS, provider
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "expected"),
+    [
+        ("auto", "api.openai.com", "openai"),
+        ("auto", "api.x.ai", "xai"),
+        ("auto", "eu-west-1.api.x.ai", "xai"),
+        ("auto", "x.ai", "xai"),
+        ("auto", "api.netx.ai", "openai"),
+        ("auto", "x.ai.example.com", "openai"),
+        ("auto", "127.0.0.1", "openai"),
+        ("auto", "", "openai"),
+        ("xai", "gateway.example.com", "xai"),
+        ("openai", "api.x.ai", "openai"),
+    ],
+)
+def test_it_is_named_or_known_by_its_host(name: Any, host: str, expected: Any) -> None:
+    """A name that only looks like it is somebody else's."""
+    assert provider(name, host) is PROVIDERS[expected]
