@@ -89,7 +89,8 @@ class Config:
     )
     max_age_seconds: float = setting(
         3300.0,
-        "Retire a WebSocket at this age, between turns; at xAI at 1400. OpenAI and Azure close at 3600, xAI at 1500.",
+        "Retire a WebSocket at this age, between turns, and at xAI at 1400. OpenAI and Azure close at 3600, xAI "
+        "at 1500.",
     )
     idle_seconds: float = setting(1800.0, "Close a WebSocket that no turn has used for this long.")
     websocket_retry_seconds: float = setting(

@@ -48,8 +48,7 @@ def test_and_not_again() -> None:
     """A chain keeps its form whatever holds now, and what follows it too."""
     turn = Turn(request(*HISTORY, instructions="Be brief.", tools=[]))
     assert "instructions" not in started(turn, delta(turn, held()))
-    told = {"previous_response_id": "resp_1", "instructions": None}
-    (shown,) = turn.receive(created(**told))
+    (shown,) = turn.receive(created(previous_response_id="resp_1", instructions=None))
     assert shown.json()["response"]["instructions"] == "Be brief."
     turn.receive(done(assistant("Yes")))
     turn.receive(completed(assistant("Yes")))
