@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from proxied import KEY, Peer
+from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.frontends.responses import Responses, WholeAnswer
@@ -701,16 +702,21 @@ async def test_a_field_with_an_odd_name_is_not_shown(proxied: Any, name: str) ->
 async def test_a_request_that_cannot_be_read_for_a_defect_of_ours_goes_on_as_it_came(
     proxied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent gets upstream's answer, and the log says where we failed."""
+    """The agent gets upstream's answer, and the log says where we failed, but nothing of what was said."""
 
-    def fail(_self: Responses, _body: bytes) -> None:
-        raise KeyError
+    def fail(_self: Responses, _body: bytes, _known: object) -> None:
+        raise KeyError("a word of the agent's")
 
     run = await proxied(scripted(["alpha"]))
     monkeypatch.setattr(Responses, "decode", fail)
-    answer = await run.post({**ASK, "stream": False})
-    assert answer.json()["status"] == "completed"
-    await run.recorded(1)
+    with capture_logs() as logs:
+        answer = await run.post({**ASK, "stream": False})
+        assert answer.json()["status"] == "completed"
+        await run.recorded(1)
+    (defect,) = [each for each in logs if each["event"] == "defect"]
+    assert (defect["log_level"], defect["error"], defect["shown"]) == ("error", "KeyError", False)
+    assert defect["at"].startswith("fail:")
+    assert "word of the agent's" not in str(logs)
     (turn,) = (await run.figures("turns"))["turns"]
     assert (turn["upload"], turn["reason"]) == ("http", "defect")
 
