@@ -144,6 +144,13 @@ def test_only_equal_headers_share_a_partition(one: Any, other: Any) -> None:
     assert same == (meaning(one) == meaning(other))
 
 
+@pytest.mark.parametrize("other", ["Bearer sk-ABC", "bearer sk-aBC", "Bearer sk-aBC ", "Bearer sk-aBCd"])
+def test_keys_that_are_nearly_the_same_are_two(other: str) -> None:
+    """The values of headers are compared to the byte: two keys may differ in case alone."""
+    keys = {partition_key("wss://x", (("Authorization", value),)) for value in ("Bearer sk-aBC", other)}
+    assert len(keys) == 2
+
+
 def test_another_upstream_is_another_partition() -> None:
     """The URL, query included, is part of the key."""
     urls = ["wss://x/v1/responses", "ws://x/v1/responses", "wss://x/v1/responses?api-version=2"]
