@@ -1,5 +1,8 @@
 """What `/_packlight` and `/metrics` show: figures, and never a word of a conversation."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import orjson
 from aiohttp import web
 
@@ -21,6 +24,7 @@ class Figures:
         self._link = link
         self._ledger = ledger
         self._upstream = upstream
+        self._most_sent = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
@@ -48,9 +52,15 @@ class Figures:
         return _json({"turns": [record.as_json() for record in self._ledger.turns(most)]})
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        """Show the totals in the Prometheus text format."""
+        """Show the totals in the Prometheus text format, where a counter that falls has begun anew.
+
+        What is sent upstream falls where an upload is given up of which a part was counted and has not left.
+        """
+        stats = self._ledger.stats()
+        self._most_sent = max(self._most_sent, stats["bytes"]["to_upstream"])
+        stats["bytes"]["to_upstream"] = self._most_sent
         return web.Response(
-            text="\n".join([*_lines(self._ledger), ""]),
+            text="\n".join([*_lines(stats, self._ledger.statuses), ""]),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
@@ -59,15 +69,14 @@ def _json(value: object, *, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
 
 
-def _lines(ledger: Ledger) -> list[str]:
-    stats = ledger.stats()
+def _lines(stats: dict[str, Any], statuses: Mapping[str, int]) -> list[str]:
     connections = stats["connections"]
     return [
         *_family("packlight_turns_total", "counter", "Turns by how they were sent upstream.", "upload", {
             upload: stats["turns"][upload] for upload in ("delta", "full", "http")
         }),
         *_family("packlight_turns_ended_total", "counter", "Turns by how they ended.", "status", {
-            status: ledger.statuses[status] for status in ("completed", "incomplete", "failed", "aborted")
+            status: statuses[status] for status in ("completed", "incomplete", "failed", "aborted")
         }),
         *_family(
             "packlight_full_reasons_total",

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
+from typing import cast
 
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
@@ -23,7 +24,7 @@ from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_merely_silent, is_stuck, lag, patience
-from proxy.upstream.meter import Meter
+from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
 from proxy.upstream.progress import Progress
 from proxy.upstream.sendqueue import TELLS, SendQueue, last_acknowledged, owed, queue_of
@@ -441,7 +442,7 @@ class Connection:
 
     def abort(self) -> None:
         """Close at once: what is still under way is nobody's."""
-        self._socket.transport.abort()
+        cast("MeteredTransport", self._socket.transport).drop()
 
     def __repr__(self) -> str:
         knows = f"knows {self.baseline.response_id}" if self.baseline is not None else "knows nothing"

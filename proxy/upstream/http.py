@@ -28,6 +28,7 @@ from proxy.upstream.lookup import Resolver
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.opening import Answer
 from proxy.upstream.progress import Progress
+from proxy.upstream.sendqueue import unsent
 from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -96,7 +97,24 @@ class _MeteredHandler(ResponseHandler):
         self._ready = ready
         self._lag = lag
         self._lag_when_heard = lag()
+        self._earlier: object = None
         self.broken: aiohttp.StreamReader | None = None
+
+    def set_response_params(self, **params: Any) -> None:
+        """Take note that a request begins: the body that was received last is no answer to it."""
+        self._earlier = self._payload
+        super().set_response_params(**params)
+
+    def close(self) -> None:
+        """Close the connection; at once where what has not left is of a request that was given up.
+
+        One that was answered goes on to leave: some upstreams answer first and read on.
+        """
+        body, transport = self._payload, self.transport
+        is_answered = body is not None and body is not self._earlier and body.is_eof()
+        if transport is not None and not is_answered and unsent(transport):
+            cast("MeteredTransport", transport).drop()
+        super().close()
 
     def is_connected(self) -> bool:
         """Whether the connection, which is idle, may be used again: a sleep or a new address may have ended it.

@@ -5,10 +5,14 @@ Both client libraries give their data to an asyncio transport and get it from a 
 """
 
 import asyncio
+import struct
 from collections.abc import Iterable
+from contextlib import suppress
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 from proxy.ledger import Traffic
+from proxy.upstream.sendqueue import unsent
 
 
 class Meter:
@@ -40,6 +44,7 @@ class MeteredTransport:
     def __init__(self, transport: asyncio.Transport, meter: Meter) -> None:
         self._transport = transport
         self._meter = meter
+        self._dropped = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write *data* and count it."""
@@ -52,6 +57,19 @@ class MeteredTransport:
         self._meter.sent(sum(len(chunk) for chunk in chunks))
         self._transport.writelines(chunks)
 
+    def drop(self) -> None:
+        """Close at once. What has not left by now does not leave any more, and is not counted.
+
+        The kernel would else go on to send megabytes of an upload that nobody waits for, beside whatever the agent
+        asks for next.
+        """
+        if not self._dropped and (left := unsent(self._transport)):
+            self._dropped = True  # the socket is open for a moment yet, and tells the same again
+            self._meter.sent(-left)
+            with suppress(OSError):
+                self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
     def __getattr__(self, name: str) -> Any:
-        """Answer for everything but writing with the wrapped transport."""
+        """Answer for everything else with the wrapped transport."""
         return getattr(self._transport, name)

@@ -8,11 +8,15 @@ import asyncio
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
 _SO_NWRITE = 0x1024
 """macOS: the bytes in a socket's send buffer (sys/socket.h); Python does not name it."""
+
+_SIOCOUTQNSD = 0x894B
+"""Linux: the bytes in a socket's send buffer that were never sent (linux/sockios.h); Python does not name it."""
 
 _LAST_ACK_AT = 56
 """Linux: where `tcp_info` has the milliseconds since the last acknowledgement (linux/tcp.h)."""
@@ -76,6 +80,10 @@ if sys.platform == "linux":
         count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
         return count
 
+    def _unsent(sock: socket.socket) -> int | None:
+        count: int = struct.unpack("i", ioctl(sock.fileno(), _SIOCOUTQNSD, bytes(4)))[0]
+        return count
+
     def _last_acknowledged(sock: socket.socket) -> float | None:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT + 4)
         milliseconds: int = struct.unpack_from("I", info, _LAST_ACK_AT)[0]
@@ -85,6 +93,8 @@ else:
 
     def _unacknowledged(sock: socket.socket) -> int | None:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE) if sys.platform == "darwin" else None
+
+    _unsent = _unacknowledged
 
     def _last_acknowledged(_sock: socket.socket) -> float | None:
         return None
@@ -97,6 +107,11 @@ TELLS = sys.platform in {"linux", "darwin"}
 def owed(transport: asyncio.Transport) -> int:
     """Return how many bytes that were written have not arrived, as far as is known."""
     return _unwritten(transport) + (unacknowledged(transport.get_extra_info("socket")) or 0)
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Return how many bytes that were written have not left this machine, as far as is known."""
+    return _unwritten(transport) + (_asked(_unsent, transport.get_extra_info("socket")) or 0)
 
 
 def last_acknowledged(sock: socket.socket) -> float | None:
@@ -120,10 +135,14 @@ def unacknowledged(sock: socket.socket | None) -> int | None:
 
     Below TLS there is no socket any more a moment before the protocol is told that the connection is lost.
     """
+    return _asked(_unacknowledged, sock)
+
+
+def _asked(count: Callable[[socket.socket], int | None], sock: socket.socket | None) -> int | None:
     if sock is None:
         return None
     try:
-        return _unacknowledged(sock)
+        return count(sock)
     except (OSError, ValueError):
         return 0
 

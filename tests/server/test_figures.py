@@ -285,6 +285,18 @@ async def test_a_request_that_ended_before_it_was_there_has_no_reason(proxied: A
 SAMPLE = re.compile(r'([a-z_]+)(?:\{([a-z_]+)="([^"\\\n]*)"\})? (\d+)')
 
 
+async def test_no_counter_falls(proxied: Any) -> None:
+    """What an upload that was given up takes back is not taken for a restart; it is made good by what follows."""
+    run = await proxied()
+    shown = []
+    for sent in (1000, 400, 900, 1100):
+        run.server.ledger.upstream.sent = sent
+        assert (await run.figures())["bytes"]["to_upstream"] == sent
+        metrics = (await run.ask("GET", "/metrics")).body.decode()
+        shown += re.findall(r'packlight_bytes_total\{boundary="to_upstream"\} (\d+)', metrics)
+    assert shown == ["1000", "1000", "1000", "1100"]
+
+
 async def test_metrics(proxied: Any) -> None:
     """The Prometheus text has a HELP, a TYPE and the same numbers as the stats for every family."""
     run = await proxied()

@@ -1,6 +1,10 @@
 """Agents that stop in the middle of an upload, or go on with what is no HTTP."""
 
 import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -204,3 +208,66 @@ async def test_a_body_that_nobody_reads_may_make_no_sense(proxied: Any, caplog: 
     async with asyncio.timeout(5):
         await agent.reader.read()
     assert "Unhandled exception" not in caplog.text
+
+
+async def everything(upstream: socket.socket) -> AsyncIterator[int]:
+    """Yield the sizes of what arrives until the connection is reset; a proper end is none."""
+    while data := await asyncio.get_running_loop().sock_recv(upstream, 65536):
+        yield len(data)
+    raise EOFError
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell what has left")
+@pytest.mark.parametrize("settings", [{}, {"max_body_bytes": 1000}], ids=["read first", "passed through"])
+async def test_what_has_not_left_when_its_agent_hangs_up_is_not_sent(
+    proxied: Any, settings: dict[str, int]
+) -> None:
+    """It would hold up what the agent asks for next, for minutes on a narrow link. Nor is it counted."""
+    size, received = 3_000_000, 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        base_url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        run = await proxied(upstream=base_url, websocket="off", **settings)
+        agent = await run.dial()
+        await agent.begin("GET", "/v1/models", KEY)
+        upstream, _ = await asyncio.get_running_loop().sock_accept(listener)
+        with upstream:
+            received += len(await asyncio.get_running_loop().sock_recv(upstream, 65536))
+            upstream.send(WHOLE)  # an answer on the same connection, to an earlier request
+            assert (await agent.message()).body == b"whole"
+            await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(size)))
+            agent.writer.write(bytes(size))
+            while (await run.figures())["bytes"]["to_upstream"] < size / 10:
+                pass
+            agent.writer.transport.abort()
+            await run.recorded(1)
+            with suppress(ConnectionResetError):
+                async for count in everything(upstream):
+                    received += count
+    assert received < size / 2
+    (turn,) = run.server.ledger.turns(1)
+    assert turn.status == "aborted"
+    assert (run.server.ledger.upstream.sent, turn.bytes_to_upstream) == pytest.approx((received,) * 2, rel=0.02)
+
+
+async def test_what_has_not_left_when_the_answer_ends_is_sent_all_the_same(proxied: Any) -> None:
+    """Some upstreams answer first and read on, also where they say that they close."""
+    size, received = 400_000, 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        run = await proxied(upstream=f"http://127.0.0.1:{listener.getsockname()[1]}/v1", websocket="off")
+        agent = await run.dial()
+        await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(size)))
+        agent.writer.write(bytes(size))
+        upstream, _ = await asyncio.get_running_loop().sock_accept(listener)
+        with upstream:
+            while (await run.figures())["bytes"]["to_upstream"] < size:
+                pass
+            upstream.send(WHOLE.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            assert (await agent.message()).body == b"whole"
+            with suppress(EOFError):
+                async for count in everything(upstream):
+                    received += count
+    assert received > size

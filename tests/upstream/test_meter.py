@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from typing import Any
 
 import pytest
@@ -47,6 +48,25 @@ def test_a_transport_counts_what_it_writes() -> None:
     assert inner.data == b"abcdefgh"
     assert meter.total.sent == 8
     assert transport.get_write_buffer_size() == 42
+
+
+async def test_what_was_dropped_was_not_sent() -> None:
+    """Neither what asyncio kept nor what the kernel did, however often it is dropped."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            asyncio.Protocol, *listener.getsockname()
+        )
+        far, _ = listener.accept()
+    with far:
+        meter = Meter(Traffic())
+        metered = MeteredTransport(transport, meter)
+        metered.write(bytes(20_000_000))
+        kept = transport.get_write_buffer_size()
+        for _ in ("at first", "again"):
+            metered.drop()
+            assert metered.is_closing()
+            assert 0 < meter.written <= 20_000_000 - kept
+            assert meter.total.sent == meter.turn.sent == meter.written
 
 
 # Over real sockets: what the WebSocket's compression leaves.
