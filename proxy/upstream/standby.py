@@ -1,7 +1,7 @@
 """One connection to upstream before anybody asks: its name found, TCP and TLS done, and nothing said on it.
 
 On a long link those are three of the four round trips before the first turn can leave; only the upgrade needs an
-agent's key. No server waits for a first word for long, so it is there for a minute, and once.
+agent's key. No server waits for a first word for long, so it is there for less than a minute, and once.
 """
 
 import asyncio

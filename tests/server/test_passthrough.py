@@ -265,6 +265,24 @@ async def test_an_agents_trailers_do_not_confuse_what_follows(proxied: Any) -> N
     assert (await agent.ask("GET", "/v1/echo", KEY)).json()["method"] == "GET"
 
 
+async def test_what_stands_around_an_answer_is_left_out(proxied: Any, raw_upstream: Any) -> None:
+    """Answers ahead of it and fields behind it: the answer is whole without them, and the connection goes on."""
+
+    async def serve(peer: Any) -> None:
+        for _ in range(2):
+            await peer.message()
+            await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+            await peer.send(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
+            )
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    agent = await run.dial()
+    for _ in range(2):
+        answer = await agent.ask("GET", "/v1/x", KEY)
+        assert (answer.status, answer.body) == (200, b"hello")
+
+
 async def test_encoded_answers_stay_encoded(proxied: Any) -> None:
     """What upstream compressed the agent unpacks: body and Content-Encoding are untouched."""
     run = await proxied()
