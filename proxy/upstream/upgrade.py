@@ -13,12 +13,13 @@ from time import get_clock_info
 from typing import Any, cast
 
 import orjson
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, HTTPProxyConnection
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 from websockets.frames import DATA_OPCODES, Frame
 from websockets.http11 import Response
 from websockets.protocol import Event
+from websockets.proxy import Proxy, parse_proxy
 
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.congestion import SYSTEM, control
@@ -163,21 +164,65 @@ class Socket(ClientConnection):
         self._gone()
 
 
+class _Tunnel(HTTPProxyConnection):
+    """The library's request for a tunnel through an outbound proxy, counting bytes."""
+
+    def __init__(self, meter: Meter, *args: Any) -> None:
+        super().__init__(*args)
+        self._meter = meter
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
+        super().connection_made(cast("asyncio.Transport", metered))
+
+    def data_received(self, data: bytes) -> None:
+        self._meter.received(len(data))
+        super().data_received(data)
+
+
 class _Upgrade(websocket_connect):
     """The library's opening handshake, on the transport *ready* where there is one.
 
+    A tunnel is asked for here, since the library would not count it: into *meter*.
     Redirects are not followed: they would take the credentials along.
     """
 
     ready: asyncio.Transport | None = None
 
+    def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._meter = meter
+
     async def open_tcp_connection(self) -> ClientConnection:
+        if self.ready is None and isinstance(self.proxy, str):
+            self.ready = await self._through(parse_proxy(self.proxy))
         if self.ready is None:
             return await super().open_tcp_connection()
         connection = self.factory(self.ws_uri)
         self.ready.set_protocol(connection)
         connection.connection_made(self.ready)
         return connection
+
+    async def _through(self, proxy: Proxy) -> asyncio.Transport:
+        """Return a connection to upstream through *proxy*, TLS included."""
+        loop = asyncio.get_running_loop()
+        transport, tunnel = await loop.create_connection(
+            lambda: _Tunnel(self._meter, self.ws_uri, proxy, self.user_agent_header),
+            proxy.host,
+            proxy.port,
+            ssl=True if proxy.scheme == "https" else None,
+        )
+        try:
+            await tunnel.response
+            context = self.create_connection_kwargs.get("ssl")
+            if context is None:
+                return transport
+            secured = await loop.start_tls(transport, tunnel, context, server_hostname=self.ws_uri.host)
+        except BaseException:
+            transport.abort()
+            raise
+        assert secured is not None  # noqa: S101  (it was not closed meanwhile)
+        return secured
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
@@ -214,6 +259,7 @@ async def upgrade(
         user_agent_header=agent,
         compression=None,
         extensions=[DeflateOffer(client_max_window_bits=None, compress_settings=ZLIB)],
+        meter=meter,
         proxy=endpoint.outbound_proxy,
         open_timeout=timing.open_timeout,
         ping_interval=timing.ping_interval,

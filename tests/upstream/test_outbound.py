@@ -238,6 +238,51 @@ async def test_both_transports_take_the_same_tunnel(
 
 
 @both_transports
+async def test_what_the_proxy_is_asked_is_counted(
+    simulator: Simulator, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch, transport: str
+) -> None:
+    """All that crosses the socket to the proxy is, and so the request for a tunnel and its answer."""
+    crossed, traffic = Traffic(), Traffic()
+    granted = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, name: str) -> None:
+        while data := await source.read(65536):
+            setattr(crossed, name, getattr(crossed, name) + len(data))
+            target.write(data)
+        target.transport.abort()
+
+    async def serve(peer: Peer) -> None:
+        head = await peer.reader.readuntil(b"\r\n\r\n")
+        crossed.sent += len(head)
+        reader, writer = await asyncio.open_connection("127.0.0.1", simulator.port)
+        if head.startswith(b"CONNECT "):
+            crossed.received += len(granted)
+            await peer.send(granted)
+        else:
+            writer.write(head)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(pump(peer.reader, writer, "sent"))
+                both.create_task(pump(reader, peer.writer, "received"))
+        finally:
+            writer.transport.abort()
+
+    proxy = (await raw_upstream(serve)).base_url.removesuffix("/v1")
+    monkeypatch.setenv("HTTP_PROXY", proxy.replace("://", "://user:pass@"))
+    endpoint = Endpoint("http://upstream.invalid/v1")
+    if transport == "websocket":
+        connection = await Connection.open(endpoint, KEY, Meter(traffic), TIMING, clock=Clock())
+        connection.abort()
+    else:
+        async with (
+            Http(endpoint, connect_timeout=5, traffic=traffic) as http,
+            http.request("GET", "/models", KEY, None, Traffic()) as response,
+        ):
+            await response.read()
+    assert (traffic.sent, traffic.received) == (crossed.sent, crossed.received)
+
+
+@both_transports
 async def test_neither_asks_a_proxy_that_is_excepted(
     outside: Outside, monkeypatch: pytest.MonkeyPatch, transport: str
 ) -> None:
