@@ -172,9 +172,9 @@ class Reply:
         assert self._response is not None  # noqa: S101
         if (transport := self._request.transport) is not None:
             if _FRAMING.isdisjoint(name.lower() for name in self._response.headers):
-                with suppress(OSError):  # HTTP/1.0: a close ends such a body properly, a reset does not
-                    transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
+                _reset(transport)  # HTTP/1.0: a close ends such a body properly, a reset does not
+            else:
+                transport.abort()
         return self._response
 
     def whole(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -189,6 +189,14 @@ class Reply:
     ) -> web.Response:
         """Answer with an error of our own, in the shape that the API's have."""
         return self.whole(error_body(status, message, code), status=status, headers=headers)
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    with suppress(OSError):
+        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+    sock._sock.close()  # noqa: SLF001  asyncio on Windows would shut it down first, which is a proper end
 
 
 def error_body(status: int, message: str, code: str) -> bytes:

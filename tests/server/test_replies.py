@@ -5,8 +5,9 @@ import hashlib
 import socket
 import struct
 import sys
+from asyncio import selector_events
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import orjson
@@ -518,11 +519,27 @@ async def test_plain_http_that_breaks_off_is_an_answer_that_breaks_off(
         await anext(pieces)
 
 
+def shut_down_before_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have asyncio end connections as it does on Windows (`asyncio/proactor_events.py`)."""
+    transport: Any = selector_events._SelectorTransport  # type: ignore[attr-defined]
+    close = transport._call_connection_lost
+
+    def end(self: Any, exc: Exception | None) -> None:
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        close(self, exc)
+
+    monkeypatch.setattr(transport, "_call_connection_lost", end)
+
+
+@pytest.mark.parametrize("loop", ["any", "Windows"])
 @pytest.mark.parametrize("how", ["a loss", "a loss over plain HTTP", "a shutdown"])
 async def test_an_answer_without_framing_is_reset_where_it_breaks_off(
-    proxied: Any, raw_upstream: Any, how: str
+    proxied: Any, raw_upstream: Any, monkeypatch: pytest.MonkeyPatch, how: str, loop: str
 ) -> None:
     """An HTTP/1.0 agent has no chunks: a proper end of the connection would be the proper end of its answer."""
+    if loop == "Windows":
+        shut_down_before_closing(monkeypatch)
     heard = asyncio.Event()
 
     async def serve(peer: Any) -> None:
