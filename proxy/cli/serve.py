@@ -17,6 +17,7 @@ from proxy import __version__, log
 from proxy.cli.descriptors import allow_many
 from proxy.cli.settings import Refused, config_option, load_settings, setting_option
 from proxy.cli.stop import Stop
+from proxy.cli.terminal import encodable
 from proxy.config import SIMULATED, Config
 from proxy.errors import BadConfiguration
 from proxy.server import Server
@@ -69,7 +70,7 @@ async def _serve(config: Config) -> None:
 def _announce(line: str) -> None:
     """Print *line*; a full disk, or a pipe without a reader, is no reason not to serve."""
     try:
-        click.echo(line)
+        click.echo(encodable(line, sys.stdout))
     except OSError:
         sys.stdout = None  # Python would try again as it ends, and fail
 

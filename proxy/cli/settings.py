@@ -1,6 +1,7 @@
 """Settings on the command line: the flags that set them, and ``packlight config``, which shows them."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import wrap
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from proxy.cli.terminal import Terminal
+from proxy.cli.terminal import Terminal, encodable
 from proxy.config import DEFAULTS, DOCS, Loaded, default_file, example, load, toml
 from proxy.errors import BadConfiguration
 
@@ -71,11 +72,11 @@ def config(config_file: Path | None, *, as_json: bool, as_example: bool) -> None
         click.echo(orjson.dumps({"file": file, "settings": settings}, option=orjson.OPT_INDENT_2))
         return
     terminal = Terminal.here()
-    click.echo(_about_file(config_file))
+    click.echo(encodable(_about_file(config_file), sys.stdout))
     for name, setting in settings.items():
         click.echo()
         value = terminal.style(f"{name} = {toml(setting['value'])}", bold=setting["source"] != "default")
-        click.echo(f"{value}  ({setting['source']})")
+        click.echo(encodable(f"{value}  ({setting['source']})", sys.stdout))
         for line in wrap(DOCS[name], min(terminal.width, 100) - 4):
             click.echo(terminal.style(f"    {line}", dim=True))
 

@@ -81,6 +81,16 @@ def test_a_path_that_is_no_text_is_spelled_out(packlight: Any, tmp_path: Path) -
     assert shown["settings"]["port"]["source"] == f"file {tmp_path}/\\udcff.toml"
 
 
+def test_what_a_pipe_cannot_encode_is_spelled_out(packlight: Any, tmp_path: Path) -> None:
+    """On Windows a pipe has an alphabet or two, and a user's own directory may have a name from another."""
+    file = tmp_path / "ł.toml"
+    file.write_text('ca_bundle = "中"\n', encoding="utf-8")
+    done = packlight.run("config", "--config", str(file), environ={"PYTHONIOENCODING": "cp1252"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"configuration file: {tmp_path}/\\u0142.toml\n")
+    assert f'\nca_bundle = "\\u4e2d"  (file {tmp_path}/\\u0142.toml)\n' in done.stdout
+
+
 @pytest.mark.parametrize("arguments", [("config",), ("demo", "--turns", "1")])
 def test_a_closed_standard_output_is_no_defect(packlight: Any, arguments: tuple[str, ...]) -> None:
     """Whoever closes it wants the exit status alone."""

@@ -101,6 +101,14 @@ def test_it_serves_where_its_ready_line_cannot_be_written(packlight: Any, *, clo
     assert "draining" in errors
 
 
+def test_it_serves_where_its_ready_line_cannot_be_encoded(packlight: Any) -> None:
+    """On Windows a pipe has an alphabet or two, and the name of an upstream may be from another."""
+    upstream = {"PACKLIGHT_UPSTREAM": "https://例え.example/v1", "PYTHONIOENCODING": "cp1252"}
+    process = packlight.start("serve", "--port", "0", environ=upstream)
+    assert process.ready.endswith("-> https://\\u4f8b\\u3048.example/v1")
+    assert figures(process.port, "health")["status"] == "ok"
+
+
 def test_a_second_signal_does_not_wait_for_turns(packlight: Any) -> None:
     """Whoever asks twice gets an end at once, still with status 0."""
     upstream = packlight.start("simulate", "--port", "0", "--event-seconds", "3600")
