@@ -55,6 +55,7 @@ class Connection:
     """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one.
 
     *pause* is how long it was quiet when its latest turn began. A *wary* one has a ping go ahead of each turn.
+    *pongs_count* where upstream answers pings while it works, so that a turn without a pong has not arrived.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Connection:
         self.keepsake: Keepsake | None = None
         self.turns = 0
         self.pause = 0.0
-        self.wary = False
+        self.wary = self.pongs_count = False
         self.last_response: str | None = None
         self._socket = socket
         self._timing = timing
@@ -387,7 +388,8 @@ class Connection:
         """Return whether anything is unacknowledged, for how many seconds nothing moved, and whether TCP told."""
         socket, now = self._socket, self._now()
         waiting = owed(socket.transport)
-        owing = waiting > 0 or (not TELLS and self._sent and socket.heard_at < self._sent_at)
+        unheard = self._sent and socket.heard_at < self._sent_at
+        owing = waiting > 0 or (unheard and self.pongs_count and not TELLS)
         acknowledged = self.meter.written - waiting
         if not owing or acknowledged > self._acknowledged:
             self._progress_at = now

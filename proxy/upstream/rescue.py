@@ -97,6 +97,7 @@ class Rescue:
         while connection.is_open:
             await asyncio.sleep(_LOOK_SECONDS)
             partition.answers_at_work = partition.answers_at_work or connection.answers_at_work
+            connection.pongs_count = partition.answers_at_work
             if not connection.is_stuck:
                 if not asked and connection.is_delivered:
                     asked, partition.asked_at_work = True, partition.asked_at_work + 1
@@ -116,6 +117,8 @@ class Rescue:
                 continue
             await asyncio.sleep(_GRACE)
             if connection.is_stuck:
+                if not TELLS:
+                    _doubt_pongs(partition)
                 connection.give_up(f"nothing got through, where {found} (stuck_timeout)")
 
     async def _outlive(self, partition: Partition, silent: Connection, *, behind_a_pause: bool = False) -> None:
@@ -144,8 +147,7 @@ class Rescue:
         longest = silent.silence + again
         while silent.heard_at == heard_at and silent.is_open:
             if silent.silence > longest:
-                # If it was busy after all, its next silence is not taken for darkness, too.
-                partition.answers_at_work, partition.asked_at_work = False, 0
+                _doubt_pongs(partition)
                 partition.hasty += behind_a_pause
                 if silent.is_merely_silent:
                     partition.slumber.lost(silent.quiet, self._clock())
@@ -230,6 +232,11 @@ class Rescue:
         while stuck.is_stuck and not work.done():
             stuck.hurry()
             await asyncio.wait([work], timeout=_LOOK_SECONDS)
+
+
+def _doubt_pongs(partition: Partition) -> None:
+    """Have it seen anew that pings are answered at work: a busy upstream's next silence is no darkness, too."""
+    partition.answers_at_work, partition.asked_at_work = False, 0
 
 
 def _carries_nothing(partition: Partition, mute: Connection) -> bool:

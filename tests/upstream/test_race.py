@@ -138,15 +138,42 @@ async def test_a_turn_that_does_not_get_through_goes_over_a_new_connection(
 ) -> None:
     """On a kernel that tells nothing: no pong comes back, a new connection opens, and the old one is given up."""
     monkeypatch.setattr(connection_module, "TELLS", False)
+    monkeypatch.setattr(rescue_module, "TELLS", False)
     monkeypatch.setattr(connection_module, "_BLIND_PATIENCE", 0.0)
     monkeypatch.setattr(rescue_module, "_GRACE", 0.0)
     here, conversation, shown = await pooled(timing=replace(TIMING, stuck_timeout=0.05)), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
     simulator.silence_connections()
     await here.exchange(conversation.says("b")).run(shown)
     assert shown.types[-1] == "response.completed"
     assert [record.turns for record in simulator.connections] == [1, 1]
     assert here.connections.lost == 1
+    assert not here.partition.answers_at_work  # until it is seen anew: upstream may have been busy
+
+
+async def test_a_turn_without_a_pong_is_waited_for_where_none_may_come(
+    pooled: Start, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a kernel that tells nothing, before upstream was seen to answer pings at work: it may think for long."""
+    monkeypatch.setattr(connection_module, "TELLS", False)
+    monkeypatch.setattr(connection_module, "_BLIND_PATIENCE", 0.0)
+    for name in ("_GRACE", "_LOOK_SECONDS"):
+        monkeypatch.setattr(rescue_module, name, 0.02)
+    here, conversation, shown = await pooled(timing=replace(TIMING, stuck_timeout=0.05)), Conversation(), Shown()
+    await converse(here, simulator, conversation, "a")
+    simulator.settings.first_event_seconds = 0.5
+
+    (slot,) = here.partition.slots.values()
+    assert slot.connection is not None
+
+    async def ping() -> asyncio.Future[float]:
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(slot.connection._socket, "ping", ping)  # which upstream does not read
+    await here.exchange(conversation.says("b")).run(shown)
+    assert shown.types[-1] == "response.completed"
+    assert [record.turns for record in simulator.connections] == [2]
 
 
 @pytest.fixture
@@ -170,6 +197,7 @@ async def test_a_turn_that_does_not_get_through_goes_over_http_where_no_new_one_
     """Where upstream is somebody answers, and nothing of the turn was acknowledged."""
     here, conversation, shown = await pooled(timing=STUCK_SOON), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
     simulator.silence_connections()
     simulator.settings.refuse_upgrade = refusal
     simulator.settings.handshake_seconds = 3600 if refusal is None else 0
@@ -187,6 +215,7 @@ async def test_a_turn_is_held_where_nothing_speaks_for_http(
     """The link may be dark; and where the kernel does not tell, upstream may have the turn and be busy with it."""
     here, conversation, shown = await pooled(timing=replace(STUCK_SOON, link_timeout=0.1)), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
     simulator.silence_connections()
     here.partition.trust.not_now(here.clock(), began=here.clock())
     if why == "nobody answers":
@@ -210,6 +239,7 @@ async def test_an_outbound_proxy_that_answers_is_as_good(
     """It is the next hop, which has nothing of the turn."""
     here, conversation = await pooled(timing=STUCK_SOON), Conversation()
     await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
     simulator.silence_connections()
     here.partition.trust.not_now(here.clock(), began=here.clock())
     here.pool._opener._dialer = Standby(Endpoint("http://127.0.0.1:1/v1"))
@@ -225,6 +255,7 @@ async def test_a_spare_connection_that_answers_is_enough(pooled: Start, simulato
     """It takes the turn, and no other is opened."""
     here, conversation, shown = await pooled(timing=STUCK_SOON), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
     simulator.silence_connections()
     _, slot = here.pool._open_ahead(here.partition, wanted=False)
     assert slot.opening is not None
@@ -240,6 +271,7 @@ async def test_a_spare_connection_that_does_not_answer_is_replaced(pooled: Start
     timing = replace(STUCK_SOON, probe_timeout=0.1, open_timeout=5)
     here, conversation, shown = await pooled(timing=timing), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
+    here.partition.answers_at_work = True
     _, slot = here.pool._open_ahead(here.partition, wanted=False)
     assert slot.opening is not None
     await slot.opening
