@@ -36,7 +36,15 @@ _OTHER_FAMILY_AFTER = 0.25
 """Seconds after which the other IP version is tried as well (RFC 8305, section 5)."""
 
 _DARK = frozenset(
-    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EADDRNOTAVAIL, errno.ENETRESET}
+    {
+        errno.ENETUNREACH,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,  # on macOS, of a neighbour that does not answer
+        errno.ENETDOWN,
+        errno.ETIMEDOUT,
+        errno.EADDRNOTAVAIL,
+        errno.ENETRESET,
+    }
 )
 """Errors that say no packet came back, or none could leave."""
 

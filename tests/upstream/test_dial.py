@@ -53,6 +53,7 @@ class ConnectExError(OSError):
         (TimeoutError(), False, True),
         (OSError(errno.ENETUNREACH, ""), False, True),
         (OSError(errno.EHOSTUNREACH, ""), False, True),
+        (OSError(errno.EHOSTDOWN, ""), False, True),
         (ConnectionRefusedError(errno.ECONNREFUSED, ""), True, False),
         (ConnectionResetError(errno.ECONNRESET, ""), True, False),
         (OSError(errno.EACCES, ""), True, False),
