@@ -23,6 +23,9 @@ from proxy.errors import BadConfiguration
 from proxy.server import Server
 from proxy.simulator import Simulator, SimulatorSettings, agent_script
 
+_NO_WORDS = "Unknown error"
+"""What `os.strerror` says of numbers that it does not know, such as those of Windows' sockets."""
+
 
 @click.command()
 @setting_option("host")
@@ -94,6 +97,7 @@ def _said(error: OSError) -> str:
     """Return the system's words; asyncio puts its own around them, or says only that no address could be had."""
     if isinstance(error, socket.gaierror):  # with numbers of its own, which on macOS look like any
         return str(error.strerror)
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or os.strerror(errno.EADDRNOTAVAIL)
+    if error.strerror is None:
+        return "Cannot assign requested address"
+    words = os.strerror(error.errno) if error.errno and error.errno > 0 else _NO_WORDS
+    return error.strerror.rpartition("): ")[2] if words.startswith(_NO_WORDS) else words

@@ -180,6 +180,10 @@ def test_a_taken_port_is_named_with_the_fix(packlight: Any) -> None:
         (OSError(errno.EADDRNOTAVAIL, "x"), "cannot listen on ::1, port 80: Cannot assign requested address. "),
         (OSError(-2, "Name or service not known"), "cannot listen on ::1, port 80: Name or service not known. "),
         (
+            OSError(10049, "error while attempting to bind on address ('::1', 80): der Kontext"),
+            "cannot listen on ::1, port 80: der Kontext. Is ::1 ",
+        ),
+        (
             socket.gaierror(8, "nodename nor servname provided"),
             "cannot listen on ::1, port 80: nodename nor servname ",
         ),
