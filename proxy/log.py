@@ -31,6 +31,9 @@ _MOST_WAITING = 1000
 _PATIENCE = 1.0
 """Seconds that are waited at the end for room among them, and then for all to be written."""
 
+_CLOSING = "ProactorBasePipeTransport._call_connection_lost("
+"""What closes a connection in asyncio on Windows, and fails where the other end has reset it: no defect."""
+
 HAS_COLORS = os.name != "nt" or find_spec("colorama") is not None
 """On Windows structlog raises SystemError where it is asked for colours and colorama is not there."""
 
@@ -191,6 +194,8 @@ class LibraryEvents(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log *record* as a ``library`` event."""
         error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OSError) and _CLOSING in str(record.msg):
+            return
         get().log(
             record.levelno,
             "library",

@@ -292,6 +292,19 @@ def test_a_librarys_exception_is_named_and_placed_but_not_quoted(output: io.Stri
     assert "hunter2" not in output.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(ConnectionResetError(10054, "by the remote host"), False), (ValueError(), True)]
+)
+def test_a_connection_that_is_reset_as_it_closes_is_no_error(
+    output: io.StringIO, error: Exception, *, is_told: bool
+) -> None:
+    """Asyncio's loop on Windows has it for one, with each agent that hangs up so."""
+    log.configure("json", "info", stream=output)
+    message = "Exception in callback _ProactorBasePipeTransport._call_connection_lost(None)\nhandle: <Handle ...>"
+    logging.getLogger("asyncio").error(message, exc_info=error)  # noqa: TID251
+    assert bool(events(output)) is is_told
+
+
 async def test_the_bytes_of_a_malformed_request_are_not_logged(output: io.StringIO) -> None:
     """Aiohttp's server logs what it can't parse; from us, only that it happened."""
     log.configure("json", "info", stream=output)
