@@ -76,6 +76,7 @@ class Connection:
         self._opened_heard = self._began_at = self._sent_at = self._progress_at = socket.heard_at
         self._acknowledged = 0
         self._size = 0
+        self._ahead: frozenset[bytes] = frozenset()
         self._asked_since: float | None = None
         self._given_up: str | None = None
         self._hurried = False
@@ -130,7 +131,7 @@ class Connection:
             async with asyncio.timeout(limit) as deadline:
                 if self.wary or self.pause > PAUSE:
                     await self._socket.ping()
-                self._began_at = self._now()
+                self._began_at, self._ahead = self._now(), frozenset(self._socket.pending_pings)
                 queue = queue_of(self._socket.transport)
                 with Progress(deadline, limit, lambda: self.meter.written - queue.waiting()):
                     await self._upload(message, queue)
@@ -320,8 +321,9 @@ class Connection:
         Of a ping behind the message that says nothing: upstream may be at work. Nor of one in its midst: that
         queues with it, behind whoever acknowledges both.
         """
-        asked_at = self._asked_at
-        went_ahead = asked_at is not None and asked_at <= self._began_at
+        heard_at = self._socket.heard_at
+        pings = self._socket.pending_pings.items()
+        went_ahead = any(sent_at >= heard_at for ping, (_, sent_at) in pings if ping in self._ahead)
         return went_ahead and self.is_delivered and self.is_owed_a_pong(times)
 
     @property
