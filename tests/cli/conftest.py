@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from click.testing import CliRunner, Result
 
 from proxy.cli import main
@@ -23,6 +24,13 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     for name in [name for name in os.environ if name.startswith("PACKLIGHT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_its_own() -> Iterator[None]:
+    """Take back what a command sets up in our process: other tests look at what is logged."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)
