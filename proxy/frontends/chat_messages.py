@@ -15,7 +15,10 @@ _ROLES = frozenset({"system", "developer", "user"})
 
 _BESIDE_WORDS = frozenset({"annotations", "parsed"})
 _BESIDE_CALLS = frozenset({"index", "parsed_arguments"})
+_BESIDE_TEXT = frozenset({"annotations"})
 """What agents keep of an answer beside what it said: no model reads it again, and not every upstream takes it."""
+_OF_THE_MESSAGE = frozenset({"role", "tool_calls"})
+"""What the OpenAI Agents SDK for JavaScript repeats of a message in its only part."""
 _THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details"})
 """Where other providers tell what a model thought, and some want it back. An answer of ours has none of it."""
 _PROVIDERS_OWN = "provider_specific_fields"
@@ -85,7 +88,7 @@ def _said(message: Raw) -> Iterator[dict[str, Any]]:
     if isinstance(content, str):
         parts += [_spoken(content)] if content or not (calls or refusal) else []
     elif content is not None:
-        parts += _parts(content, _SAID)
+        parts += _parts(_own_parts(content, message), _SAID)
     if refusal is not None and refusal != "":
         parts.append(_refused(refusal))
     if parts:
@@ -96,6 +99,19 @@ def _said(message: Raw) -> Iterator[dict[str, Any]]:
         raise Untranslatable("messages.content")
     for call in calls or ():
         yield _call(call)
+
+
+def _own_parts(content: Any, message: Raw) -> Any:
+    """Return *content* without what its parts have beside their text, or repeat of their *message*."""
+    if not isinstance(content, list):
+        return content
+    return [_without(part, _BESIDE_TEXT | _repeated(part, message)) for part in content]
+
+
+def _repeated(part: Any, message: Raw) -> frozenset[str]:
+    if not isinstance(part, dict):
+        return frozenset()
+    return frozenset(name for name in _OF_THE_MESSAGE & part.keys() if part[name] == message.get(name))
 
 
 def _call(given: Any) -> dict[str, Any]:

@@ -120,6 +120,20 @@ def test_an_answer_as_agents_repeat_it(message: JSON, wanted: list[JSON]) -> Non
     assert items([{"role": "assistant", **message}]) == wanted
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"annotations": []},
+        {"annotations": [{"type": "url_citation", "url_citation": {"url": "https://example.org"}}]},
+        {"role": "assistant", "refusal": None, "annotations": [], "tool_calls": [call()]},
+    ],
+)
+def test_what_a_part_has_beside_its_text(beside: JSON) -> None:
+    """The OpenAI Agents SDK for JavaScript keeps annotations there, or the rest of the message once more."""
+    part = {"type": "text", "text": "a", **beside}
+    assert items([{"role": "assistant", "content": [part], "tool_calls": [call()]}]) == [spoken("a"), CALL]
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "reasoning_details"])
 def test_what_another_provider_thought_is_not_left_out(name: str) -> None:
     """Some want it back, and no item of ours says it."""
@@ -195,6 +209,16 @@ def test_an_empty_refusal_is_none() -> None:
             "messages.provider_specific_fields",
         ),
         ([{"role": "assistant", "content": 1}], "messages.content"),
+        ([{"role": "assistant", "content": ["x"]}], "messages.content"),
+        (
+            [{"role": "assistant", "content": [{"type": "text", "text": "x", "role": "user"}]}],
+            "messages.content.role",
+        ),
+        (
+            [{"role": "assistant", "content": [{"type": "text", "text": "x", "tool_calls": [call()]}]}],
+            "messages.content.tool_calls",
+        ),
+        ([{"role": "user", "content": [{"type": "text", "text": "x", "role": "user"}]}], "messages.content.role"),
         ([{"role": "assistant", "content": [{"type": "thinking", "text": "x"}]}], "messages.content"),
         ([{"role": "assistant", "content": "x", "tool_calls": {}}], "messages.tool_calls"),
         ([{"role": "assistant", "tool_calls": ["x"]}], "messages.tool_calls"),
