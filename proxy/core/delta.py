@@ -69,6 +69,7 @@ FIELDS: Mapping[str, Reuse] = {
     "truncation": Reuse.MUST_MATCH,
     # A prompt template puts items of its own before the input, once more with each turn of a chain.
     "background": Reuse.NOT_OURS,
+    "background_options": Reuse.NOT_OURS,
     "conversation": Reuse.NOT_OURS,
     "generate": Reuse.NOT_OURS,
     "previous_response_id": Reuse.NOT_OURS,

@@ -11,6 +11,7 @@ RESPONSES = frozenset(
     {
         "access_programs",
         "background",
+        "background_options",
         "context_management",
         "conversation",
         "image",

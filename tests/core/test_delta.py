@@ -244,6 +244,7 @@ RESPONSE_CREATE = [
     "type",
     "access_programs",
     "background",
+    "background_options",
     "context_management",
     "conversation",
     "generate",
@@ -278,7 +279,7 @@ RESPONSE_CREATE = [
     "truncation",
     "user",
 ]
-"""Every field that openai-python 3.52.0 knows for `response.create` (protocol notes, section 2)."""
+"""Every field that openai-python 3.54.0 knows for `response.create` (protocol notes, section 2)."""
 
 
 def test_every_field_of_the_protocol_has_a_meaning() -> None:
@@ -293,6 +294,7 @@ def test_what_decides_over_the_agents_state_is_not_ours() -> None:
     """These fields make packlight leave a request alone."""
     assert {name for name in FIELDS if reuse(name) is Reuse.NOT_OURS} == {
         "background",
+        "background_options",
         "conversation",
         "generate",
         "previous_response_id",
