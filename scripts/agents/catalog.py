@@ -243,6 +243,12 @@ LANGCHAIN = PyPI(
     program=LOOPS / "langchain_loop.py",
     pins=("langchain-core==1.7.2", "openai==3.52.0"),
 )
+AGENTS_SDK = PyPI(package="openai-agents", program=LOOPS / "agents_sdk_loop.py", pins=("openai==3.54.0",))
+PYDANTIC_AI = PyPI(
+    package="pydantic-ai-slim[openai]",
+    program=LOOPS / "pydantic_ai_loop.py",
+    pins=("openai==3.54.0",),
+)
 LITELLM = PyPI(
     package="litellm",
     program=LOOPS / "litellm_loop.py",
@@ -319,6 +325,10 @@ AGENTS: dict[str, Agent] = {
         ),
         Agent(name="langchain", version="1.7.3", source=LANGCHAIN, prepare=loop()),
         Agent(name="langchain-stream", version="1.7.3", source=LANGCHAIN, prepare=loop("--stream")),
+        Agent(name="agents-sdk", version="0.24.0", source=AGENTS_SDK, prepare=loop()),
+        Agent(name="agents-sdk-stream", version="0.24.0", source=AGENTS_SDK, prepare=loop("--stream")),
+        Agent(name="pydantic-ai", version="2.68.0", source=PYDANTIC_AI, prepare=loop()),
+        Agent(name="pydantic-ai-stream", version="2.68.0", source=PYDANTIC_AI, prepare=loop("--stream")),
         Agent(name="litellm", version="1.106.2", source=LITELLM, prepare=loop(), apis=("chat",)),
         Agent(name="litellm-stream", version="1.106.2", source=LITELLM, prepare=loop("--stream"), apis=("chat",)),
         Agent(
