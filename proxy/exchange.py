@@ -1,5 +1,6 @@
 """The one loop: a turn, a connection, and the events on their way to the agent."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -113,6 +114,9 @@ class Exchange:
             except ConnectionLost as exc:
                 assert lease is not None  # noqa: S101  (a connection is lost while it is lent)
                 self._lost(exc, lease)
+            except (asyncio.CancelledError, ConnectionResetError):
+                self._hung_up()
+                raise
             fresh = turn.again.reason if turn.again is not None else None
 
     async def _on(self, lease: Lease, deliver: Deliver) -> None:
@@ -263,6 +267,16 @@ class Exchange:
         if self._partition.trust.is_suspect and fault.sent:  # this was the trial
             self._note_lost(fault, lease.connection)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from fault
+
+    def _hung_up(self) -> None:
+        """Take note that the agent no longer waits for the turn.
+
+        Where upstream was answering it, nothing speaks against the response that it continues. Where nothing had
+        come, upstream may be at a loss with that one, and the agent has lost its patience.
+        """
+        turn = self.turn
+        if turn.in_flight and isinstance(turn.upload, Delta):
+            self._partition.remember(turn.upload.baseline, Mismatch.AFTER_ERROR, is_sound=turn.begun)
 
     def _note_too_large(self) -> None:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""

@@ -853,6 +853,65 @@ async def test_an_agent_that_hangs_up_before_the_first_event_ends_its_connection
     assert [status for *_, status in await figures(start, 3)] == ["completed", "aborted", "completed"]
 
 
+async def test_a_stored_response_outlives_an_agent_that_hangs_up(proxied: Start, agents: Agents) -> None:
+    """Upstream was continuing it when the agent hung up, so the next turn is a delta: also the second time."""
+    start = await proxied(scripted(["before", LONG, LONG, "after"]), simulated={"event_seconds": 0.001})
+    agent, simulator = await agents(start.server.url, store=True), start.simulator
+    await agent.turn("one")
+    for said in ("two", "no, this"):
+        async with agent.streaming(said) as stream:
+            assert await stream.event() is not None
+        await simulator.until(lambda: simulator.connections[-1].closed)
+    assert (await agent.turn("or this")).text == "after"
+    assert contexts(simulator) == agent.answered
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, "completed"),
+        ("delta", None, 1, "aborted"),
+        ("delta", None, 1, "aborted"),
+        ("delta", None, 1, "completed"),
+    ]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["", "recalled"])
+async def test_a_stored_response_that_leaves_the_agent_waiting_is_not_continued(
+    proxied: Start, agents: Agents, *, lost: bool
+) -> None:
+    """Upstream may be at a loss with it: an agent that lost its patience before any event has its way in full."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, store=True), start.simulator
+    await agent.turn("one")
+    if lost:
+        await start.lose_connections()
+    simulator.settings.first_event_seconds = 3600
+    task = asyncio.get_running_loop().create_task(agent.turn("two"))
+    await simulator.until(lambda: len(simulator.turns) == 2)
+    task.cancel()
+    await start.recorded(2)
+    simulator.settings.first_event_seconds = 0
+    await agent.turn()
+    assert contexts(simulator) == agent.answered
+    assert (await figures(start, 3))[1:] == [
+        ("delta", None, 1, "aborted"),
+        ("full", "after_error", 1, "completed"),
+    ]
+
+
+@pytest.mark.parametrize(("store", "second"), [(True, ("delta", None)), (False, ("full", "busy"))])
+async def test_a_stored_response_is_continued_twice_at_once(
+    proxied: Start, agents: Agents, *, store: bool, second: tuple[str, str | None]
+) -> None:
+    """Sub-agents that begin with one history need it only once; where it is not stored, each sends it."""
+    start = await proxied(scripted(["before", LONG, "aside"]), simulated={"event_seconds": 0.001})
+    agent, simulator = await agents(start.server.url, store=store), start.simulator
+    await agent.turn("one")
+    other = agent.fork()
+    async with agent.streaming("two") as stream:
+        assert await stream.event() is not None
+        assert (await other.turn("and this")).text == "aside"
+    assert contexts(simulator)[-1:] == other.answered
+    assert (await figures(start, 3))[1] == (*second, 1, "completed")
+
+
 async def test_an_agent_that_hangs_up_during_the_upgrade_leaves_nothing(proxied: Start, agents: Agents) -> None:
     """A connection that was not open yet is never used, nor does it take up room."""
     start = await proxied(numbered, simulated={"handshake_seconds": 3600}, max_connections=1)

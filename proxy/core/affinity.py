@@ -5,8 +5,8 @@ continues wins. A conversation nobody knows gets a connection that knows nothing
 not evict another's baseline. When there is no room, the least valuable baseline makes some, but none in use: more
 conversations than there may be connections would else take them from each other in turn, and none had a delta.
 
-A response that the agent has upstream store outlives its connection: it can be continued on any other, and so
-makes room even in use.
+A response that the agent has upstream store outlives its connection: it can be continued on any other, also while
+another turn continues it on its own, and so makes room even in use.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +26,25 @@ class Candidate:
     last_used: float
 
 
+_KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
+"""Why a connection may be gone without any fault of the response that it held."""
+
+
 @dataclass(frozen=True, slots=True)
 class Former:
-    """A baseline that is no more, and why a request that would continue it must be sent in full."""
+    """A baseline that is no more, and why a request that would continue it must be sent in full.
+
+    *is_sound* says that upstream was continuing its response when the agent hung up.
+    """
 
     baseline: Baseline
     reason: Mismatch
+    is_sound: bool = False
+
+    @property
+    def is_blameless(self) -> bool:
+        """Whether its connection is gone for no fault of the response that it held."""
+        return self.is_sound or self.reason in _KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,7 @@ def choose(
     """Choose a connection for *request*; *room* is how many more may be opened, *now* the clock of `last_used`.
 
     With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. With
-    *recall* a stored response is continued although its connection is gone, with this turn or before.
+    *recall* a stored response is continued although its connection is gone, with this turn or before, or at work.
     """
     if fresh is None:
         continued = [
@@ -89,7 +102,7 @@ def choose(
     formers = list(formers)
     upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
     if recall and fresh in (None, Mismatch.CONNECTION_LOST):
-        upload = _stored(request, formers, dropped) or upload
+        upload = _stored(request, candidates, formers, dropped) or upload
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
     if blank is not None and fresh is None:
         return Use(blank.key, upload)
@@ -100,12 +113,13 @@ def choose(
     return NoRoom() if victim is None else Open(upload, evict=victim.key)
 
 
-_KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
-"""Why a connection may be gone without any fault of the response that it held."""
-
-
-def _stored(request: TurnRequest, formers: Iterable[Former], dropped: Dropped) -> Delta | None:
-    found = [diff(request, former.baseline, dropped) for former in formers if former.reason in _KEPT]
+def _stored(
+    request: TurnRequest, candidates: Iterable[Candidate], formers: Iterable[Former], dropped: Dropped
+) -> Delta | None:
+    """Return the longest stored response that *request* continues: one that is gone, or one at work."""
+    stored = [former.baseline for former in formers if former.is_blameless]
+    stored += [each.baseline for each in candidates if each.baseline is not None and not each.free]
+    found = [diff(request, baseline, dropped) for baseline in stored]
     deltas = [each for each in found if isinstance(each, Delta)]
     return max(deltas, key=lambda each: each.baseline.length, default=None)
 

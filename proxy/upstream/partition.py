@@ -138,10 +138,12 @@ class Partition:
         """Whether upstream may still know a response whose connection is gone."""
         return request.is_stored and not self.refuses(RECALL, now)
 
-    def remember(self, baseline: Baseline | None, reason: Mismatch) -> None:
-        """Remember a *baseline* that is no more, and why."""
+    def remember(self, baseline: Baseline | None, reason: Mismatch, *, is_sound: bool = False) -> None:
+        """Remember a *baseline* that is no more, and why: the latest word on it counts."""
         if baseline is not None:
-            self.formers.appendleft(Former(baseline, reason))
+            others = [each for each in self.formers if each.baseline is not baseline]
+            self.formers.clear()
+            self.formers.extend([Former(baseline, reason, is_sound), *others][:_FORMERS_KEPT])
 
     # Its chains
 

@@ -96,6 +96,22 @@ def test_a_response_that_is_in_doubt_is_not_recalled() -> None:
     assert again == Open(Full(Mismatch.UPSTREAM_FORGOT))
 
 
+def test_a_stored_response_is_continued_behind_an_agent_that_hung_up() -> None:
+    """Where upstream was continuing it: the error is that of nobody."""
+    sound = [Former(AFTER_SECOND, Mismatch.AFTER_ERROR, is_sound=True)]
+    assert chosen(THIRD, [], formers=sound, recall=True) == Open(diff(request(*THIRD), AFTER_SECOND))
+    assert chosen(THIRD, [], formers=sound) == Open(Full(Mismatch.AFTER_ERROR))
+
+
+def test_a_stored_response_is_continued_while_it_is_at_work() -> None:
+    """On a connection of its own; what is free and continued serves rather."""
+    delta = diff(request(*THIRD), AFTER_SECOND)
+    assert chosen(THIRD, [busy(1, AFTER_SECOND)], recall=True) == Open(delta)
+    assert chosen(THIRD, [busy(1, AFTER_SECOND), free(2)], recall=True) == Use(2, delta)
+    assert chosen(THIRD, [busy(1, AFTER_SECOND), free(2, AFTER_FIRST)], recall=True).key == 2
+    assert chosen(THIRD, [busy(1, AFTER_SECOND)]) == Open(Full(Mismatch.BUSY))
+
+
 def test_a_baseline_at_work_is_not_shared() -> None:
     """A second turn of the same conversation has a connection of its own; the reason says why."""
     assert chosen(SECOND, [busy(1, AFTER_FIRST)]) == Open(Full(Mismatch.BUSY))
