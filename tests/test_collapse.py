@@ -148,7 +148,8 @@ async def test_servers_that_chain_are_not_accused(
 ) -> None:
     """Neither reasoning that a server drops, nor settings that shrink, nor short turns make a collapse."""
     run = await proxied(script, simulated={"citizen": citizen})
-    agent = await agents(run.server.url, stream=stream, store=citizen == "xai")
+    told = {"store": True} if citizen == "xai" else {"store": False, "instructions": "-"}
+    agent = await agents(run.server.url, stream=stream, **told)
     tools = [{"type": "function", "name": f"tool_{n}", "parameters": {"x": WORDS}} for n in range(4)]
     settings: list[dict[str, Any]] = [
         {"tools": tools, "instructions": WORDS * 3},

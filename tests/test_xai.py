@@ -99,6 +99,22 @@ async def test_behind_a_name_that_nobody_knows_the_agent_notices_nothing(
     assert len(run.simulator.connections) == 1
 
 
+async def test_nor_does_the_model_where_there_are_no_instructions_any_more(proxied: Start, agents: Agents) -> None:
+    """There is nothing for such a gateway to refuse: it would go on with those that its chain began with."""
+    run = await proxied(numbered, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    said: list[Any] = [BRIEF, None, None, ""]
+    for each in said:
+        assert (await agent.turn("x", instructions=each)).completed
+    assert [reason for _, reason, _ in await uploads(run, 4)] == [
+        "first_turn",
+        "settings_changed",
+        None,
+        "settings_changed",
+    ]
+    assert read(run) == list(zip(said, agent.answered, strict=True))
+
+
 @pytest.mark.parametrize("provider", ["auto", "xai"])
 async def test_an_id_that_stands_for_several_responses_is_not_continued_elsewhere(
     proxied: Start, agents: Agents, provider: str

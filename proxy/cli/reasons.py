@@ -3,7 +3,8 @@
 EXPLANATIONS: dict[str, str] = {
     "first_turn": "A conversation that upstream has not seen yet: its beginning has to be sent once.",
     "history_changed": "The agent edited, rewound or compacted its history, so upstream's copy no longer fits.",
-    "settings_changed": "A setting changed that decides what upstream stores, or that was told once per chain.",
+    "settings_changed": "A setting changed that decides what upstream stores, or that was told once per chain; "
+    "or there are no instructions any more.",
     "model_changed": "Another model was asked; what upstream holds belongs to the one before.",
     "call_unanswered": "The model had called a tool whose result is missing from the agent's history.",
     "connection_lost": "The connection to upstream broke, and what it held went with it.",

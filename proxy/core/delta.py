@@ -259,9 +259,9 @@ class Baseline:
     *weight* is what a continuation has to read at least, in tokens, where upstream says what it reads. *retold*
     says that upstream holds some output of the chain as other items than a translated history shows (ADR 8): only
     such a history may continue it. *hoisted* is the mark of the settings that upstream holds as items, before the
-    agent's own. *instructions* is the mark of those that the chain began with, where upstream goes on with them
-    and refuses to be told any. *fuller* says that upstream holds output which the agent's history leaves out,
-    *stored* that it keeps the response beyond the connection.
+    agent's own. *instructions* is the mark of those in force; *kept* says that upstream goes on with them and is
+    told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
+    keeps the response beyond the connection.
     """
 
     response_id: str
@@ -271,11 +271,12 @@ class Baseline:
     mark: Fingerprint
     root: Fingerprint
     outputs: tuple[Output, ...]
+    instructions: Fingerprint
     turns: int = 1
     weight: Weight | None = None
     retold: bool = False
     hoisted: Fingerprint | None = None
-    instructions: Fingerprint | None = None
+    kept: bool = False
     fuller: bool = False
     stored: bool = False
 
@@ -290,7 +291,7 @@ class Baseline:
         weight: Weight | None = None,
         retold: bool = False,
         hoisted: Fingerprint | None = None,
-        instructions: Fingerprint | None = None,
+        kept: bool = False,
         fuller: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
@@ -302,11 +303,12 @@ class Baseline:
             mark=request.marks[-1],
             root=request.root,
             outputs=outputs,
+            instructions=request.instructions,
             turns=turns,
             weight=weight,
             retold=retold,
             hoisted=hoisted,
-            instructions=instructions,
+            kept=kept,
             fuller=fuller,
             stored=request.is_stored,
         )
@@ -358,8 +360,8 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
         return Full(Mismatch.SETTINGS_CHANGED)
     if baseline.hoisted is not None and (request.hoisted is None or request.hoisted.mark != baseline.hoisted):
         return Full(Mismatch.SETTINGS_CHANGED)  # upstream would go on with those that it holds
-    if baseline.instructions is not None and request.instructions != baseline.instructions:
-        return Full(Mismatch.SETTINGS_CHANGED)  # as above
+    if request.instructions != baseline.instructions and (baseline.kept or not request.fields.get("instructions")):
+        return Full(Mismatch.SETTINGS_CHANGED)  # as above; where it is told none, also one not known to keep them
     answered = {item.answers for item in new}
     if any(output.call_id is not None and output.call_id not in answered for output in baseline.outputs):
         return Full(Mismatch.CALL_UNANSWERED)

@@ -157,7 +157,7 @@ def response_create(
         del message[name]
     if quiet:
         message["stream_options"] = {**(request.fields.get("stream_options") or {}), "include_obfuscation": False}
-    if upload is not None and upload.baseline.instructions is not None:
+    if upload is not None and upload.baseline.kept:
         message.pop("instructions", None)
     if upload is not None:
         message["previous_response_id"] = upload.baseline.response_id

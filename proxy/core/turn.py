@@ -222,7 +222,7 @@ class Turn:
     def _is_kept(self, upload: Delta | Full) -> bool:
         """Whether upstream keeps the instructions for the chain, and is told none afterwards."""
         if isinstance(upload, Delta):
-            return upload.baseline.instructions is not None
+            return upload.baseline.kept
         return Rewrite.KEPT in self.rewrites
 
     def _left_out(self, upload: Delta | Full) -> Mapping[str, Any]:
@@ -501,7 +501,7 @@ class Turn:
             weight=weight,
             retold=retold,
             hoisted=self.hoisted.mark if self.hoisted is not None else None,
-            instructions=self.request.instructions if self._is_kept(self.upload) else None,
+            kept=self._is_kept(self.upload),
             fuller=isinstance(self.upload, Delta) and self.upload.fuller,
         )
 

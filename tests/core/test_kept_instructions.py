@@ -18,7 +18,13 @@ def held(instructions: Any = "Be brief.") -> Baseline:
     """Return what upstream holds after a first turn, the instructions among it."""
     before = request(user("Hello"), instructions=instructions)
     outputs = (Output.of(assistant("Hi")),)
-    return Baseline.after(before, "resp_1", outputs, instructions=before.instructions)
+    return Baseline.after(before, "resp_1", outputs, kept=True)
+
+
+def told_each_time(instructions: Any = "Be brief.") -> Baseline:
+    """Return the same of an upstream that is not known to keep any."""
+    before = request(user("Hello"), instructions=instructions)
+    return Baseline.after(before, "resp_1", held().outputs)
 
 
 def started(turn: Turn, upload: Delta | Full) -> JSON:
@@ -41,6 +47,7 @@ def test_they_are_told_at_the_beginning() -> None:
     for event in (created(), done(assistant("Hi")), completed(assistant("Hi"))):
         assert turn.receive(event) == (event,)
     assert turn.baseline is not None
+    assert turn.baseline.kept
     assert turn.baseline.instructions == turn.request.instructions
 
 
@@ -53,14 +60,14 @@ def test_and_not_again() -> None:
     turn.receive(done(assistant("Yes")))
     turn.receive(completed(assistant("Yes")))
     assert turn.baseline is not None
+    assert turn.baseline.kept
     assert turn.baseline.instructions == held().instructions
 
 
 def test_a_chain_that_was_told_them_each_time_goes_on_so() -> None:
     """It began where upstream was not known to keep any."""
     turn = Turn(request(*HISTORY, instructions="Be brief."), rewrites=KEPT)
-    known = Baseline.after(request(user("Hello")), "resp_1", held().outputs)
-    assert started(turn, delta(turn, known))["instructions"] == "Be brief."
+    assert started(turn, delta(turn, told_each_time()))["instructions"] == "Be brief."
 
 
 @pytest.mark.parametrize("instructions", ["Be brief!", "be brief.", "", None, ["Be brief."]])
@@ -68,6 +75,20 @@ def test_others_are_another_chain(instructions: Any) -> None:
     """Upstream would go on with those that it has."""
     assert diff(request(*HISTORY, instructions=instructions), held()) == Full(Mismatch.SETTINGS_CHANGED)
     assert diff(request(*HISTORY, instructions="Be brief."), held(instructions)) == Full(Mismatch.SETTINGS_CHANGED)
+
+
+def test_whoever_takes_them_from_each_request_is_told_others() -> None:
+    """That is the rule where no other is known; a chain that began without any can be told some."""
+    turn = Turn(request(*HISTORY, instructions="Be long."))
+    for before in ("Be brief.", None):
+        assert started(turn, delta(turn, told_each_time(before)))["instructions"] == "Be long."
+
+
+@pytest.mark.parametrize("none", ["", None])
+def test_without_any_a_chain_that_had_some_does_not_go_on(none: Any) -> None:
+    """An upstream that keeps them refuses to be told others, but where there are none it would go on with these."""
+    assert diff(request(*HISTORY, instructions=none), told_each_time()) == Full(Mismatch.SETTINGS_CHANGED)
+    assert diff(request(*HISTORY), told_each_time()) == Full(Mismatch.SETTINGS_CHANGED)
 
 
 def test_a_chain_without_them_is_told_none() -> None:

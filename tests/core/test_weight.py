@@ -140,7 +140,6 @@ def test_thoughts_that_nobody_counted_are_not_expected() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"instructions": None},
         {"instructions": "z"},
         {"tools": None},
         {"tool_choice": "none"},

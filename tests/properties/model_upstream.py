@@ -67,7 +67,8 @@ class ModelUpstream:
 
     *read_item* says what an item means of which nothing was learned; *pieces* are the events that tell an item
     before its end: all of it, or none, or if so asked only some. With *refuses_tools* they are no items; with
-    *keeps_instructions* a chain has those that it began with, and is told none.
+    *keeps_instructions* a chain has those that it began with, and refuses any: where that *is_known* to the proxy,
+    it is told none.
     *uploaded_again* is how many items at the end of a warm-up are words of the model's own.
     """
 
@@ -78,6 +79,7 @@ class ModelUpstream:
     faults: int = 12
     refuses_tools: bool = False
     keeps_instructions: bool = False
+    is_known: bool = True
     tokens: dict[bytes, Token] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     connections: list["ModelConnection"] = field(default_factory=list)
@@ -200,11 +202,14 @@ class ModelConnection:
             upstream.unexpected_misses += asked != latest and not is_stored
             return [_MISSES[pick(len(_MISSES))]]
         context: list[Held] = []
+        if asked is not None and upstream.keeps_instructions:
+            assert not (upstream.is_known and "instructions" in message), "a chain was told instructions"
+            if message.get("instructions"):
+                return [{"error": {"message": _TOGETHER, "type": "api_error"}}]
         if asked is not None and trouble != 1:
             parent = upstream.answers[asked]
             context = parent.context + [(token, True) for token in parent.said]
             if upstream.keeps_instructions:
-                assert "instructions" not in message, "a chain was told instructions that has its own"
                 message |= {name: each for name, each in parent.settings.items() if name == "instructions"}
         is_warm_up = message.pop("generate", True) is False
         context = context + upstream.read(given)
@@ -375,6 +380,7 @@ def _error(status: int, code: str | None, message: str = "no") -> Raw:
     return {"type": "error", "status": status, "error": {"code": code, "message": message}}
 
 
+_TOGETHER = "Request validation error: Argument not supported: instructions and previous_response_id together"
 _MISSES: list[Raw] = [
     _error(400, "previous_response_not_found"),
     {"type": "error", "code": "previous_response_not_found", "message": "not found", "param": None},

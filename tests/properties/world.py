@@ -139,6 +139,7 @@ class World(ABC):
         self.hoists = bool(pick(2))
         self.upstream.refuses_tools = pick(6) == 5
         self.upstream.keeps_instructions = pick(4) == 3
+        self.upstream.is_known = pick(3) < 2
         self._now = 0.0
         limits = Limits(
             max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
@@ -381,7 +382,7 @@ class World(ABC):
 
     def _turn(self, read: Readable) -> Turn:
         """Return the turn that answers what was *read*; whether a chain may begin in another form changes."""
-        kept = {Rewrite.KEPT} if self.upstream.keeps_instructions else set()
+        kept = {Rewrite.KEPT} if self.upstream.keeps_instructions and self.upstream.is_known else set()
         if not self.hoists:
             return Turn(read.turn, tells=read.answer.tells, rewrites=frozenset(kept))
         rewrites = kept | ({Rewrite.HOISTED} if self.pick(6) < 5 else set())
