@@ -145,8 +145,12 @@ class Exchange:
         self._began_at = self._clock()
         await lease.send(message)
         self._sent_at = self._clock()
-        while turn.in_flight:
-            await self._pass_on(lease, upload, deliver)
+        try:
+            while turn.in_flight:
+                await self._pass_on(lease, upload, deliver)
+        finally:
+            if turn.repeats_id:  # what such an id stands for, nobody knows once the connection is gone
+                self._partition.refuse(RECALL, inf)
 
     def _fits(self, size: int) -> bool:
         """Whether upstream takes a message of *size* bytes, as far as is known."""
@@ -229,8 +233,6 @@ class Exchange:
         if isinstance(upload, Delta) and self.turn.collapse is not None:
             self._partition.note_collapse(now=now, off_seconds=off_seconds)
         elif isinstance(upload, Delta):
-            if self.turn.response_id == upload.baseline.response_id:
-                self._partition.refuse(RECALL, inf)  # what an id stands for by now, nobody can know afterwards
             self._partition.note_delta(
                 recalled=lease.recalled,
                 continued=self.turn.again is None and not self.turn.chain_ignored,

@@ -132,6 +132,30 @@ async def test_an_id_that_stands_for_several_responses_is_not_continued_elsewher
     assert [history for _, history in read(run)] == agent.answered
 
 
+async def test_nor_where_the_very_turn_that_showed_it_is_lost(proxied: Start, agents: Agents) -> None:
+    """Its answer has begun, under its parent's id, and may have ended since: the id is no longer the parent's."""
+    run = await proxied(numbered, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True, stream=False)
+    await agent.turn("one")
+    run.simulator.inject(Fault("after_created", "abort"))
+    await agent.turn("two")
+    assert await uploads(run, 2) == [("full", "first_turn", 1), ("full", "connection_lost", 2)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
+async def test_nor_where_it_was_seen_in_full_histories(proxied: Start, agents: Agents) -> None:
+    """A second answer on a connection shows it, whatever that answers."""
+    run = await proxied(numbered, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True, instructions=BRIEF)
+    await agent.turn("one")
+    await agent.turn("two")  # where instructions are refused within a chain
+    run.simulator.inject(Fault("before_created", "abort"))
+    await agent.turn("three")
+    missed = ("full", "upstream_forgot", 2)
+    assert await uploads(run, 3) == [("full", "first_turn", 1), missed, ("full", "connection_lost", 3)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
 async def test_nor_before_that_is_seen_where_it_is_known(proxied: Start, agents: Agents) -> None:
     """Its second response may have been on its way when the connection went."""
     run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})

@@ -170,6 +170,12 @@ class Turn:
         return self.state not in _NOT_BEGUN
 
     @property
+    def repeats_id(self) -> bool:
+        """Whether its response has the id of the one before it, there or in the chain."""
+        parent = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
+        return self.response_id is not None and self.response_id in (self._earlier, parent)
+
+    @property
     def goes_on(self) -> bool:
         """Whether the agent is being shown an answer that has not ended."""
         return self.shown and self.state is State.STREAMING

@@ -191,8 +191,8 @@ class Partition:
         _keep(self.verdicts, form, equal)
 
     def refuse(self, doubt: Doubt, until: float) -> None:
-        """Send no request of the form *doubt* over a WebSocket before the clock shows *until*."""
-        _keep(self.refused_until, doubt, until)
+        """Send no request of the form *doubt* over a WebSocket before *until*, nor sooner than was said before."""
+        _keep(self.refused_until, doubt, max(until, self.refused_until.get(doubt, until)))
 
     def note_accepted(self, doubt: Doubt, now: float) -> None:
         """Take note that upstream took a request of the form *doubt* over a WebSocket."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
 from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
-from proxy.upstream.partition import NoLease
+from proxy.upstream.partition import RECALL, NoLease
 
 Start = Callable[..., Awaitable[Pooled]]
 
@@ -452,6 +453,15 @@ async def test_three_broken_promises_in_a_row_turn_chaining_off(pooled: Start, s
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert isinstance(lease.upload, Delta)
     assert len(simulator.connections) == 1
+
+
+async def test_what_is_refused_for_good_stays_so(pooled: Start) -> None:
+    """That a stored response was not found is believed for a while, and ends nothing that lasts longer."""
+    here = await pooled()
+    here.partition.refuse(RECALL, inf)
+    here.partition.note_delta(recalled=True, continued=False, now=here.clock(), off_seconds=300)
+    here.clock.advance(300)
+    assert here.partition.refuses(RECALL, here.clock())
 
 
 async def test_a_promise_broken_without_a_word_turns_chaining_off_at_once(
