@@ -235,6 +235,7 @@ class Exchange:
         elif isinstance(upload, Delta):
             self._partition.note_delta(
                 recalled=lease.recalled,
+                stored=upload.baseline.stored,
                 continued=self.turn.again is None and not self.turn.chain_ignored,
                 now=now,
                 off_seconds=off_seconds,
@@ -248,8 +249,7 @@ class Exchange:
         *fault* where the agent has to be told.
         """
         if lease.recalled:  # it may be the recall that upstream cannot bear
-            off_seconds = self._waits.chaining_retry_seconds
-            self._partition.note_delta(continued=False, recalled=True, now=self._clock(), off_seconds=off_seconds)
+            self._partition.refuse(RECALL, self._clock() + self._waits.chaining_retry_seconds)
         if fault.code != TOO_BIG and not (lease.connection.is_open or lease.connection.is_dropped):
             now = self._clock()
             age, turn = now - lease.connection.opened_at, now - self._began_at

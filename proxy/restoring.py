@@ -198,7 +198,7 @@ class Restoring:
         return (
             job.uploads_left > 0
             and now - job.last_used < LATELY_SECONDS
-            and now >= max(partition.warm_up_off_until, partition.chaining_off_until)
+            and now >= max(partition.warm_up_off_until, partition.chaining[False].off_until)
             and partition.verdicts.get(_form(job.keepsake)) is not False
         )
 

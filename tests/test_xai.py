@@ -84,6 +84,20 @@ async def test_what_is_not_stored_has_no_chain_there(proxied: Start, agents: Age
     assert len(run.simulator.connections) == 1
 
 
+async def test_which_says_nothing_of_what_is_stored(proxied: Start, agents: Agents) -> None:
+    """Agents of either kind may have one key: what one finds out costs the other nothing, nor is it undone."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    stored = await agents(run.server.url, store=True, instructions=BRIEF)
+    unstored = await agents(run.server.url, store=False, instructions=BRIEF)
+    for number in range(5):
+        assert (await stored.turn(f"stored {number}")).completed
+        assert (await unstored.turn(f"unstored {number}")).completed
+    found = await uploads(run, 10)
+    assert found[::2] == [("full", "first_turn", 1), *[("delta", None, 1)] * 4]
+    missed = ("full", "upstream_forgot", 2)
+    assert found[1::2] == [("full", "first_turn", 1), missed, missed, missed, ("full", "upstream_forgot", 1)]
+
+
 @both_ways
 async def test_behind_a_name_that_nobody_knows_the_agent_notices_nothing(
     proxied: Start, agents: Agents, *, stream: bool

@@ -5,7 +5,7 @@ Dropping any of it costs bytes, never an answer.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -83,11 +83,30 @@ RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
 
 
 @dataclass(slots=True)
+class Chaining:
+    """Whether chains of one kind are relied on: not before *off_until*, for *reason*.
+
+    *misses* counts those in a row that upstream could not continue.
+    """
+
+    misses: int = 0
+    off_until: float = 0.0
+    reason: Mismatch = Mismatch.UPSTREAM_FORGOT
+
+    def rest(self, until: float, reason: Mismatch) -> None:
+        """Rely on none *until* then, for *reason*."""
+        self.misses = 0
+        if until > self.off_until:
+            self.off_until, self.reason = until, reason
+
+
+@dataclass(slots=True)
 class Partition:
     """What one set of credentials may share.
 
-    *answers_at_work* says that upstream was seen to answer a ping in the middle of a turn, *asked_at_work* counts
-    the turns in which that was asked. *hasty* counts those in a row that were given up behind a pause.
+    *chaining* is told apart by whether responses are stored: some servers remember no others. *answers_at_work*
+    says that upstream was seen to answer a ping in the middle of a turn, *asked_at_work* counts the turns in which
+    that was asked. *hasty* counts those in a row that were given up behind a pause.
     """
 
     headers: Headers
@@ -95,10 +114,8 @@ class Partition:
     trust: Trust
     slots: dict[int, Slot] = field(default_factory=dict)
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
-    chaining_off_until: float = 0.0
-    chaining_off_reason: Mismatch = Mismatch.UPSTREAM_FORGOT
+    chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
     collapses: int = 0
-    misses: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
@@ -149,13 +166,22 @@ class Partition:
 
     def believed(self, upload: Delta | Full, now: float) -> Delta | Full:
         """Return *upload*, or what takes its place while chains are not relied on."""
-        relies = isinstance(upload, Delta) and now < self.chaining_off_until
-        return Full(self.chaining_off_reason) if relies else upload
+        if isinstance(upload, Full):
+            return upload
+        chaining = self.chaining[upload.baseline.stored]
+        return Full(chaining.reason) if now < chaining.off_until else upload
 
     def note_delta(
-        self, *, continued: bool, recalled: bool, now: float, off_seconds: float, at_once: bool = False
+        self,
+        *,
+        continued: bool,
+        recalled: bool,
+        stored: bool,
+        now: float,
+        off_seconds: float,
+        at_once: bool = False,
     ) -> None:
-        """Remember whether upstream *continued* a chain; where it keeps failing to, stop relying on it.
+        """Remember whether upstream *continued* a chain; where it keeps failing to, rely on no more of that kind.
 
         That of a response that was *recalled* says nothing about live chains.
         """
@@ -163,12 +189,10 @@ class Partition:
             if not continued:
                 self.refuse(RECALL, now + off_seconds)
             return
-        if continued:
-            self.misses = 0
-            return
-        self.misses += 1
-        if at_once or self.misses >= _MISSES_BELIEVED:
-            self._chain_no_more(now + off_seconds, Mismatch.UPSTREAM_FORGOT)
+        chaining = self.chaining[stored]
+        chaining.misses = 0 if continued else chaining.misses + 1
+        if at_once or chaining.misses >= _MISSES_BELIEVED:
+            chaining.rest(now + off_seconds, Mismatch.UPSTREAM_FORGOT)
 
     def note_collapse(self, *, now: float, off_seconds: float) -> None:
         """Remember that upstream confirmed a chain and had lost it: a fault of its own, that will not pass soon.
@@ -177,12 +201,8 @@ class Partition:
         """
         off = min(_COLLAPSE_PATIENCE * off_seconds * 2**self.collapses, _COLLAPSE_LONGEST)
         self.collapses += 1
-        self._chain_no_more(now + off, Mismatch.CHAIN_COLLAPSED)
-
-    def _chain_no_more(self, until: float, reason: Mismatch) -> None:
-        self.misses = 0
-        if until > self.chaining_off_until:
-            self.chaining_off_until, self.chaining_off_reason = until, reason
+        for chaining in self.chaining.values():
+            chaining.rest(now + off, Mismatch.CHAIN_COLLAPSED)
 
     # What it takes
 

@@ -443,10 +443,12 @@ async def test_three_broken_promises_in_a_row_turn_chaining_off(pooled: Start, s
     await converse(here, simulator, conversation, "a")
     async with here.pool.lease(conversation.says("b"), here.partition) as lease:
         for continued in (False, False, True, False, False):
-            here.partition.note_delta(recalled=False, continued=continued, now=here.clock(), off_seconds=300)
+            here.partition.note_delta(
+                recalled=False, stored=False, continued=continued, now=here.clock(), off_seconds=300
+            )
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert isinstance(lease.upload, Delta)
-        here.partition.note_delta(recalled=False, continued=False, now=here.clock(), off_seconds=300)
+        here.partition.note_delta(recalled=False, stored=False, continued=False, now=here.clock(), off_seconds=300)
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert reason(lease.upload) is Mismatch.UPSTREAM_FORGOT
     here.clock.advance(300)
@@ -459,7 +461,7 @@ async def test_what_is_refused_for_good_stays_so(pooled: Start) -> None:
     """That a stored response was not found is believed for a while, and ends nothing that lasts longer."""
     here = await pooled()
     here.partition.refuse(RECALL, inf)
-    here.partition.note_delta(recalled=True, continued=False, now=here.clock(), off_seconds=300)
+    here.partition.note_delta(recalled=True, stored=True, continued=False, now=here.clock(), off_seconds=300)
     here.clock.advance(300)
     assert here.partition.refuses(RECALL, here.clock())
 
@@ -472,6 +474,8 @@ async def test_a_promise_broken_without_a_word_turns_chaining_off_at_once(
     await converse(here, simulator, conversation, "a")
     asked = conversation.says("b")
     async with here.pool.lease(asked, here.partition) as lease:
-        here.partition.note_delta(recalled=False, continued=False, now=here.clock(), off_seconds=300, at_once=True)
+        here.partition.note_delta(
+            recalled=False, stored=False, continued=False, now=here.clock(), off_seconds=300, at_once=True
+        )
     async with here.pool.lease(asked, here.partition) as lease:
         assert reason(lease.upload) is Mismatch.UPSTREAM_FORGOT
