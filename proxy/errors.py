@@ -37,15 +37,18 @@ class UpstreamFault(PacklightError):
 class UpstreamError(UpstreamFault):
     """Upstream answered with an error before any output: *status*, *body* and *headers* go to the agent.
 
-    *code* is the error's code in the API's words, where it has one.
+    *code* is the error's code in the API's words, where it has one. *is_vague* says that *status* is a guess.
     """
 
-    def __init__(self, status: int, body: bytes, headers: Mapping[str, str], *, code: str = "") -> None:
+    def __init__(
+        self, status: int, body: bytes, headers: Mapping[str, str], *, code: str = "", is_vague: bool = False
+    ) -> None:
         super().__init__(f"upstream answered {status}")
         self.status = status
         self.body = body
         self.headers = dict(headers)
         self.code = code
+        self.is_vague = is_vague
 
 
 class Trouble(StrEnum):

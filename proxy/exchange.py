@@ -12,7 +12,15 @@ from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.core.warmup import Keepsake
-from proxy.errors import REJECTIONS, TOO_BIG, ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import (
+    REJECTIONS,
+    TOO_BIG,
+    ConnectionLost,
+    UpstreamError,
+    UpstreamFault,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
 from proxy.upstream.partition import RECALL, Doubt, NoLease, Partition
@@ -180,8 +188,7 @@ class Exchange:
         except GarbledEvent as exc:
             raise ConnectionLost(f"upstream sent an event that makes no sense: {exc}") from exc
         except UpstreamError as exc:
-            self._partition.trust.done()
-            raise self._instead(exc, upload) from exc
+            raise self._instead(exc, lease, upload) from exc
         else:
             if turn.finished or turn.again is not None:
                 self._settle(lease, upload)  # at once: an agent may hang up as soon as it has the last event
@@ -213,8 +220,11 @@ class Exchange:
             Doubt(Mismatch.TRANSLATION_REFUSED, request.model) if translated else Doubt(Mismatch.UNSUPPORTED_FIELD)
         )
 
-    def _instead(self, refusal: UpstreamError, upload: Delta | Full) -> UpstreamError | PlainHTTP:
-        """Return what becomes of a turn whose *upload* upstream refused: it may take it over HTTP."""
+    def _instead(self, refusal: UpstreamError, lease: Lease, upload: Delta | Full) -> UpstreamError | PlainHTTP:
+        """Return what becomes of a turn whose *upload* upstream refused: it may take it over HTTP, or say more."""
+        if refusal.is_vague:  # agents go by the status: whether to try again, and when
+            return PlainHTTP(Mismatch.AFTER_ERROR, partial(self._note_lost, refusal, lease.connection))
+        self._partition.trust.done()
         if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             if isinstance(upload, Full):  # of a delta, the chain may be what is too large
                 self._note_too_large()
@@ -286,7 +296,7 @@ class Exchange:
         off_seconds = self._waits.chaining_retry_seconds
         self._partition.note_too_large(size, now=self._clock(), off_seconds=off_seconds)
 
-    def _note_lost(self, fault: ConnectionLost, connection: Connection) -> None:
+    def _note_lost(self, fault: UpstreamFault, connection: Connection) -> None:
         """Take note of a turn that did not end on its WebSocket, unless that says nothing of WebSockets."""
         if connection.is_dropped:
             return

@@ -192,6 +192,38 @@ async def test_a_curt_refusal_is_the_agents_own(proxied: Start, agents: Agents) 
     assert answer.body == {"error": {"message": words, "type": "api_error"}}
 
 
+@both_ways
+@pytest.mark.parametrize("status", [401, 429, 503])
+async def test_what_an_error_does_not_say_is_asked_over_http(
+    proxied: Start, agents: Agents, status: int, *, stream: bool
+) -> None:
+    """An agent goes by the status, and by when it may come again, of which a curt error has neither."""
+    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True, stream=stream)
+    await agent.turn("one")
+    refusal: JSON = {"status": status, "code": None, "type": "api_error", "message": "gRPC error: no"}
+    run.simulator.inject(Fault("before_created", "error", retry_after=7, times=2, **refusal))
+    answer = await agent.turn("two")
+    assert (answer.status, answer.headers["retry-after"]) == (status, "7")
+    assert answer.body["error"]["message"] == "gRPC error: no"
+    assert (await agent.turn()).completed
+    assert (await uploads(run, 3))[1:] == [("http", "after_error", 2), ("full", "after_error", 1)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
+async def test_errors_that_websockets_alone_have_are_left_behind(proxied: Start, agents: Agents) -> None:
+    """Something behind the WebSocket is broken: after two such turns the next ones do not ask there first."""
+    run = await proxied(numbered, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    curt: JSON = {"code": None, "type": "api_error", "message": "gRPC error: no"}
+    run.simulator.inject(Fault("before_created", "error", times=None, transport="ws", **curt))
+    for said in ("one", "two", "three"):
+        assert (await agent.turn(said)).completed
+    tried = ("http", "after_error", 2)
+    assert await uploads(run, 3) == [tried, tried, ("http", "no_websocket", 1)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
 async def test_a_curt_error_within_an_answer_has_a_type_for_the_agent(proxied: Start, agents: Agents) -> None:
     """Server-sent events have to be of a kind."""
     run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})

@@ -179,11 +179,15 @@ def _items(whole: Any) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error in upstream's words, whichever way it wrote them."""
+    """An error in upstream's words, whichever way it wrote them.
+
+    *is_vague* says that nothing in them tells its *status*, which is then 500.
+    """
 
     status: int
     error: Mapping[str, Any]
     headers: Mapping[str, str]
+    is_vague: bool = False
 
     @classmethod
     def of(cls, event: Raw) -> "Fault":
@@ -203,8 +207,8 @@ class Fault:
         headers = {**_texts(event.get("headers")), **_texts(error.get("headers"))}
         error = {key: value for key, value in error.items() if key != "headers"}
         statuses = (_error_status(event.get(name)) for name in ("status", "status_code", "code"))
-        status = next((each for each in statuses if each is not None), None)
-        return cls(status or _status_of(error), error, headers)
+        status = next((each for each in statuses if each is not None), None) or _status_of(error)
+        return cls(status or 500, error, headers, is_vague=status is None)
 
     @property
     def code(self) -> str:
@@ -221,7 +225,7 @@ class Fault:
     def as_error(self) -> UpstreamError:
         """Return it as the HTTP answer that it would have been, in upstream's own words."""
         body = _written({"error": dict(self.error)})
-        return UpstreamError(self.status, body, self.headers, code=self.code)
+        return UpstreamError(self.status, body, self.headers, code=self.code, is_vague=self.is_vague)
 
     @property
     def is_miss(self) -> bool:
@@ -290,12 +294,12 @@ _STATUSES = {
 """The HTTP status for an error that came without one, by its code or else its type."""
 
 
-def _status_of(error: Mapping[str, Any]) -> int:
+def _status_of(error: Mapping[str, Any]) -> int | None:
     for name in (error.get("code"), error.get("type")):
         if isinstance(name, str) and name in _STATUSES:
             return _STATUSES[name]
     is_about_the_request = bool(error.get("param")) or str(error.get("code")).startswith(_REFUSED)
-    return 400 if is_about_the_request or _REFUSAL.search(str(error.get("message"))) else 500
+    return 400 if is_about_the_request or _REFUSAL.search(str(error.get("message"))) else None
 
 
 _REFUSED = ("invalid_", "missing_", "unknown_parameter", "unsupported_")

@@ -193,6 +193,15 @@ def test_a_fault_is_read_in_every_shape(said: JSON, status: int, code: str, mess
     assert (fault.status, fault.code, fault.message) == (status, code, message)
 
 
+@pytest.mark.parametrize("error", [{}, {"code": 7}, {"type": "api_error", "message": "gRPC error: no"}])
+def test_a_fault_that_says_nothing_of_its_status_is_vague(error: JSON) -> None:
+    """The status is then a guess, and whoever acts on it can ask for another."""
+    fault = Fault.of({"error": error})
+    assert (fault.status, fault.as_error().is_vague) == (500, True)
+    for known in ({"status": 500}, {"error": {"code": "server_error"}}, {"error": {**error, "param": "input"}}):
+        assert not Fault.of({"error": error, **known}).as_error().is_vague
+
+
 def test_the_headers_of_a_fault_come_from_both_places() -> None:
     """Texts and numbers, names in small letters; they are not part of the error that the agent sees."""
     fault = Fault.of(

@@ -388,6 +388,7 @@ _MISSES: list[Raw] = [
     {"type": "response.failed", "response": {"id": None, "error": {"code": "previous_response_not_found"}}},
 ]
 _ERRORS: list[Raw] = [
+    {"error": {"message": "gRPC error: no", "type": "api_error"}},
     _error(500, "server_error"),
     _error(429, "rate_limit_exceeded"),
     _error(400, "invalid_request_error"),
