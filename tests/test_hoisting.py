@@ -465,9 +465,11 @@ async def test_padding_is_the_agents_choice_by_default(proxied: Any, agents: Any
     assert "stream_options" not in sent(run)[0]
 
 
-async def test_an_upstream_that_does_not_know_the_option(proxied: Any, agents: Any) -> None:
+@pytest.mark.parametrize("shape", ["nested", "detail"])
+async def test_an_upstream_that_does_not_know_the_option(proxied: Any, agents: Any, shape: str) -> None:
     """The turn goes once more without it, and so do all others; what is hoisted stays so."""
-    run = await proxied(obfuscation="off", hoist="on", simulated={"refused_fields": ("stream_options",)})
+    simulated = {"refused_fields": ("stream_options",), "error_shape": shape}
+    run = await proxied(obfuscation="off", hoist="on", simulated=simulated)
     agent = await agents(run.server.url, **SETTINGS)
     for said in ("one", "two"):
         assert (await agent.turn(said)).completed

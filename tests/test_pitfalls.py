@@ -361,7 +361,7 @@ async def test_pitfall_07_unanswered_call(proxied: Start, second: FunctionCall |
 # 8. An error is not recognised in another service's spelling.
 
 
-@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty"])
+@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty", "detail"])
 async def test_pitfall_08_every_spelling_of_a_miss(proxied: Start, shape: str) -> None:
     """However upstream words that it forgot a response, the turn is sent again in full, unseen by the agent."""
     world = await proxied(scripted(["alpha", "beta"]), simulated={"error_shape": shape})
@@ -651,7 +651,7 @@ async def test_pitfall_15_empty_success(proxied: Start) -> None:
     [
         (Incomplete(), "response.incomplete", "incomplete"),
         (Failed(), "response.failed", "failed"),
-        (Failed(error_event=True), "error", "failed"),
+        (Failed(error_event=True), "response.failed", "failed"),
     ],
 )
 async def test_pitfall_16_every_ending(

@@ -32,6 +32,8 @@ ERRORS = frozenset({"error", "response.error"})
 AGE_LIMIT = b"websocket_connection_limit_reached"
 """The code of an error that is about the connection, and none of its turns."""
 
+_ASIDES = ("codex.", "responsesapi.")
+
 _TYPE_FIRST = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 
@@ -51,8 +53,8 @@ class ServerEvent:
     def parse(cls, message: bytes) -> "ServerEvent":
         """Read one message. Raises GarbledEvent where it is not an object with a type, or not UTF-8.
 
-        The type stands first in everything services send, so the rest is read only where it is needed. An object
-        without one that tells an error is an error: xAI writes them so.
+        The type stands first in nearly everything services send, so the rest is read only where it is needed. An
+        object without one that tells an error is an error: xAI writes `error` so, and ChatGPT's servers `detail`.
         """
         if not message.isascii():
             _check_utf8(message)  # here, as most events are passed on without being read
@@ -66,7 +68,7 @@ class ServerEvent:
             value = orjson.loads(message)
         except orjson.JSONDecodeError as exc:
             raise GarbledEvent("not JSON") from exc
-        if isinstance(value, dict) and value.get("error") and "type" not in value:
+        if isinstance(value, dict) and (value.get("error") or value.get("detail")) and "type" not in value:
             return cls("error", _written({"type": "error", **value}))
         kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str) or "\n" in kind or "\r" in kind:
@@ -82,6 +84,14 @@ class ServerEvent:
     def of_response(self) -> bool:
         """Whether this belongs to a response, rather than to the connection or the account."""
         return self.type.startswith("response.") and self.type != "response.metadata"
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it is no event of the API, but tells a WebSocket what is in the headers of an HTTP answer.
+
+        Nobody who speaks HTTP is sent such (openai/codex#10324), and agents that know the API's events alone fail.
+        """
+        return self.type.startswith(_ASIDES)
 
     @property
     def is_piece(self) -> bool:
@@ -194,26 +204,29 @@ class Fault:
         """Read an `error` event (nested or flat) or a `response.failed`.
 
         Sources for the shapes: the public OpenAPI description (ResponseErrorEvent), the SDK's WebSocket types,
-        and the alias `status_code` that the Codex client accepts.
+        the alias `status_code` that the Codex client accepts, and for others the protocol notes, section 3.
         """
-        response = event.get("response")
-        error = event.get("error")
-        if isinstance(response, dict):
-            error = response.get("error")
+        response, body = event.get("response"), event.get("body")
+        said = {**body, **event} if isinstance(body, dict) else event
+        error = response.get("error") if isinstance(response, dict) else said.get("error")
         if isinstance(error, str):
             error = {"message": error}
         if not isinstance(error, dict):
-            error = {key: event[key] for key in ("code", "message", "param") if key in event}
+            error = {key: said[key] for key in ("code", "message", "param") if key in said}
+            if not error and (detail := said.get("detail")):
+                error = {"message": detail if isinstance(detail, str) else _written(detail).decode()}
         headers = {**_texts(event.get("headers")), **_texts(error.get("headers"))}
         error = {key: value for key, value in error.items() if key != "headers"}
-        statuses = (_error_status(event.get(name)) for name in ("status", "status_code", "code"))
+        statuses = (_error_status(each.get(name)) for each in (event, error) for name in _STATUS_NAMES)
         status = next((each for each in statuses if each is not None), None) or _status_of(error)
         return cls(status or 500, error, headers, is_vague=status is None)
 
     @property
     def code(self) -> str:
-        """The error's code, or its type where it has no code."""
-        code = self.error.get("code") or self.error.get("type")
+        """The error's code, or its type where it has no code, or one that is a status."""
+        code = self.error.get("code")
+        if not code or (isinstance(code, str) and code.isdecimal()):
+            code = self.error.get("type")
         return code if isinstance(code, str) else ""
 
     @property
@@ -238,7 +251,7 @@ class Fault:
     @property
     def is_age_limit(self) -> bool:
         """Whether the connection is too old for another turn."""
-        return self.code == AGE_LIMIT.decode()
+        return AGE_LIMIT.decode() in (self.code, self.message)  # some gateways write no more than the code
 
     @property
     def is_rejection(self) -> bool:
@@ -267,23 +280,30 @@ def _error_status(status: Any) -> int | None:
     return status if type(status) is int and 400 <= status <= 599 else None
 
 
+_STATUS_NAMES = ("status", "status_code", "code")
+
 _STATUSES = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "slow_down": 429,
+    "too_many_requests": 429,
     "insufficient_quota": 429,
     "usage_limit_reached": 429,
     "usage_not_included": 429,
     "invalid_api_key": 401,
     "authentication_error": 401,
     "permission_error": 403,
+    "permission_denied": 403,
     "unsupported_country_region_territory": 403,
     "not_found_error": 404,
     "model_not_found": 404,
     "server_error": 500,
     "internal_error": 500,
     "server_is_overloaded": 503,
+    "overloaded_error": 503,
     "service_unavailable_error": 503,
+    "message_too_big": 413,
+    "bad_request": 400,
     "previous_response_not_found": 400,
     "websocket_connection_limit_reached": 400,
     "context_length_exceeded": 400,
@@ -305,8 +325,11 @@ def _status_of(error: Mapping[str, Any]) -> int | None:
 _REFUSED = ("invalid_", "missing_", "unknown_parameter", "unsupported_")
 """How codes begin that find fault with the request."""
 
-_REFUSAL = re.compile(r"previous_response_id|request validation error|argument not supported", re.IGNORECASE)
-"""What messages say, xAI's among them, that find fault with the request and give no code."""
+_REFUSAL = re.compile(
+    r"previous_response_id|request validation error|argument not supported|(unsupported|unknown) parameter",
+    re.IGNORECASE,
+)
+"""What messages say, xAI's and ChatGPT's among them, that find fault with the request and give no code."""
 
 _GONE = re.compile(r"\bresponse with id\b.*\bnot found\b", re.IGNORECASE)
 _VAGUE = frozenset({"", "api_error", "invalid_request", "invalid_request_error", "not_found_error"})

@@ -43,6 +43,8 @@ class ApiError(Exception):
         """Word it as a WebSocket event; the caller adds ``sequence_number`` and ``stream_id``."""
         if self.type == CURT:
             return {"error": {"message": self.message, "type": self.type}}
+        if shape == "detail":
+            return {"detail": self.message}
         if shape == "flat":
             return self.flat()
         if shape == "response_failed":

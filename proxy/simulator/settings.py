@@ -6,7 +6,7 @@ from typing import Literal
 from proxy.simulator.citizens import CITIZENS, CachePolicy, Citizen, CitizenName
 
 Deflate = Literal["off", "15", "12", "no_takeover"]
-ErrorShape = Literal["nested", "flat", "response_failed", "codeless", "pretty"]
+ErrorShape = Literal["nested", "flat", "response_failed", "codeless", "pretty", "detail"]
 AdditionalTools = Literal["read", "refused", "dearer", "forgotten"]
 ExtraEvent = Literal[
     "keepalive_before_created",

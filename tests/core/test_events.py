@@ -55,6 +55,8 @@ def test_an_event_on_several_lines_comes_to_stand_on_one() -> None:
         b'\xef\xbb\xbf{"type":"error"}',
         b'{"x":"\xff","type":"error"}',
         b'{"error":null}',
+        b'{"detail":""}',
+        b'{"detail":"no","type":null}',
         b'{"error":{"message":"no"},"type":null}',
         b'["error"]',
     ],
@@ -72,6 +74,22 @@ def test_an_error_without_a_type_is_one_all_the_same(error: Any) -> None:
     assert event.terminal
     assert event.json() == {"type": "error", "error": error, "code": "400"}
     assert (Fault.of(event.json()).status, Fault.of(event.json()).message) == (400, "no")
+
+
+@pytest.mark.parametrize(
+    ("detail", "status", "message"),
+    [
+        ("Unsupported parameter: stream_options", 400, "Unsupported parameter: stream_options"),
+        ([{"loc": ["body", "input"], "msg": "no"}], 500, '[{"loc":["body","input"],"msg":"no"}]'),
+    ],
+)
+def test_so_is_a_detail_without_a_type(detail: Any, status: int, message: str) -> None:
+    """ChatGPT's servers refuse parameters so (router-for-me/CLIProxyAPI#5561); lists are FastAPI's."""
+    event = ServerEvent.parse(orjson.dumps({"detail": detail}))
+    assert event.terminal
+    fault = Fault.of(event.json())
+    assert (fault.status, fault.message) == (status, message)
+    assert orjson.loads(fault.as_error().body) == {"error": {"message": message}}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +148,24 @@ def test_telemetry_is_not_of_a_response(kind: str, *, of_response: bool) -> None
     assert repr(event) == f"<{kind}, 5 bytes>"
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_aside"),
+    [
+        ("codex.rate_limits", True),
+        ("codex.response.metadata", True),
+        ("responsesapi.websocket_timing", True),
+        ("response.metadata", False),
+        ("response.of.next.year", False),
+        ("vendor:trace", False),
+        ("keepalive", False),
+        ("error", False),
+    ],
+)
+def test_what_http_tells_in_headers_is_an_aside(kind: str, *, is_aside: bool) -> None:
+    """By the vocabularies that are known to be of WebSockets alone; any other event may be HTTP's too."""
+    assert ServerEvent(kind, b"").is_aside is is_aside
+
+
 @pytest.mark.parametrize("said", MISSES.values(), ids=MISSES)
 def test_a_miss_is_known_in_every_shape(said: JSON) -> None:
     """Services write it nested, flat, as a failed response or without a code."""
@@ -185,6 +221,20 @@ def test_other_errors_are_no_miss(error: JSON) -> None:
         ({"response": {"error": {"code": "invalid_prompt", "message": "m"}}}, 400, "invalid_prompt", "m"),
         ({"response": {"error": None}, "code": "server_error"}, 500, "server_error", ""),
         ({"response": {}, "error": {"code": "hidden"}}, 500, "", ""),
+        ({"status": 400, "detail": "Unsupported parameter: x"}, 400, "", "Unsupported parameter: x"),
+        ({"message": "m", "detail": "d"}, 500, "", "m"),
+        ({"status": 401, "body": {"error": {"code": "x", "message": "m"}}}, 401, "x", "m"),
+        ({"status": 400, "body": {"detail": "d"}}, 400, "", "d"),
+        ({"error": {"message": "m"}, "body": {"error": {"message": "other"}}}, 500, "", "m"),
+        ({"error": {"code": "429", "type": "throttling_error"}}, 429, "throttling_error", ""),
+        ({"error": {"code": "400", "message": "m"}}, 400, "", "m"),
+        ({"error": {"status": 503}}, 503, "", ""),
+        ({"status": 400, "error": {"code": "500"}}, 400, "", ""),
+        ({"error": {"code": "bad_request", "message": "internal"}}, 400, "bad_request", "internal"),
+        ({"error": {"code": "message_too_big"}}, 413, "message_too_big", ""),
+        ({"error": {"code": "overloaded_error"}}, 503, "overloaded_error", ""),
+        ({"error": {"code": "too_many_requests"}}, 429, "too_many_requests", ""),
+        ({"error": {"type": "permission_denied"}}, 403, "permission_denied", ""),
     ],
 )
 def test_a_fault_is_read_in_every_shape(said: JSON, status: int, code: str, message: str) -> None:
@@ -227,6 +277,8 @@ def test_a_fault_becomes_the_answer_it_would_have_been() -> None:
 def test_an_old_connection_says_so() -> None:
     """The code decides; the minutes in the message are each service's own."""
     assert Fault.of({"error": {"code": "websocket_connection_limit_reached"}}).is_age_limit
+    assert Fault.of({"error": "websocket_connection_limit_reached"}).is_age_limit
+    assert Fault.of({"body": {"error": {"type": "websocket_connection_limit_reached"}}}).is_age_limit
     assert not Fault.of({"error": {"code": "websocket_stream_limit_reached"}}).is_age_limit
 
 

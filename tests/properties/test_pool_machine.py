@@ -222,7 +222,7 @@ class PoolMachine(RuleBasedStateMachine):
         dropped=st.sampled_from(("reasoning", "none", "any")),
         terminal_output=st.sampled_from(("full", "empty", "omitted")),
         terminal_ciphertext=st.sampled_from(("same", "different")),
-        error_shape=st.sampled_from(("nested", "flat", "response_failed", "codeless")),
+        error_shape=st.sampled_from(("nested", "flat", "response_failed", "codeless", "detail")),
         extra_events=st.sampled_from(((), ("rate_limits_before_created", "unknown_mid_stream"))),
         warm_up=st.sampled_from(("off", "on", "auto")),
     )

@@ -190,7 +190,7 @@ async def test_frames_that_are_no_create(simulate: Simulate, talk: Talk) -> None
     assert simulator.connections[0].frames_in == 6
 
 
-@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty"])
+@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty", "detail"])
 async def test_errors_have_many_shapes(simulate: Simulate, talk: Talk, shape: str) -> None:
     """previous_response_not_found can read in all the ways that servers word it."""
     dialogue = await talk(await simulate(error_shape=shape))
@@ -210,5 +210,7 @@ async def test_errors_have_many_shapes(simulate: Simulate, talk: Talk, shape: st
             assert event["response"]["error"] == {"code": code, "message": message}
         case "codeless":
             assert event["error"] == {"message": "Invalid `previous_response_id`."}
+        case "detail":
+            assert event == {"detail": message}
         case _:
             assert (event["error"]["code"], event["error"]["message"]) == (code, message)
