@@ -11,6 +11,7 @@ sent again once the agent was shown an event (`core/replay.py`); a second attemp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Any
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
@@ -136,7 +137,7 @@ class Turn:
         self._has_pieces = self._is_mid_item = self._has_announced = False
         self._tells = tells
         self._unshown: list[ServerEvent] = []
-        self._unshown_bytes = self._early_bytes = 0
+        self._unshown_bytes = self._early = self._early_bytes = 0
         self.reading: Reading | None = None
 
     @property
@@ -201,7 +202,7 @@ class Turn:
         self._told = Told()
         self._has_pieces = self._is_mid_item = self._has_announced = False
         self._unshown = []
-        self._unshown_bytes = self._early_bytes = 0
+        self._unshown_bytes = self._early = self._early_bytes = 0
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
         self.untold = self._left_out(upload)
         message = self._message(upload)
@@ -263,6 +264,8 @@ class Turn:
             if self.again is not None:
                 return ()
             self.state = State.STREAMING
+        if event.is_aside:
+            return ()
         self._note(event)
         if event.terminal:
             self._end(event)
@@ -309,9 +312,11 @@ class Turn:
 
         It may also be left over from an earlier turn.
         """
-        self._unshown.append(event)
+        if not event.is_aside:
+            self._unshown.append(event)
+        self._early += 1
         self._early_bytes += len(event.raw)
-        if len(self._unshown) > _MOST_EARLY or self._early_bytes > _MOST_EARLY_BYTES:
+        if self._early > _MOST_EARLY or self._early_bytes > _MOST_EARLY_BYTES:
             raise ConnectionLost(
                 f"upstream sent more than {_MOST_EARLY} events or {_MOST_EARLY_BYTES} bytes before any response"
             )
@@ -423,10 +428,12 @@ class Turn:
         """Whether upstream may take in full what it refused as a delta.
 
         A chain with output that the agent leaves out is longer than its history, which may fit where the chain
-        does not. A Chat request that is too long goes over plain HTTP instead, as the agent wrote it.
+        does not. A Chat request that is too long goes over plain HTTP instead, as the agent wrote it. A gateway
+        may grant its keys no responses but those that it knows to be theirs (BerriAI/litellm#39559).
         """
         is_fuller = isinstance(self.upload, Delta) and self.upload.fuller and self.request.echo is None
-        return fault.is_rejection or (is_fuller and fault.code == "context_length_exceeded")
+        is_about_chain = fault.is_rejection or fault.status == HTTPStatus.FORBIDDEN
+        return is_about_chain or (is_fuller and fault.code == "context_length_exceeded")
 
     def _error(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         is_first = self._is_unheard

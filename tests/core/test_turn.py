@@ -122,17 +122,27 @@ def test_only_completed_makes_a_baseline(ending: str, state: State) -> None:
 
 
 def test_an_unknown_event_is_passed_on() -> None:
-    """Once the response has begun, everything is shown, telemetry too."""
+    """Once the response has begun, everything is shown that may be the API's."""
     turn = started()
     turn.receive(created())
-    for kind in ("response.of.next.year", "keepalive", "codex.rate_limits"):
+    for kind in ("response.of.next.year", "keepalive", "response.metadata", "vendor:trace"):
         assert turn.receive(event(kind, x=1)) == (event(kind, x=1),)
+
+
+def test_what_http_tells_in_headers_is_not_shown() -> None:
+    """Wherever it comes; a client that knows the API's events alone would fail over it."""
+    turn = started()
+    asides = [event(kind, x=1) for kind in ("codex.rate_limits", "responsesapi.websocket_timing")]
+    assert [turn.receive(each) for each in asides] == [(), ()]
+    assert turn.receive(created()) == (created(),)
+    assert [turn.receive(each) for each in asides] == [(), ()]
+    assert turn.receive(WORD) == (WORD,)
 
 
 def test_events_of_the_connection_wait_for_the_response() -> None:
     """They don't begin the answer, so an error after them is still an HTTP status."""
     turn = started()
-    early = event("codex.rate_limits"), event("response.metadata"), event("keepalive")
+    early = event("vendor:trace"), event("response.metadata"), event("keepalive")
     for each in early:
         assert turn.receive(each) == ()
     assert turn.state is State.SENT
@@ -141,18 +151,20 @@ def test_events_of_the_connection_wait_for_the_response() -> None:
     assert turn.receive(WORD) == (WORD,)
 
 
+@pytest.mark.parametrize("kind", ["codex.rate_limits", "keepalive"])
 @pytest.mark.parametrize(("length", "number"), [(0, 1000), (100_000, 10)])
-def test_few_events_are_kept_without_a_response(length: int, number: int) -> None:
+def test_few_events_are_taken_without_a_response(length: int, number: int, kind: str) -> None:
     """As many as may have a sense; with more, the connection is at fault, and each attempt may have as many."""
     turn = started()
-    early = event("codex.rate_limits", x="x" * length)
+    early = event(kind, x="x" * length)
+    kept = [] if early.is_aside else [early] * number
     assert [turn.receive(early) for _ in range(number)] == [()] * number
     with pytest.raises(ConnectionLost) as raised:
         turn.receive(early)
     turn.connection_lost(raised.value)
     turn.start(Full(Mismatch.CONNECTION_LOST), reused=False)
     assert [turn.receive(early) for _ in range(number)] == [()] * number
-    assert turn.receive(created()) == (*[early] * number, created())
+    assert turn.receive(created()) == (*kept, created())
 
 
 def test_events_of_a_failed_attempt_are_not_shown() -> None:
@@ -437,6 +449,20 @@ def test_a_refused_delta_is_tried_in_full(status: int) -> None:
         turn.receive(refusal(status, code="invalid_value", message="No tool call found"))
     assert raised.value.status == status
     assert turn.state is State.FAILED
+
+
+def test_a_delta_that_is_forbidden_is_tried_in_full() -> None:
+    """A gateway may know the response and not whose it is; what is forbidden in full is."""
+    turn = started(delta())
+    denied = event(
+        "error", error={"type": "permission_denied", "message": "This response id was not issued here."}
+    )
+    assert turn.receive(denied) == ()
+    assert turn.again == Again(Mismatch.UPSTREAM_FORGOT, fresh=True)
+    turn.start(FULL, reused=False)
+    with pytest.raises(UpstreamError) as raised:
+        turn.receive(denied)
+    assert raised.value.status == 403
 
 
 @pytest.mark.parametrize("code", ["invalid_prompt", "unsupported_parameter"])

@@ -87,7 +87,7 @@ ODD_FRAMES = [
     b'{"type":"response.output_text.delta","delta":"a","delta":"b","n":1.0,"m":1e400,"k":123456789012345678901234567890}',
     b'{"type":"response.output_text.delta","delta":"\\ud800"}',
     b'{"type":"keepalive"}',
-    b'{"type":"codex.rate_limits","plan_type":"plus"}',
+    b'{"type":"vendor:trace","plan_type":"plus"}',
     b'{"type":"response.output_text.delta","delta":"' + b"x" * 2_000_000 + b'"}',
     COMPLETED,
 ]
