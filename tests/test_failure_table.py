@@ -110,7 +110,7 @@ DUPLICATE = "Duplicate item found with id msg_1. Remove duplicate items from you
 
 
 @both_ways
-@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty"])
+@pytest.mark.parametrize("shape", ["nested", "flat", "response_failed", "codeless", "pretty", "detail"])
 async def test_a_miss_is_made_good_on_the_same_connection(
     proxied: Start, agents: Agents, shape: str, *, stream: bool
 ) -> None:
@@ -753,7 +753,7 @@ async def test_the_openai_sdk_retries_what_upstream_says_it_may(proxied: Start) 
     ("finish", "ending", "status"),
     [
         (Failed(), "response.failed", "failed"),
-        (Failed(error_event=True), "error", "failed"),
+        (Failed(error_event=True), "response.failed", "failed"),
         (Incomplete(), "response.incomplete", "incomplete"),
     ],
 )
@@ -790,14 +790,17 @@ async def test_an_ending_that_is_not_completed_is_the_whole_answer(
 
 
 async def test_an_error_in_mid_stream_passes(proxied: Start, agents: Agents) -> None:
-    """Once output was shown, upstream's error is an event like any other, and the last one."""
+    """Once output was shown, upstream's error is an event like any other, and what HTTP has behind it follows."""
     start = await proxied(numbered)
     agent = await agents(start.server.url)
     start.simulator.inject(Fault("after_events", "error", events=4, status=500, message="In upstream's words."))
     async with agent.streaming("one") as stream:
         events = await stream.rest()
     assert [event["type"] for event in events].count("error") == 1
-    assert events[-1]["error"]["message"] == "In upstream's words."
+    assert events[-2]["error"]["message"] == "In upstream's words."
+    assert events[-1]["response"]["error"]["message"] == "In upstream's words."
+    assert events[-1]["response"]["id"] == events[0]["response"]["id"]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert await figures(start, 1) == [("full", "first_turn", 1, "failed")]
 
 
@@ -1740,15 +1743,15 @@ async def test_words_of_another_response_are_not_shown(proxied: Start, agents: A
     assert (await figures(start, 2))[1] == ("full", "connection_lost", 2, "completed")
 
 
-async def test_events_of_the_account_are_shown_with_the_answer(proxied: Start, agents: Agents) -> None:
-    """Keep-alives and rate limits before response.created don't begin an answer, and aren't lost."""
+async def test_events_of_the_connection_are_shown_with_the_answer(proxied: Start, agents: Agents) -> None:
+    """Keep-alives before response.created don't begin an answer, and aren't lost; rate limits are not for HTTP."""
     early = ("keepalive_before_created", "rate_limits_before_created")
     start = await proxied(numbered, simulated={"extra_events": early})
     agent = await agents(start.server.url)
     await agent.turn("one")
     start.simulator.inject(miss())
     answer = await agent.turn("two")
-    assert answer.types[:3] == ["keepalive", "codex.rate_limits", "response.created"]
+    assert answer.types[:2] == ["keepalive", "response.created"]
     assert answer.types.count("keepalive") == 1
     assert (await figures(start, 2))[1] == ("full", "upstream_forgot", 2, "completed")
 

@@ -1,11 +1,12 @@
 """The Responses API: `POST /v1/responses`, streamed as server-sent events or answered whole."""
 
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from proxy.core.delta import Mismatch, Reuse, TurnRequest, reuse
-from proxy.core.events import ServerEvent
+from proxy.core.events import ERRORS, Fault, GarbledEvent, ServerEvent
 from proxy.core.items import Item
 from proxy.errors import UpstreamError
 from proxy.frontends import sse
@@ -79,9 +80,16 @@ def _items(given: Any) -> tuple[Item, ...] | None:
 
 
 class StreamedAnswer:
-    """Each event as it came, the same bytes that upstream sent."""
+    """Each event as it came, the same bytes that upstream sent.
+
+    An error in the middle of a response is followed by the `response.failed` that HTTP has there: some agents know
+    no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90).
+    """
 
     content_type = sse.CONTENT_TYPE
+
+    def __init__(self) -> None:
+        self._created: ServerEvent | None = None
 
     def tells(self, _event: ServerEvent) -> bool:
         """Say that every event is shown."""
@@ -89,11 +97,26 @@ class StreamedAnswer:
 
     def add(self, event: ServerEvent) -> bytes:
         """Return *event* as a server-sent event."""
-        return sse.encode(event.type, event.raw)
+        shown = sse.encode(event.type, event.raw)
+        if event.type == "response.created":
+            self._created = event
+        elif event.type in ERRORS and self._created is not None:
+            with suppress(GarbledEvent):  # of which nobody needs the meaning
+                return shown + sse.encode("response.failed", _failed(self._created.json(), event.json()))
+        return shown
 
     def finish(self) -> bytes:
         """Return nothing: the Responses API ends with its terminal event."""
         return b""
+
+
+def _failed(created: dict[str, Any], error: dict[str, Any]) -> bytes:
+    """Write the event that ends the response which began with *created* and broke off with *error*."""
+    fault, response, number = Fault.of(error), created.get("response"), error.get("sequence_number")
+    said = {**fault.error, "code": fault.code or "server_error", "message": fault.message}
+    failed = {**(response if isinstance(response, dict) else {}), "status": "failed", "error": said}
+    numbered = {"sequence_number": number + 1} if type(number) is int else {}
+    return as_json({"type": "response.failed", **numbered, "response": failed})
 
 
 class WholeAnswer:

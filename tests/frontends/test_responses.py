@@ -144,6 +144,8 @@ def test_false_means_nothing_only_for_background(name: str) -> None:
 
 # Answers.
 
+OVERLOADED = {"code": "server_is_overloaded", "message": "Later."}
+
 
 def test_a_streamed_answer_has_the_bytes_of_each_event() -> None:
     """Nothing is parsed or written anew, and nothing is added at the end."""
@@ -152,6 +154,51 @@ def test_a_streamed_answer_has_the_bytes_of_each_event() -> None:
     assert answer.content_type == "text/event-stream; charset=utf-8"
     assert answer.add(ServerEvent.parse(raw)) == b"event: response.output_text.delta\ndata: " + raw + b"\n\n"
     assert answer.finish() == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ({"status": 503, "error": OVERLOADED}, OVERLOADED),
+        (OVERLOADED, OVERLOADED),
+        ({}, {"code": "server_error", "message": ""}),
+    ],
+    ids=["nested", "flat", "empty"],
+)
+@pytest.mark.parametrize("number", [7, None])
+def test_an_error_in_a_response_is_followed_by_its_failure(error: JSON, said: JSON, number: int | None) -> None:
+    """As over HTTP: Codex knows no other end of a stream that goes wrong."""
+    answer = StreamedAnswer()
+    broken = event("error", **error) if number is None else event("error", sequence_number=number, **error)
+    answer.add(event("response.created", response={"id": "resp_1", "status": "in_progress", "model": "m"}))
+    first, second, rest = answer.add(broken).split(b"\n\n")
+    assert (first, rest) == (b"event: error\ndata: " + broken.raw, b"")
+    name, _, data = second.partition(b"\ndata: ")
+    assert name == b"event: response.failed"
+    failed = {"id": "resp_1", "status": "failed", "model": "m", "error": said}
+    numbered = {} if number is None else {"sequence_number": 8}
+    assert orjson.loads(data) == {"type": "response.failed", **numbered, "response": failed}
+
+
+@pytest.mark.parametrize(
+    ("created", "error"),
+    [(b'{"type":"response.created"', b'{"type":"error"}'), (b'{"type":"response.created"}', b'{"type":"error"')],
+)
+def test_of_what_cannot_be_read_nothing_is_made(created: bytes, error: bytes) -> None:
+    """The agent gets upstream's bytes and no more, as it does for an error that ends no response."""
+    answer = StreamedAnswer()
+    alone = b"event: error\ndata: " + error + b"\n\n"
+    assert StreamedAnswer().add(ServerEvent.parse(error)) == alone
+    answer.add(ServerEvent.parse(created))
+    assert answer.add(ServerEvent.parse(error)) == alone
+
+
+def test_a_response_that_is_none_fails_all_the_same() -> None:
+    """With nothing but what went wrong."""
+    answer = StreamedAnswer()
+    answer.add(event("response.created"))
+    failed = orjson.loads(answer.add(event("error", **OVERLOADED)).split(b"data: ")[2])
+    assert failed["response"] == {"status": "failed", "error": OVERLOADED}
 
 
 def whole(*events: ServerEvent) -> Any:
