@@ -1,6 +1,7 @@
 """The one loop: a turn, a connection, and the events on their way to the agent."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +40,15 @@ def _never(_event: ServerEvent) -> bool:
 
 _LOST_UNSHOWN, _LOST = 2, 3
 """Turns lost in a row after which WebSockets are suspect: those of which nothing was shown, and any."""
+
+_FAULTS = frozenset({HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY})
+"""Statuses of an error that may be that of whoever carries WebSockets; of others HTTP has its share."""
+
+_FAULTS_BELIEVED = 2
+"""After so many of them that HTTP did not have, a conversation goes over HTTP at once."""
+
+_SETTLED = re.compile(rb"context.(length|window)|invalid_prompt|policy|content.filter", re.IGNORECASE)
+"""Codes, and words, of refusals that are about what was said, whichever way it comes."""
 
 _TOGETHER = 64
 """Events that are written to the agent at once, where so many have arrived together."""
@@ -106,9 +116,9 @@ class Exchange:
         anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
         """
         turn = self.turn
-        doubt = self._doubt()
-        if doubt is not None and self._partition.refuses(doubt, self._clock()):
-            raise PlainHTTP(doubt.reason)
+        for doubt in (self._doubt(), self._conversation):
+            if doubt is not None and self._partition.refuses(doubt, self._clock()):
+                raise PlainHTTP(doubt.reason)
         self._show_now = show_now
         fresh: Mismatch | None = None
         lease: Lease | None = None
@@ -220,10 +230,14 @@ class Exchange:
             Doubt(Mismatch.TRANSLATION_REFUSED, request.model) if translated else Doubt(Mismatch.UNSUPPORTED_FIELD)
         )
 
+    @property
+    def _conversation(self) -> Doubt:
+        return Doubt(Mismatch.WEBSOCKET_REFUSED, session=self.turn.request.session)
+
     def _instead(self, refusal: UpstreamError, lease: Lease, upload: Delta | Full) -> UpstreamError | PlainHTTP:
         """Return what becomes of a turn whose *upload* upstream refused: it may take it over HTTP, or say more."""
         if refusal.is_vague:  # agents go by the status: whether to try again, and when
-            return PlainHTTP(Mismatch.AFTER_ERROR, partial(self._note_lost, refusal, lease.connection))
+            return PlainHTTP(Mismatch.WEBSOCKET_REFUSED, partial(self._note_lost, refusal, lease.connection))
         self._partition.trust.done()
         if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             if isinstance(upload, Full):  # of a delta, the chain may be what is too large
@@ -231,12 +245,28 @@ class Exchange:
             return PlainHTTP(Mismatch.TOO_LARGE)
         doubt = self._doubt()
         if doubt is None or refusal.status not in REJECTIONS:
-            return refusal
+            return self._second_opinion(refusal)
         if refusal.code == "context_length_exceeded":
             # Each API words it in its own way, and clients go by the words.
             return refusal if self.turn.request.echo is None else PlainHTTP(doubt.reason)
         now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
         return PlainHTTP(doubt.reason, partial(self._partition.note_refused, doubt, now, off_seconds))
+
+    def _second_opinion(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
+        """Return what becomes of an error that HTTP may not have: where WebSockets are another's work, some have.
+
+        Without packlight the agent would have had HTTP's answer (protocol notes, section 5).
+        """
+        is_rejection = refusal.status in REJECTIONS
+        if not (is_rejection or refusal.status in _FAULTS) or "retry-after" in refusal.headers:
+            return refusal
+        doubt, now, off_seconds = self._conversation, self._clock(), self._waits.chaining_retry_seconds
+        if _SETTLED.search(refusal.body) or not self._partition.asks_over_http(doubt, now, off_seconds):
+            return refusal
+        enough = 1 if is_rejection else _FAULTS_BELIEVED  # a fault may pass by itself
+        return PlainHTTP(
+            doubt.reason, partial(self._partition.note_better, doubt, now + off_seconds, enough=enough)
+        )
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
         now, off_seconds = self._clock(), self._waits.chaining_retry_seconds

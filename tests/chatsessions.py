@@ -336,7 +336,9 @@ class _Author:
             return None
         if self._chance(0.5):
             return Fault("before_created", "error", times=None, **self._random.choice(FAULTS))
-        return Fault("after_events", "error", events=self._random.randint(1, 6), message="Interrupted.")
+        return Fault(
+            "after_events", "error", events=self._random.randint(1, 6), message="Interrupted.", times=None
+        )
 
     def _text(self) -> str:
         return self._random.choice(TEXTS)

@@ -180,8 +180,8 @@ def _check_usage(heard: Heard, expected: Heard, asked: SimulatedTurn, meant: Sim
 
 
 def _is_refused(turn: Turn) -> bool:
-    """Whether upstream refuses the request itself: then its own Chat endpoint has the last word."""
-    return turn.fault is not None and turn.fault.status in (400, 404, 409, 422)
+    """Whether upstream refuses the request, or fails at it: then its own Chat endpoint has the last word."""
+    return turn.fault is not None and turn.fault.status in (400, 404, 409, 422, 500)
 
 
 def _is_plain(turn: Turn) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from pooling import WAITS, Conversation, Pooled, Shown, request
-from said import user
+from said import assistant, user
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
@@ -329,6 +329,81 @@ async def test_a_refusal_is_upstreams_own(pooled: Pooled, simulator: Simulator) 
     assert shown.events == []
     assert exchange.turn.state is State.FAILED
     assert pooled.partition.slots == {}
+
+
+# What HTTP may fare better with
+
+
+def refused(status: int, **error: Any) -> Fault:
+    """Return a refusal over a WebSocket, time and again."""
+    return Fault("before_created", "error", status=status, times=None, **{"code": "bad_request", **error})
+
+
+async def test_what_a_websocket_refuses_is_asked_over_http(pooled: Pooled, simulator: Simulator) -> None:
+    """Without packlight it would have been. Where HTTP takes it, the conversation stays there for a while."""
+    simulator.inject(refused(400, match=lambda asked: "odd" in str(asked)))
+    odd = request(user("odd"))
+    with pytest.raises(PlainHTTP, match="websocket_refused") as caught:
+        await pooled.exchange(odd).run(Shown())
+    caught.value.accepted()
+    assert await plain_http(pooled, request(user("odd"), assistant("yes"), user("more"))) == "websocket_refused"
+    assert len(simulator.turns) == 1
+    await pooled.exchange(request(user("plain"))).run(Shown())
+    pooled.clock.advance(300)
+    assert await plain_http(pooled, odd) == "websocket_refused"
+    assert len(simulator.turns) == 3
+
+
+async def test_what_http_refuses_too_is_asked_there_once(pooled: Pooled, simulator: Simulator) -> None:
+    """What is wrong with a request costs one upload more, and not each time; another one may be asked."""
+    simulator.inject(refused(422))
+    assert await plain_http(pooled, request(user("a"))) == "websocket_refused"
+    for _ in range(2):
+        with pytest.raises(UpstreamError):
+            await pooled.exchange(request(user("a"))).run(Shown())
+    assert await plain_http(pooled, request(user("b"))) == "websocket_refused"
+    pooled.clock.advance(300)
+    assert await plain_http(pooled, request(user("a"))) == "websocket_refused"
+    assert len(simulator.turns) == 5
+
+
+@pytest.mark.parametrize("status", [500, 502])
+async def test_one_fault_is_no_verdict(pooled: Pooled, simulator: Simulator, status: int) -> None:
+    """It may pass; a second one that HTTP does not have leaves the conversation to HTTP."""
+    simulator.inject(refused(status, code="server_error"))
+    for _ in range(2):
+        with pytest.raises(PlainHTTP, match="websocket_refused") as caught:
+            await pooled.exchange(request(user("a"))).run(Shown())
+        caught.value.accepted()
+    assert len(simulator.turns) == 2
+    assert await plain_http(pooled, request(user("a"))) == "websocket_refused"
+    assert len(simulator.turns) == 2
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refused(400, code="context_length_exceeded"),
+        refused(400, code=None, message="This model's maximum context length is 8 tokens."),
+        refused(400, code="invalid_prompt"),
+        refused(400, code="cyber_policy_violation"),
+        refused(401),
+        refused(403),
+        refused(429),
+        refused(500, retry_after=3),
+        refused(503),
+        refused(504),
+    ],
+    ids=repr,
+)
+async def test_what_would_be_the_same_over_http_is_not_asked_there(
+    pooled: Pooled, simulator: Simulator, fault: Fault
+) -> None:
+    """What was said is too long or not allowed; upstream is busy, or the key is; the model may be at work."""
+    simulator.inject(fault)
+    with pytest.raises(UpstreamError) as caught:
+        await pooled.exchange(request(user("a"))).run(Shown())
+    assert caught.value.status == fault.status
 
 
 # Events that make no sense

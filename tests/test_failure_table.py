@@ -804,6 +804,27 @@ async def test_an_error_in_mid_stream_passes(proxied: Start, agents: Agents) -> 
     assert await figures(start, 1) == [("full", "first_turn", 1, "failed")]
 
 
+# WebSockets that fare worse than HTTP
+
+
+@both_ways
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (500, 2)])
+async def test_an_upstream_whose_websockets_refuse_all(
+    proxied: Start, agents: Agents, status: int, tries: int, *, stream: bool
+) -> None:
+    """The agent notices nothing: it is answered over HTTP, and soon at once."""
+    start = await proxied(numbered)
+    agent, simulator = await agents(start.server.url, stream=stream), start.simulator
+    fault = Fault("before_created", "error", status=status, code="bad_request", transport="ws", times=None)
+    simulator.inject(fault)
+    for said in ("one", "two", "three"):
+        assert (await agent.turn(said)).completed
+    assert contexts(simulator) == agent.answered
+    assert [turn.transport for turn in simulator.turns].count("ws") == tries
+    tried = [("http", "websocket_refused", 2, "completed")] * tries
+    assert await figures(start, 3) == [*tried, *[("http", "websocket_refused", 1, "completed")] * (3 - tries)]
+
+
 # The agent hangs up
 
 

@@ -148,7 +148,8 @@ async def test_a_request_that_is_wrong_in_both_forms_is_no_verdict(proxied: Any,
     wrong = await agent.turn("one", tools=[{"type": "function", "parameters": {}}], reasoning={"effort": "odd"})
     assert (wrong.status, wrong.body["error"]["param"]) == (400, "reasoning.effort")
     assert (await agent.turn("two")).completed
-    assert [is_hoisted(request) for request in sent(run)] == [False, False, True]
+    assert [is_hoisted(request) for request in sent(run)] == [False, False, False, True]
+    assert [turn.transport for turn in run.simulator.turns] == ["ws", "ws", "http", "ws"]
     assert (await run.figures())["hoists"]["disproven"] == 0
 
 

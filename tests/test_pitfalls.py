@@ -346,16 +346,16 @@ async def test_pitfall_06_a_late_turn_publishes_its_state(proxied: Start) -> Non
 
 @pytest.mark.parametrize("second", [FunctionCall("b", "{}", "call_b"), CustomToolCall("b", "text", "call_b")])
 async def test_pitfall_07_unanswered_call(proxied: Start, second: FunctionCall | CustomToolCall) -> None:
-    """With one of two calls unanswered the whole history is sent, once, and upstream's verdict is the agent's."""
+    """With one of two calls unanswered the whole history is sent, and upstream's verdict is the agent's."""
     world = await proxied(scripted([says(FunctionCall("a", "{}", "call_a"), second)]))
     agent = Agent(world)
     await agent.turn("do both")
     answer = await agent.ask(tool_output("call_a"), "never mind the other")
     assert answer.status == 400
     assert "call_b" in answer.json()["error"]["message"]
-    assert len(world.simulator.turns) == 2
+    assert [turn.transport for turn in world.simulator.turns] == ["ws", "ws", "http"]
     assert_in_full(world, agent.history)
-    assert newest(world).reason == Mismatch.CALL_UNANSWERED
+    assert newest(world).reason == Mismatch.WEBSOCKET_REFUSED
 
 
 # 8. An error is not recognised in another service's spelling.
@@ -711,8 +711,8 @@ async def test_pitfall_17_refused_turn(proxied: Start) -> None:
     world = await proxied(scripted(["alpha", "beta"]))
     agent = Agent(world)
     await agent.turn("one")
-    world.simulator.inject(Fault("before_created", "error", status=500))
-    assert (await agent.ask("two")).status == 500
+    world.simulator.inject(Fault("before_created", "error", status=503))
+    assert (await agent.ask("two")).status == 503
     await agent.turn("three")
     assert_in_full(world, agent.history[:-1])
     record = newest(world)

@@ -209,11 +209,13 @@ async def test_errors_are_those_of_a_direct_call(
     run = await proxied(worker)
     outcomes = []
     for base in (run.server.url + "/v1", run.simulator.base_url):
-        run.simulator.inject(Fault("before_created", "error", **fault))
+        run.simulator.inject(Fault("before_created", "error", times=None, **fault))
         outcomes.append(await outcome(await connect(base), stream=stream))
     assert outcomes[0] == outcomes[1]
     assert issubclass(outcomes[0][0], openai.APIStatusError)
-    assert [turn.transport for turn in run.simulator.turns] == ["ws", "http"]
+    transports = [turn.transport for turn in run.simulator.turns]
+    assert transports == ["ws", *["http"] * (len(transports) - 1)]
+    assert len(transports) <= 3
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -22,6 +22,8 @@ EXPLANATIONS: dict[str, str] = {
     "unsupported_field": "The request has a field, a null or a header that a WebSocket or the Responses API has "
     "no equal for; `detail` names a field.",
     "translation_refused": "Upstream takes this Chat request as it is, but refused it as a Responses request.",
+    "websocket_refused": "Upstream refused this conversation over a WebSocket, or failed at it; HTTP was asked "
+    "too, and is for a while where that fared better.",
     "not_diffable": "The request could not be read as a history, so it was passed on as it came.",
     "no_websocket": "Upstream has no WebSocket endpoint, refused it for now, or could not be reached.",
     "disabled": "WebSockets, or deltas for this kind of request, are switched off in the settings.",

@@ -98,6 +98,7 @@ class Mismatch(StrEnum):
     TOO_LARGE = "too_large"
     UNSUPPORTED_FIELD = "unsupported_field"
     TRANSLATION_REFUSED = "translation_refused"
+    WEBSOCKET_REFUSED = "websocket_refused"
     NOT_DIFFABLE = "not_diffable"
     NO_WEBSOCKET = "no_websocket"
     DISABLED = "disabled"

@@ -72,10 +72,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A form of request that some services refuse over a WebSocket, with the *reason* for then using HTTP."""
+    """A form of request that some services refuse over a WebSocket, with the *reason* for then using HTTP.
+
+    It may be that of one *model*, or of one conversation (*session*).
+    """
 
     reason: Mismatch
     model: str = ""
+    session: str = ""
 
 
 RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
@@ -118,6 +122,8 @@ class Partition:
     collapses: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
+    asked_until: dict[Doubt, float] = field(default_factory=dict)
+    fared_better: dict[Doubt, int] = field(default_factory=dict)
     verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
     warm_up_off_until: float = 0.0
     answers_at_work: bool = False
@@ -226,6 +232,27 @@ class Partition:
         """
         if doubt not in self.accepted_at or now - self.accepted_at[doubt] >= off_seconds:
             self.refuse(doubt, now + off_seconds)
+
+    def asks_over_http(self, doubt: Doubt, now: float, off_seconds: float) -> bool:
+        """Whether HTTP should be asked, too, for what failed over a WebSocket; not again for *off_seconds*.
+
+        Where HTTP fares no better, what is wrong costs one upload more in that time.
+        """
+        if now < self.asked_until.get(doubt, now):
+            return False
+        _keep(self.asked_until, doubt, now + off_seconds)
+        return True
+
+    def note_better(self, doubt: Doubt, until: float, *, enough: int) -> None:
+        """Take note that HTTP answered what failed over a WebSocket: after *enough* times it is used at once.
+
+        That is until the clock shows *until*.
+        """
+        self.asked_until.pop(doubt, None)
+        _keep(self.fared_better, doubt, self.fared_better.get(doubt, 0) + 1)
+        if self.fared_better[doubt] >= enough:
+            del self.fared_better[doubt]
+            self.refuse(doubt, until)
 
     def refuses(self, doubt: Doubt, now: float) -> bool:
         """Whether requests of the form *doubt* go over HTTP for now."""

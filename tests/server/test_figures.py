@@ -253,7 +253,7 @@ async def test_a_limit_that_makes_no_sense_is_refused(proxied: Any, limit: str) 
 async def test_a_turn_that_fails_is_counted_as_such(proxied: Any) -> None:
     """Failed, incomplete and aborted turns are told apart."""
     run = await proxied()
-    run.simulator.inject(Fault("before_created", "error", status=500))
+    run.simulator.inject(Fault("before_created", "error", status=503))
     await run.post(ask(message("a")))
     run.simulator.inject(Fault("after_created", "abort"))
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):

@@ -300,7 +300,7 @@ async def test_a_failed_whole_answer_is_an_error(proxied: Any, moment: Any, *, t
     answers = []
     for websocket in ("auto", "off"):
         run = await proxied(websocket=websocket)
-        run.simulator.inject(Fault(moment, "error", events=4, status=500, then_failed=then_failed))
+        run.simulator.inject(Fault(moment, "error", events=4, status=500, then_failed=then_failed, times=None))
         answer = await run.post({"model": "m", "input": "x", "store": False})
         answers.append((answer.status, answer.json()))
     assert answers[0] == answers[1]
