@@ -92,6 +92,10 @@ MISSES: dict[str, JSON] = {
         "type": "response.failed",
         "response": {"id": "resp_2", "error": {"code": "previous_response_not_found", "message": MISS}},
     },
+    "in a gateway's own code": {
+        "type": "response.failed",
+        "response": {"error": {"type": "server_error", "code": "codex_previous_response_stale", "message": "no"}},
+    },
     "without a code": {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "Invalid `previous_response_id`."},

@@ -242,8 +242,8 @@ class Fault:
 
     @property
     def is_miss(self) -> bool:
-        """Whether upstream no longer knows the response we continue (some services give no code)."""
-        return self.code == "previous_response_not_found" or (
+        """Whether upstream no longer knows the response we continue; some have a code of their own, or none."""
+        return "previous_response" in self.code or (
             (self.is_about("previous_response_id") or _GONE.search(self.message) is not None)
             and self.code in _VAGUE
         )
