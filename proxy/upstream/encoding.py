@@ -15,8 +15,11 @@ from proxy.errors import UpstreamUnavailable
 
 Encoding = Literal["gzip", "zstd"]
 
-KNOWN: dict[tuple[str, str], Encoding] = {("api.openai.com", "/responses"): "zstd"}
-"""Hosts and paths that are said to take an encoding."""
+KNOWN: dict[tuple[str, str], Encoding] = {
+    ("api.openai.com", "/responses"): "zstd",
+    ("chatgpt.com", "/responses"): "zstd",
+}
+"""Hosts and paths that take an encoding: said to, and as Codex itself sends (openai/codex#8767)."""
 
 _WORTH_IT = 1024
 _LARGE = 256 * 1024

@@ -12,6 +12,7 @@ import zstandard
 from proxy.errors import UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.simulator import Fault, says
+from proxy.upstream.encoding import KNOWN
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.http import Http
 from proxy.upstream.link import Link
@@ -32,6 +33,12 @@ def encodings_of(run: Any) -> list[str | None]:
     """Return the Content-Encoding of each request that reached upstream."""
     heads = [{name.lower(): value for name, value in request.headers} for request in run.simulator.requests]
     return [head.get("content-encoding") for head in heads]
+
+
+@pytest.mark.parametrize("host", ["api.openai.com", "chatgpt.com"])
+def test_some_hosts_are_known_to_take_zstd(host: str) -> None:
+    """Unless the user says otherwise, turns go compressed there and nowhere else."""
+    assert KNOWN[host, "/responses"] == "zstd"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
