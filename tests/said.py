@@ -96,6 +96,7 @@ MISSES: dict[str, JSON] = {
         "type": "response.failed",
         "response": {"error": {"type": "server_error", "code": "codex_previous_response_stale", "message": "no"}},
     },
+    "in prose": {"type": "error", "error": {"message": "The previous response 'resp_1' has expired."}},
     "without a code": {
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "Invalid `previous_response_id`."},

@@ -331,6 +331,8 @@ _REFUSAL = re.compile(
 )
 """What messages say, xAI's and ChatGPT's among them, that find fault with the request and give no code."""
 
-_GONE = re.compile(r"\bresponse with id\b.*\bnot found\b", re.IGNORECASE)
+_GONE = re.compile(
+    r"\bresponse with id\b.*\bnot found\b|\bprevious response\b.*\b(not found|expired|no longer)\b", re.IGNORECASE
+)
 _VAGUE = frozenset({"", "api_error", "invalid_request", "invalid_request_error", "not_found_error"})
 """Codes, or types where there is none, that leave it to the message to say what is wrong."""
