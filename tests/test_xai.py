@@ -209,7 +209,7 @@ async def test_what_an_error_does_not_say_is_asked_over_http(
     assert (answer.status, answer.headers["retry-after"]) == (status, "7")
     assert answer.body["error"]["message"] == "gRPC error: no"
     assert (await agent.turn()).completed
-    assert (await uploads(run, 3))[1:] == [("http", "after_error", 2), ("full", "after_error", 1)]
+    assert (await uploads(run, 3))[1:] == [("http", "websocket_refused", 2), ("full", "after_error", 1)]
     assert [history for _, history in read(run)] == agent.answered
 
 
@@ -221,7 +221,7 @@ async def test_errors_that_websockets_alone_have_are_left_behind(proxied: Start,
     run.simulator.inject(Fault("before_created", "error", times=None, transport="ws", **curt))
     for said in ("one", "two", "three"):
         assert (await agent.turn(said)).completed
-    tried = ("http", "after_error", 2)
+    tried = ("http", "websocket_refused", 2)
     assert await uploads(run, 3) == [tried, tried, ("http", "no_websocket", 1)]
     assert [history for _, history in read(run)] == agent.answered
 

@@ -13,7 +13,7 @@ EXPLANATIONS: dict[str, str] = {
     "upstream_forgot": "Upstream no longer knew the earlier response; if that goes on, all is sent for a while.",
     "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",
     "after_error": "The turn before failed, was cut short, or was given up by the agent, after which nothing is "
-    "taken for granted; or this one was refused in words without a status, and asked for over HTTP.",
+    "taken for granted.",
     "after_restart": "The conversation began elsewhere: packlight was restarted, or the beginning of the history "
     "changed, or a header that tells credentials apart.",
     "busy": "Another turn was under way on the conversation's connection; or all that there may be "
