@@ -204,12 +204,14 @@ async def test_what_an_error_does_not_say_is_asked_over_http(
     agent = await agents(run.server.url, store=True, stream=stream)
     await agent.turn("one")
     refusal: JSON = {"status": status, "code": None, "type": "api_error", "message": "gRPC error: no"}
-    run.simulator.inject(Fault("before_created", "error", retry_after=7, times=2, **refusal))
-    answer = await agent.turn("two")
-    assert (answer.status, answer.headers["retry-after"]) == (status, "7")
-    assert answer.body["error"]["message"] == "gRPC error: no"
+    run.simulator.inject(Fault("before_created", "error", retry_after=7, times=4, **refusal))
+    for said in (["two"], []):
+        answer = await agent.turn(*said)
+        assert (answer.status, answer.headers["retry-after"]) == (status, "7")
+        assert answer.body["error"]["message"] == "gRPC error: no"
     assert (await agent.turn()).completed
-    assert (await uploads(run, 3))[1:] == [("http", "websocket_refused", 2), ("full", "after_error", 1)]
+    asked = ("http", "websocket_refused", 2)
+    assert (await uploads(run, 4))[1:] == [asked, asked, ("full", "after_error", 1)]
     assert [history for _, history in read(run)] == agent.answered
 
 
