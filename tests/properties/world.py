@@ -9,6 +9,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -174,6 +175,8 @@ class World(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         for _, running in self._running:
+            with suppress(RuntimeError):  # it waits once more, to show what came before its end
+                running.close()
             running.close()
 
     # What the API that the agents speak decides
