@@ -104,4 +104,6 @@ class WarmUp(Turn):
             return None
         if self._is_counted and reading is None:
             return None
-        return replace(kept, response_id=self.baseline.response_id)
+        # What the agent's history leaves out, or tells in fewer words, was in the chain and is not in the upload.
+        is_lighter = reading is None and (kept.fuller or kept.retold)
+        return replace(kept, response_id=self.baseline.response_id, weight=None if is_lighter else kept.weight)

@@ -173,6 +173,21 @@ def test_upstream_has_to_read_what_it_was_told(read: int | None, *, believed: bo
     assert (warm_up.restored is not None) is believed
 
 
+def test_what_the_history_leaves_out_is_not_expected_of_an_upload() -> None:
+    """An empty message is in the chain and in no Chat history, so that upstream reads less than it did before."""
+    said = Chat().decode(b'{"model":"m","messages":[{"role":"user","content":"a"}]}')
+    assert isinstance(said, Readable)
+    empty = {**SAID, "content": [{"type": "output_text", "text": "", "annotations": []}]}
+    for outputs, weighs in (((SAID,), True), ((empty, SAID), False)):
+        keepsake = kept(*outputs, asked=said.turn)
+        assert keepsake.baseline.weight is not None
+        warm_up = WarmUp(keepsake)
+        uploaded(warm_up)
+        tell(warm_up, "resp_2", read=None)
+        assert warm_up.restored is not None
+        assert (warm_up.restored.weight is not None) is weighs
+
+
 def test_only_a_completed_upload_is_continued() -> None:
     """An incomplete one is nothing to build on, and before its end there is none."""
     warm_up = WarmUp(kept(SAID))
