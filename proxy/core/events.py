@@ -167,9 +167,9 @@ def response_create(
         del message[name]
     if quiet:
         message["stream_options"] = {**(request.fields.get("stream_options") or {}), "include_obfuscation": False}
-    if upload is not None and upload.baseline.kept:
-        message.pop("instructions", None)
     if upload is not None:
+        if upload.baseline.kept:
+            message.pop("instructions", None)
         message["previous_response_id"] = upload.baseline.response_id
         message["input"] = [item.raw for item in upload.items]
     elif hoisted is not None:

@@ -10,12 +10,10 @@ timeout does not fire. What fails after that is an event in its API's words.
 
 import asyncio
 import math
-import struct
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from socket import SO_LINGER, SOL_SOCKET
 
 import orjson
 from aiohttp import HttpVersion11, web
@@ -27,7 +25,7 @@ from proxy.frontends import sse
 from proxy.frontends.base import Answer
 from proxy.upstream.background import Background
 from proxy.upstream.progress import Progress
-from proxy.upstream.sendqueue import owed
+from proxy.upstream.sendqueue import owed, reset_on_close
 
 _FILLED_IN = ("Content-Type", "Date", "Server")
 """Headers that the library adds to a response without them."""
@@ -193,8 +191,7 @@ class Reply:
 
 def _reset(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
-    with suppress(OSError):
-        sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(sock)
     transport.abort()
     sock._sock.close()  # noqa: SLF001  asyncio on Windows would shut it down first, which is a proper end
 

@@ -6,11 +6,9 @@ exceptions end here: callers see `proxy.errors`.
 """
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
-from socket import SO_LINGER, SOL_SOCKET
 from typing import cast
 
 from websockets.exceptions import ConnectionClosed
@@ -27,7 +25,7 @@ from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_merely_sil
 from proxy.upstream.meter import Meter, MeteredTransport
 from proxy.upstream.pace import FIRST_FLIGHT, Pace
 from proxy.upstream.progress import Progress
-from proxy.upstream.sendqueue import TELLS, SendQueue, last_acknowledged, owed, queue_of
+from proxy.upstream.sendqueue import TELLS, SendQueue, last_acknowledged, owed, queue_of, reset_on_close
 from proxy.upstream.standby import Standby
 from proxy.upstream.stubborn import hurry
 from proxy.upstream.upgrade import Socket, Timing, upgrade
@@ -424,8 +422,7 @@ class Connection:
     def give_up(self, reason: str) -> None:
         """Close at once for *reason*, and have the kernel forget what has not arrived: it shall not any more."""
         self._given_up = reason
-        with suppress(OSError):
-            self._raw.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(self._raw)
         self.abort()
 
     def _lost(self) -> ConnectionLost:

@@ -5,14 +5,11 @@ Both client libraries give their data to an asyncio transport and get it from a 
 """
 
 import asyncio
-import struct
 from collections.abc import Iterable
-from contextlib import suppress
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 from proxy.ledger import Traffic
-from proxy.upstream.sendqueue import unsent
+from proxy.upstream.sendqueue import reset_on_close, unsent
 
 
 class Meter:
@@ -66,8 +63,7 @@ class MeteredTransport:
         if not self._dropped and (left := unsent(self._transport)):
             self._dropped = True  # the socket is open for a moment yet, and tells the same again
             self._meter.sent(-left)
-            with suppress(OSError):
-                self._transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            reset_on_close(self._transport.get_extra_info("socket"))
         self._transport.abort()
 
     def __getattr__(self, name: str) -> Any:

@@ -114,6 +114,12 @@ def unsent(transport: asyncio.Transport) -> int:
     return _unwritten(transport) + (_asked(_unsent, transport.get_extra_info("socket")) or 0)
 
 
+def reset_on_close(sock: socket.socket) -> None:
+    """Have the kernel end the connection of *sock* with a reset, and forget what has not arrived by then."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def last_acknowledged(sock: socket.socket) -> float | None:
     """Return the seconds since anything came from the other end's TCP; None where the kernel does not tell.
 
