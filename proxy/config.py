@@ -52,8 +52,8 @@ class Config:
     )
     provider: Literal["auto", "openai", "xai"] = setting(
         "auto",
-        "Whose rules upstream follows where they differ. auto: xAI's on a host of x.ai, else OpenAI's. xai: for a "
-        "gateway in front of it.",
+        "Whose rules upstream follows where they differ. auto: xAI's on a host of x.ai, else OpenAI's, as far as "
+        "upstream shows no others. openai, xai: for a gateway in front of it.",
     )
     websocket: Literal["auto", "off"] = setting(
         "auto", "auto: deltas over a WebSocket where upstream has one. off: everything over plain HTTP."

@@ -167,8 +167,15 @@ class Exchange:
             while turn.in_flight:
                 await self._pass_on(lease, upload, deliver)
         finally:
-            if turn.repeats_id:  # what such an id stands for, nobody knows once the connection is gone
-                self._partition.refuse(RECALL, inf)
+            self._note_id()
+
+    def _note_id(self) -> None:
+        """Take note of whether an id stands for one response, which alone may be continued elsewhere."""
+        turn = self.turn
+        if turn.repeats_id:
+            self._partition.refuse(RECALL, inf)
+        if turn.has_own_id:
+            self._partition.note_own_ids(turn.request.model, self._clock())
 
     def _fits(self, size: int) -> bool:
         """Whether upstream takes a message of *size* bytes, as far as is known."""

@@ -52,6 +52,7 @@ class Pooled:
     base_url: str
     max_connections: int = 4
     open_ahead: bool = False
+    repeats_ids: bool | None = False
     timing: Timing = TIMING
     waits: Waits = WAITS
     clock: Any = field(default_factory=Clock)
@@ -66,6 +67,7 @@ class Pooled:
             websocket_retry_seconds=300,
             dropped_output="reasoning",
             open_ahead=self.open_ahead,
+            repeats_ids=self.repeats_ids,
         )
         self.pool = Pool(
             Endpoint(self.base_url),

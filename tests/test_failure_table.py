@@ -300,7 +300,7 @@ async def test_a_stored_response_outlives_its_connection(
     proxied: Start, agents: Agents, store: dict[str, Any]
 ) -> None:
     """Where the agent lets upstream keep it, the next turn is a delta although the connection is gone."""
-    start = await proxied(numbered)
+    start = await proxied(numbered, provider="openai")
     agent, simulator = await agents(start.server.url, **store), start.simulator
     if not store:
         agent.leave_out("store")
@@ -321,7 +321,7 @@ async def test_a_stored_response_that_upstream_does_not_find_is_not_asked_for_ag
     proxied: Start, agents: Agents
 ) -> None:
     """It costs one refused delta; live chains go on, and lost ones are sent in full without asking."""
-    start = await proxied(numbered)
+    start = await proxied(numbered, provider="openai")
     agent, simulator = await agents(start.server.url, store=True), start.simulator
     await agent.turn("one")
     await start.lose_connections()
@@ -343,7 +343,7 @@ async def test_a_stored_response_that_upstream_cannot_bear_is_not_asked_for_agai
     proxied: Start, agents: Agents
 ) -> None:
     """Where the connection goes with the attempt to continue it, the next attempt has everything."""
-    start = await proxied(numbered)
+    start = await proxied(numbered, provider="openai")
     agent, simulator = await agents(start.server.url, store=True), start.simulator
     await agent.turn("one")
     for text in ("two", "three"):
@@ -382,7 +382,7 @@ async def test_a_loss_before_the_first_event_is_made_good(
 
     All goes up again, or where upstream stores what both attempts continue, as little as with the first.
     """
-    start = await proxied(numbered)
+    start = await proxied(numbered, provider="openai")
     agent, simulator = await agents(start.server.url, stream=stream, store=store), start.simulator
     await agent.turn("one")
     simulator.inject(Fault("before_created", what))
@@ -901,7 +901,7 @@ async def test_a_stored_response_that_leaves_the_agent_waiting_is_not_continued(
     proxied: Start, agents: Agents, *, lost: bool
 ) -> None:
     """Upstream may be at a loss with it: an agent that lost its patience before any event has its way in full."""
-    start = await proxied(numbered)
+    start = await proxied(numbered, provider="openai")
     agent, simulator = await agents(start.server.url, store=True), start.simulator
     await agent.turn("one")
     if lost:
@@ -925,7 +925,9 @@ async def test_a_stored_response_is_continued_twice_at_once(
     proxied: Start, agents: Agents, *, store: bool, second: tuple[str, str | None]
 ) -> None:
     """Sub-agents that begin with one history need it only once; where it is not stored, each sends it."""
-    start = await proxied(scripted(["before", LONG, "aside"]), simulated={"event_seconds": 0.001})
+    start = await proxied(
+        scripted(["before", LONG, "aside"]), simulated={"event_seconds": 0.001}, provider="openai"
+    )
     agent, simulator = await agents(start.server.url, store=store), start.simulator
     await agent.turn("one")
     other = agent.fork()

@@ -1,5 +1,6 @@
 """xAI's service as it is reported: chains keep their instructions, ids repeat, errors are curt."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -129,7 +130,7 @@ async def test_nor_does_the_model_where_there_are_no_instructions_any_more(proxi
     assert read(run) == list(zip(said, agent.answered, strict=True))
 
 
-@pytest.mark.parametrize("provider", ["auto", "xai"])
+@pytest.mark.parametrize("provider", ["auto", "openai", "xai"])
 async def test_an_id_that_stands_for_several_responses_is_not_continued_elsewhere(
     proxied: Start, agents: Agents, provider: str
 ) -> None:
@@ -148,7 +149,7 @@ async def test_an_id_that_stands_for_several_responses_is_not_continued_elsewher
 
 async def test_nor_where_the_very_turn_that_showed_it_is_lost(proxied: Start, agents: Agents) -> None:
     """Its answer has begun, under its parent's id, and may have ended since: the id is no longer the parent's."""
-    run = await proxied(numbered, simulated={"citizen": "xai"})
+    run = await proxied(numbered, provider="openai", simulated={"citizen": "xai"})
     agent = await agents(run.server.url, store=True, stream=False)
     await agent.turn("one")
     run.simulator.inject(Fault("after_created", "abort"))
@@ -159,7 +160,7 @@ async def test_nor_where_the_very_turn_that_showed_it_is_lost(proxied: Start, ag
 
 async def test_nor_where_it_was_seen_in_full_histories(proxied: Start, agents: Agents) -> None:
     """A second answer on a connection shows it, whatever that answers."""
-    run = await proxied(numbered, simulated={"citizen": "xai"})
+    run = await proxied(numbered, provider="openai", simulated={"citizen": "xai"})
     agent = await agents(run.server.url, store=True, instructions=BRIEF)
     await agent.turn("one")
     await agent.turn("two")  # where instructions are refused within a chain
@@ -178,6 +179,55 @@ async def test_nor_before_that_is_seen_where_it_is_known(proxied: Start, agents:
     run.simulator.inject(Fault("before_created", "abort"))
     await agent.turn("two")
     assert await uploads(run, 2) == [("full", "first_turn", 1), ("full", "connection_lost", 2)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
+@pytest.mark.parametrize("citizen", ["openai", "xai"])
+async def test_nor_before_ids_were_seen_to_differ_where_nobody_knows(
+    proxied: Start, agents: Agents, citizen: str
+) -> None:
+    """A turn that nobody saw the beginning of may have an answer, under the id of the one before it."""
+    run = await proxied(numbered, simulated={"citizen": citizen})
+    agent = await agents(run.server.url, store=True)
+    await agent.turn("one")
+    run.simulator.inject(Fault("before_created", "abort"))
+    await agent.turn("two")
+    assert await uploads(run, 2) == [("full", "first_turn", 1), ("full", "connection_lost", 2)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
+async def test_nor_beside_a_turn_that_has_not_shown_its_own(proxied: Start, agents: Agents) -> None:
+    """A fork at the same time has everything: the id that it would continue may be the other's by now."""
+    run = await proxied(numbered, simulated={"citizen": "xai"})
+    agent = await agents(run.server.url, store=True)
+    await agent.turn("one")
+    other = agent.fork()
+    run.simulator.settings.first_event_seconds = 3600
+    task = asyncio.get_running_loop().create_task(agent.turn("two"))
+    await run.simulator.until(lambda: len(run.simulator.turns) == 2)
+    run.simulator.settings.first_event_seconds = 0
+    await other.turn("and this")
+    task.cancel()
+    await run.recorded(3)
+    assert ("full", "busy", 1) in await uploads(run, 3)
+    assert read(run)[-1][1] == other.answered[-1]
+
+
+async def test_ids_that_differ_are_known_by_the_model(proxied: Start, agents: Agents) -> None:
+    """A gateway may have several providers behind it: one model's responses say nothing of another's."""
+    run = await proxied(numbered)
+    agent = await agents(run.server.url, store=True)
+    for said, model in [("one", "a"), ("two", "a"), ("three", "a"), ("four", "b"), ("five", "b")]:
+        if said in ("three", "five"):
+            run.simulator.inject(Fault("before_created", "abort"))
+        await agent.turn(said, model=model)
+    assert await uploads(run, 5) == [
+        ("full", "first_turn", 1),
+        ("delta", None, 1),
+        ("delta", None, 2),
+        ("full", "model_changed", 1),
+        ("full", "connection_lost", 2),
+    ]
     assert [history for _, history in read(run)] == agent.answered
 
 

@@ -177,6 +177,11 @@ class Turn:
         return self.response_id is not None and self.response_id in (self._earlier, parent)
 
     @property
+    def has_own_id(self) -> bool:
+        """Whether its response has another id than the one before it on the same connection."""
+        return None not in (self.response_id, self._earlier) and not self.repeats_id
+
+    @property
     def goes_on(self) -> bool:
         """Whether the agent is being shown an answer that has not ended."""
         return self.shown and self.state is State.STREAMING

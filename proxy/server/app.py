@@ -192,7 +192,7 @@ def _limits(config: Config, rules: Provider) -> Limits:
         websocket_retry_seconds=config.websocket_retry_seconds,
         dropped_output=config.dropped_output,
         open_ahead=config.open_ahead,
-        recalls=not rules.repeats_ids,
+        repeats_ids=rules.repeats_ids,
     )
 
 

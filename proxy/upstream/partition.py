@@ -6,7 +6,7 @@ Dropping any of it costs bytes, never an answer.
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from proxy.core.affinity import Candidate, Former
@@ -161,6 +161,13 @@ class Partition:
         """Whether upstream may still know a response whose connection is gone."""
         return request.is_stored and not self.refuses(RECALL, now)
 
+    def has_own_ids(self, model: str) -> bool:
+        """Whether responses of *model* were seen to have ids of their own, on one connection.
+
+        Where they share one, it is also that of a turn that was lost before anything of it was heard.
+        """
+        return replace(RECALL, model=model) in self.accepted_at
+
     def remember(self, baseline: Baseline | None, reason: Mismatch, *, is_sound: bool = False) -> None:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""
         if baseline is not None:
@@ -223,6 +230,10 @@ class Partition:
     def note_accepted(self, doubt: Doubt, now: float) -> None:
         """Take note that upstream took a request of the form *doubt* over a WebSocket."""
         _keep(self.accepted_at, doubt, now)
+
+    def note_own_ids(self, model: str, now: float) -> None:
+        """Take note that two responses of *model* on one connection had ids of their own."""
+        self.note_accepted(replace(RECALL, model=model), now)
 
     def note_refused(self, doubt: Doubt, now: float, off_seconds: float) -> None:
         """Take note that upstream refused a request of the form *doubt* over a WebSocket, and took it over HTTP.

@@ -45,7 +45,8 @@ LATELY_SECONDS = 300.0
 class Limits:
     """How many connections a partition keeps, and for how long (seconds).
 
-    *recalls* says whether the id of a stored response may be continued after its connection is gone.
+    *repeats_ids* says whether the responses on a connection share an id, as far as that is known beforehand: a
+    stored one is then not continued elsewhere.
     """
 
     max_connections: int
@@ -54,7 +55,7 @@ class Limits:
     websocket_retry_seconds: float
     dropped_output: Dropped
     open_ahead: bool
-    recalls: bool = True
+    repeats_ids: bool | None = None
 
 
 class Lease:
@@ -378,7 +379,10 @@ class Pool:
         return *self._place(partition), upload
 
     def _may_recall(self, request: TurnRequest, partition: Partition) -> bool:
-        return self._limits.recalls and partition.may_recall(request, self._clock())
+        repeats_ids = self._limits.repeats_ids
+        if repeats_ids is None:
+            repeats_ids = not partition.has_own_ids(request.model)
+        return not repeats_ids and partition.may_recall(request, self._clock())
 
     def _is_tried_beside(self, partition: Partition, spare: int | None) -> bool:
         """Whether a WebSocket is asked for that is not worth waiting for: upgrades are swallowed, time and again.

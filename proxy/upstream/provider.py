@@ -9,30 +9,31 @@ ProviderName = Literal["openai", "xai"]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """The rules of one provider; the defaults are OpenAI's.
+    """The rules of one provider; the defaults are those of one that nobody knows.
 
     *keeps_instructions*: a chain goes on with the instructions that it began with, and a continuation that has any
     is refused. *repeats_ids*: the responses on one connection share an id, so that an id stands for the latest of
-    them, whichever that is by now. *max_age_seconds*: from that age on a connection should carry no further turn.
+    them, whichever that is by now; None where that has to be seen. *max_age_seconds*: from that age on a
+    connection should carry no further turn.
     """
 
     max_age_seconds: float = inf
     keeps_instructions: bool = False
-    repeats_ids: bool = False
+    repeats_ids: bool | None = None
 
 
 PROVIDERS: dict[ProviderName, Provider] = {
-    "openai": Provider(),
+    "openai": Provider(repeats_ids=False),
     "xai": Provider(max_age_seconds=1400, keeps_instructions=True, repeats_ids=True),
 }
 """Sources: protocol notes, section 5."""
 
-_DOMAINS: dict[str, ProviderName] = {"x.ai": "xai"}
+_DOMAINS: dict[str, ProviderName] = {"openai.com": "openai", "chatgpt.com": "openai", "x.ai": "xai"}
 
 
 def provider(name: Literal["auto", "openai", "xai"], host: str) -> Provider:
-    """Return the provider of that *name*, or with "auto" the one that *host* belongs to."""
+    """Return the provider of that *name*, or with "auto" the one that *host* belongs to, if it is known."""
     if name != "auto":
         return PROVIDERS[name]
-    found = (each for domain, each in _DOMAINS.items() if host == domain or host.endswith(f".{domain}"))
-    return PROVIDERS[next(found, "openai")]
+    found = (PROVIDERS[each] for domain, each in _DOMAINS.items() if f".{host}".endswith(f".{domain}"))
+    return next(found, Provider())

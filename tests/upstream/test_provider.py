@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.upstream.provider import PROVIDERS, provider
+from proxy.upstream.provider import PROVIDERS, Provider, provider
 
 
 @pytest.mark.parametrize(
@@ -14,14 +14,16 @@ from proxy.upstream.provider import PROVIDERS, provider
         ("auto", "api.x.ai", "xai"),
         ("auto", "eu-west-1.api.x.ai", "xai"),
         ("auto", "x.ai", "xai"),
-        ("auto", "api.netx.ai", "openai"),
-        ("auto", "x.ai.example.com", "openai"),
-        ("auto", "127.0.0.1", "openai"),
-        ("auto", "", "openai"),
+        ("auto", "eu.api.openai.com", "openai"),
+        ("auto", "chatgpt.com", "openai"),
+        ("auto", "api.netx.ai", None),
+        ("auto", "x.ai.example.com", None),
+        ("auto", "127.0.0.1", None),
+        ("auto", "", None),
         ("xai", "gateway.example.com", "xai"),
         ("openai", "api.x.ai", "openai"),
     ],
 )
 def test_it_is_named_or_known_by_its_host(name: Any, host: str, expected: Any) -> None:
-    """A name that only looks like it is somebody else's."""
-    assert provider(name, host) is PROVIDERS[expected]
+    """A name that only looks like it is somebody else's, whom nobody knows."""
+    assert provider(name, host) == (PROVIDERS[expected] if expected is not None else Provider())
