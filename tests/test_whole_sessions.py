@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from linkplan import WAYS
 from side import why_not
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def test_sessions_over_a_link_are_counted_by_the_link(tmp_path: Path) -> None:
     done = bench("--links", "fibre", *ways, "--turns", "3", "--seeds", "1", "--json", str(file))
     assert done.returncode == 0, done.stderr
     plain, through = orjson.loads(file.read_bytes())
-    assert through["packlight"]["stats"]["turns"] == {"total": 3, "delta": 2, "full": 1, "http": 0, "failed": 0}
+    assert through["packlight"]["turns"] == {"total": 3, "delta": 2, "full": 1, "http": 0, "failed": 0}
     assert through["up"]["bytes"] < plain["up"]["bytes"] / 2
     assert through["down"]["bytes"] < plain["down"]["bytes"] / 2
     assert all(each["seconds"] > 2 for each in (plain, through))  # two calls of a tool, a second each
@@ -55,13 +56,14 @@ def test_sessions_over_a_link_are_counted_by_the_link(tmp_path: Path) -> None:
 def test_medians_and_spread_are_told_from_a_file(tmp_path: Path) -> None:
     """The table has the median over the seeds, from least to most, and how many times faster than keep-alive."""
     file, svg = tmp_path / "sessions.json", tmp_path / "chart.svg"
-    seconds = {"keep-alive": (300, 400, 380), "packlight": (80, 95, 120)}
+    seconds = {"keep-alive": (300, 400, 380), "packlight": (80, 95, 120), "new": (290, 300, 310)}
     sessions = [session(way, seed, each) for way, all_ in seconds.items() for seed, each in enumerate(all_, 1)]
     file.write_bytes(orjson.dumps(sessions))
-    done = bench("--show", str(file), "--svg", str(svg))
+    done = bench("--show", str(file), "--ways", "keep-alive,packlight", "--svg", str(svg))
     assert done.returncode == 0, done.stderr
     assert "CUBIC, seeds 1, 2, 3" in done.stdout
     assert "| packlight | 95 (80 to 120) s | 4.00x | 1.50 s | 95 | 95 | 10 | 10 |" in done.stdout
+    assert WAYS["new"] not in done.stdout
     words = [each.text for each in ET.parse(svg).getroot().iter() if each.tag.endswith("text")]  # noqa: S314  ours
     assert "95 s, 4.00x" in words
     assert "GEO satellite in the air (760 ms, 1.89 Mbit/s, 6.0% loss)" in words

@@ -286,7 +286,10 @@ def _percent(shares: tuple[float, float, float]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Draw *rows* into *folder*, ``bytes-up.svg`` and ``bytes-down.svg``, but for those in Chat."""
+    """Draw *rows* into *folder*, but for those in Chat: ``bytes-up.svg``, ``bytes-down.svg``, and ``bytes.svg``.
+
+    The last has what matters most of the first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     note = (
         "TCP payload, counted by a relay in front of a simulated upstream; part of plain HTTP, median of all seeds"
@@ -294,11 +297,16 @@ def draw(rows: Sequence[dict[str, Any]], folder: Path) -> None:
     drawn_ways = ("HTTP + zstd", "delta, no deflate", "packlight", "packlight, hoist")
     ways = [name for name in rows[0]["ways"] if name in drawn_ways]
     drawn = [row for row in rows if SHAPES[row["shape"]].api == "responses"]
-    for direction, series in (("up", [*ways, "bound"]), ("down", [*ways[1:], "bound"])):
+    short = [name for name in ("HTTP + zstd", "packlight") if name in ways]
+    for name, direction, series in (
+        ("bytes-up", "up", [*ways, "bound"]),
+        ("bytes-down", "down", [*ways[1:], "bound"]),
+        ("bytes", "up", [*short, "bound"]),
+    ):
         groups = []
         for row in drawn:
-            shares = [share(row, name, direction)[0] for name in series]
+            shares = [share(row, way, direction)[0] for way in series]
             told = [f"{each:.1%}" + (" (bar cut short)" if each > _LONGEST_BAR else "") for each in shares]
             groups.append(Group(row["shape"], [min(each, _LONGEST_BAR) for each in shares], told))
         title = f"Bytes {direction}, whole session"
-        (folder / f"bytes-{direction}.svg").write_text(bars(title, note, series, groups), encoding="utf-8")
+        (folder / f"{name}.svg").write_text(bars(title, note, series, groups), encoding="utf-8")

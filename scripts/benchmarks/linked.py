@@ -115,10 +115,7 @@ def _surroundings(place: Path, settings: Mapping[str, str] = MappingProxyType({}
 
 
 def _figures() -> dict[str, Any]:
-    """Return what packlight says of itself; to be called in its namespace."""
-    url = f"http://127.0.0.1:{PROXY_PORT}/_packlight"
-    pages = {}
-    for page in ("stats", "turns"):
-        with urllib.request.urlopen(f"{url}/{page}", timeout=10) as answer:  # noqa: S310  our own pages
-            pages[page] = orjson.loads(answer.read())
-    return pages
+    """Return packlight's figures; to be called in its namespace."""
+    url = f"http://127.0.0.1:{PROXY_PORT}/_packlight/stats"
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  our own page
+        return dict(orjson.loads(answer.read()))

@@ -31,7 +31,7 @@ class Plan:
 class Lived:
     """What came of a session: times in seconds as the agent saw them, and what the link carried each way.
 
-    *packlight* is what packlight says of itself, where it took part.
+    *packlight* are its own figures (`/_packlight/stats`), where it took part.
     """
 
     plan: Plan

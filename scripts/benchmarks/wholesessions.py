@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def _names(choices: Iterable[str]) -> Callable[[click.Context, click.Parameter, 
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Where to draw them.")
 @click.option(
     "--show", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
-    help="Run nothing; tell what such files hold.",
+    help="Run nothing; tell what such files hold of these links and ways.",
 )  # fmt: skip
 def link(
     *,
@@ -72,15 +72,33 @@ def link(
         for each in links
         for way in ways
     ]
-    sessions = [each for name in show for each in stored(name)] if show else list(_run(plans, jobs))
+    if show:
+        kept = [each for name in show for each in stored(name)]
+        sessions = [each for each in kept if each.plan.link in links and each.plan.way in ways]
+    else:
+        sessions = list(_run(plans, jobs))
     if file is not None:
-        file.write_bytes(orjson.dumps([asdict(each) for each in sessions], option=orjson.OPT_INDENT_2))
+        file.write_bytes(_written(sessions))
     for line in table(sessions):
         click.echo(line)
     if svg is not None:
         svg.write_text(chart(sessions), encoding="utf-8")
     if not show and len(sessions) < len(plans):
         sys.exit(1)
+
+
+def _written(sessions: Iterable[Lived]) -> bytes:
+    """Return *sessions* as JSON, one on a line, times to the millisecond."""
+    rounded = (
+        replace(
+            each,
+            seconds=round(each.seconds, 3),
+            first_events=[round(seconds, 3) for seconds in each.first_events],
+            turns=[round(seconds, 3) for seconds in each.turns],
+        )
+        for each in sessions
+    )
+    return b"[\n" + b",\n".join(orjson.dumps(asdict(each)) for each in rounded) + b"\n]\n"
 
 
 def stored(file: Path) -> list[Lived]:
