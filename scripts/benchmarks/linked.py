@@ -117,5 +117,5 @@ def _surroundings(place: Path, settings: Mapping[str, str] = MappingProxyType({}
 def _figures() -> dict[str, Any]:
     """Return packlight's figures; to be called in its namespace."""
     url = f"http://127.0.0.1:{PROXY_PORT}/_packlight/stats"
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  our own page
+    with urllib.request.urlopen(url, timeout=10) as answer:
         return dict(orjson.loads(answer.read()))
