@@ -1,8 +1,10 @@
 """Reasons: why a turn was not sent as a delta, in a sentence for the person who sees the figures."""
 
 EXPLANATIONS: dict[str, str] = {
-    "first_turn": "A conversation that upstream has not seen yet: its beginning has to be sent once.",
-    "history_changed": "The agent edited, rewound or compacted its history, so upstream's copy no longer fits.",
+    "first_turn": "A conversation that upstream has not seen yet, or one compacted to what its user said: it has "
+    "to be sent once.",
+    "history_changed": "The agent edited, rewound or compacted its history, or changed its prompt, so upstream's "
+    "copy no longer fits.",
     "settings_changed": "A setting changed that decides what upstream stores, or that was told once per chain; "
     "or there are no instructions any more.",
     "model_changed": "Another model was asked; what upstream holds belongs to the one before.",
@@ -14,8 +16,8 @@ EXPLANATIONS: dict[str, str] = {
     "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",
     "after_error": "The turn before failed, was cut short, or was given up by the agent, after which nothing is "
     "taken for granted.",
-    "after_restart": "The conversation began elsewhere: packlight was restarted, or the beginning of the history "
-    "changed, or a header that tells credentials apart.",
+    "after_restart": "The conversation began elsewhere: packlight was restarted, or what its user said first "
+    "changed (some agents compact so), or a header that tells credentials apart.",
     "busy": "Another turn was under way on the conversation's connection; or all that there may be "
     "(`max_connections`) were at work, or kept for conversations in use.",
     "too_large": "The message is larger than upstream takes over a WebSocket.",

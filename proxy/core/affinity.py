@@ -145,7 +145,7 @@ def explain(
     dropped: Dropped = "reasoning",
 ) -> Mismatch:
     """Say why *request* continues none of the free *candidates*, in the words of the figures."""
-    related = False
+    models: set[str] = set()
     nearest: Mismatch | None = None
     known = [
         *(Former(each.baseline, Mismatch.BUSY) for each in candidates if each.baseline is not None),
@@ -157,9 +157,13 @@ def explain(
             return former.reason
         if found.reason is not Mismatch.HISTORY_CHANGED:
             nearest = nearest or found.reason
-        related = related or former.baseline.root == request.root
+        if former.baseline.asked == request.asked:
+            models.add(former.baseline.model)
     if nearest is not None:
         return nearest
     if not request.has_model_output:
         return Mismatch.FIRST_TURN  # also where one that was known began with the same words
-    return Mismatch.HISTORY_CHANGED if related else Mismatch.AFTER_RESTART
+    if not models:
+        return Mismatch.AFTER_RESTART
+    # Agents rewrite the history for another model: its name in the prompt, thoughts left out or told as text.
+    return Mismatch.HISTORY_CHANGED if request.model in models else Mismatch.MODEL_CHANGED

@@ -190,8 +190,16 @@ class TurnRequest:
 
     @property
     def root(self) -> Fingerprint:
-        """The mark of the history up to the first user message: what related conversations share."""
+        """The mark of the history up to the first user message."""
         return self.marks[self.outline.opening or -1]
+
+    @property
+    def asked(self) -> Fingerprint:
+        """The mark of the first user message, whatever stands before it: what one conversation keeps.
+
+        Agents may name the model or the date above it. Without such a message it is that of the whole history.
+        """
+        return self.outline.asked if self.outline.opening else self.marks[-1]
 
     @property
     def instructions(self) -> Fingerprint:
@@ -270,7 +278,7 @@ class Baseline:
     settings: Fingerprint
     length: int
     mark: Fingerprint
-    root: Fingerprint
+    asked: Fingerprint
     outputs: tuple[Output, ...]
     instructions: Fingerprint
     turns: int = 1
@@ -302,7 +310,7 @@ class Baseline:
             settings=request.settings,
             length=len(request.items),
             mark=request.marks[-1],
-            root=request.root,
+            asked=request.asked,
             outputs=outputs,
             instructions=request.instructions,
             turns=turns,

@@ -15,12 +15,14 @@ class Outline:
     """What is asked of a history as a whole, kept so that its items need not be read again.
 
     *length* is the number of its items, and *opening* that of the items up to and with the first user message, 0
-    where there is none. *has_model_output* says that the model has spoken, *is_compacted* that upstream may have
-    forgotten what stands before a compaction, and *has_tools* that it gives tools as items.
+    where there is none; *asked* is the mark of that message alone. *has_model_output* says that the model has
+    spoken, *is_compacted* that upstream may have forgotten what stands before a compaction, and *has_tools* that
+    it gives tools as items.
     """
 
     length: int = 0
     opening: int = 0
+    asked: Fingerprint = START
     has_model_output: bool = False
     is_compacted: bool = False
     has_tools: bool = False
@@ -32,9 +34,11 @@ class Outline:
             return items.outline
         types = {item.type for item in items}
         users = (n for n, each in enumerate(items, 1) if each.raw.get("role") == "user" and each.type == "message")
+        opening = next(users, 0)
         return cls(
             length=len(items),
-            opening=next(users, 0),
+            opening=opening,
+            asked=marks(items[opening - 1 : opening])[-1] if opening else START,
             has_model_output=any(item.from_model for item in items),
             is_compacted=any("compact" in kind for kind in types),
             has_tools="additional_tools" in types,
@@ -45,6 +49,7 @@ class Outline:
         return Outline(
             length=self.length + later.length,
             opening=self.opening or (later.opening and self.length + later.opening),
+            asked=self.asked if self.opening else later.asked,
             has_model_output=self.has_model_output or later.has_model_output,
             is_compacted=self.is_compacted or later.is_compacted,
             has_tools=self.has_tools or later.has_tools,

@@ -201,6 +201,30 @@ def test_the_reason_is_the_nearest_conversations(
     assert explain(request(*history), candidates, formers) is reason
 
 
+PROMPT = {"role": "developer", "content": "You are gpt-5.5."}
+OTHER_PROMPT = {"role": "developer", "content": "You are gpt-6."}
+THOUGHT = [*FIRST, reasoning("Hm"), assistant("Hi"), user("What is here?")]
+
+
+@pytest.mark.parametrize(
+    ("known", "history"),
+    [
+        ([PROMPT, *SECOND], [OTHER_PROMPT, *SECOND, assistant("Files"), user("x")]),
+        (THOUGHT, [*SECOND, assistant("Files"), user("x")]),
+    ],
+    ids=["the prompt names the model", "thoughts are for the model that had them"],
+)
+def test_a_model_that_changes_with_the_history_is_the_reason(known: list[JSON], history: list[JSON]) -> None:
+    """Agents rewrite the history for another model; with the same model it is the history that changed."""
+    before = baseline(known, assistant("Files"))
+    unrelated = Former(baseline([user("Something else")], assistant("Yes"), model="gpt-6"), Mismatch.RETIRED)
+    for formers in ([], [unrelated]):
+        assert explain(request(*history, model="gpt-6"), [free(1, before)], formers) is Mismatch.MODEL_CHANGED
+        assert explain(request(*history), [free(1, before)], formers) is Mismatch.HISTORY_CHANGED
+    rewound = Former(baseline([*history, user("y")], assistant("Yes"), model="gpt-6"), Mismatch.RETIRED)
+    assert explain(request(*history, model="gpt-6"), [free(1, before)], [rewound]) is Mismatch.HISTORY_CHANGED
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [({"model": "gpt-6"}, Mismatch.MODEL_CHANGED), ({"store": True}, Mismatch.SETTINGS_CHANGED)],

@@ -7,6 +7,7 @@ from echo import DROPS_REASONING, DROPS_TEXT, STYLES, echo
 from said import JSON, answer, assistant, baseline, call, custom_call, reasoning, request, user
 
 from proxy.core.delta import FIELDS, Baseline, Delta, Full, Mismatch, Reuse, TurnRequest, diff, reuse
+from proxy.core.history import Outline
 from proxy.core.items import Dropped, Item, Output
 
 HISTORY = [{"role": "developer", "content": "Be brief."}, user("What is here?")]
@@ -321,12 +322,29 @@ def test_a_request_keeps_its_fields_in_a_fixed_order() -> None:
     assert not request(user("x")).has_nulls
 
 
-def test_related_conversations_share_their_root() -> None:
+def test_a_conversations_beginning_names_it() -> None:
     """The root reaches to the first user message; without one it is the whole history."""
     assert request(*HISTORY).root == request(*HISTORY, *CALLED, answer()).root
     assert request(*HISTORY).root != request(HISTORY[0], user("Something else")).root
     assert request(HISTORY[0]).root == request(HISTORY[0]).marks[-1]
     assert request(*HISTORY).session == request(*HISTORY).root.hex()[:8]
+
+
+def test_a_conversation_keeps_what_was_asked_first() -> None:
+    """The first user message, whatever stands before it or follows; without one it is the whole history."""
+    asked = request(*HISTORY).asked
+    assert asked == request(*HISTORY, *CALLED, answer(), user("And now?")).asked
+    assert asked == request({"role": "developer", "content": "You are gpt-6"}, *HISTORY[1:]).asked
+    assert asked != request(HISTORY[0], user("Something else")).asked
+    assert request(HISTORY[0]).asked == request(HISTORY[0]).marks[-1]
+
+
+@pytest.mark.parametrize("prefix", range(5))
+def test_a_history_read_in_two_parts_has_the_same_outline(prefix: int) -> None:
+    """Wherever the first user message stands."""
+    items = [Item.of(raw) for raw in (HISTORY[0], *HISTORY, *CALLED)]
+    parts = Outline.of(items[:prefix]).then(Outline.of(items[prefix:]))
+    assert parts == Outline.of(items)
 
 
 def test_a_history_with_model_output_had_turns_before() -> None:
@@ -346,6 +364,6 @@ def test_a_baseline_is_made_of_the_request_and_its_outputs() -> None:
     sent = request(*HISTORY)
     outputs = tuple(Output.of(item) for item in CALLED)
     known = Baseline.after(sent, "resp_7", outputs, turns=3)
-    assert (known.length, known.mark, known.root) == (2, sent.marks[2], sent.root)
+    assert (known.length, known.mark, known.asked) == (2, sent.marks[2], sent.asked)
     assert (known.model, known.settings, known.outputs, known.turns) == ("gpt-5.5", sent.settings, outputs, 3)
     assert "Look" not in str(known.outputs)

@@ -273,7 +273,7 @@ def test_nothing_old_is_read_to_decide_what_to_send(api: Callable[[], FrontEnd],
     assert isinstance(read, Readable)
     turn = read.turn
     assert hoist({"store": False, "instructions": "x"}, turn.items) is not None
-    assert turn.root == turn.marks[1]
+    assert turn.root == turn.asked == turn.marks[1]
     assert turn.has_model_output
     assert isinstance(turn.items, History)
     assert not {"whole", "raws"} & vars(turn.items).keys()
