@@ -158,7 +158,7 @@ async def test_by_default_nothing_is_uploaded_again(proxied: Start, agents: Agen
 
 async def test_what_upstream_stores_is_continued_by_its_id(proxied: Start, agents: Agents) -> None:
     """It need not be uploaded at all."""
-    run = await proxied(tells, warm_up="on")
+    run = await proxied(tells, warm_up="on", provider="openai")
     agent = await agents(run.server.url, store=True)
     await agent.turn("one")
     await run.lose_connections()
