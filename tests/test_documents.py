@@ -37,3 +37,15 @@ def test_what_is_told_to_be_set_is_a_setting(document: Path) -> None:
     told = re.findall(r'`([a-z_]+) = (?:"|\d|\[|true|false)', text)
     told += [name.lower() for name in re.findall(r"PACKLIGHT_([A-Z_]+)=", text)]
     assert set(told) <= set(DOCS)
+
+
+@pytest.mark.parametrize("folder", [".", "core", "frontends", "server", "upstream"])
+def test_each_module_has_its_noun_in_the_table(folder: str) -> None:
+    """The table of docs/architecture.md says of every module what it is."""
+    rows = re.findall(
+        r"^\| `.*\.py`.*\|$", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    told = {Path(name).name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row)}
+    modules = {each.name for each in (ROOT / "proxy" / folder).glob("*.py") if not each.name.startswith("__")}
+    assert modules
+    assert modules <= told
