@@ -60,7 +60,7 @@ _OVERHEAD = 256
 class PlainHTTP(Exception):
     """Nothing was shown to the agent, and this turn should go over plain HTTP, for *reason*.
 
-    *accepted* is to be called if upstream answers it there: its refusal here was then about the request's form.
+    *accepted* is to be called if upstream answers it there: what went wrong here was then not the request's fault.
     """
 
     def __init__(self, reason: Mismatch, accepted: Callable[[], None] = lambda: None) -> None:

@@ -67,13 +67,12 @@ FIELDS: Mapping[str, Reuse] = {
     "model": Reuse.MUST_MATCH,
     "store": Reuse.MUST_MATCH,
     "truncation": Reuse.MUST_MATCH,
-    # A prompt template puts items of its own before the input, once more with each turn of a chain.
     "background": Reuse.NOT_OURS,
     "background_options": Reuse.NOT_OURS,
     "conversation": Reuse.NOT_OURS,
     "generate": Reuse.NOT_OURS,
     "previous_response_id": Reuse.NOT_OURS,
-    "prompt": Reuse.NOT_OURS,
+    "prompt": Reuse.NOT_OURS,  # a template puts its items before the input, once more with each turn of a chain
     "stream_id": Reuse.NOT_OURS,
     "type": Reuse.NOT_OURS,
 }

@@ -4,7 +4,7 @@
 |---|---|---|
 | P0 no connection yet, P1 message not wholly sent | no | again, on a new connection |
 | P2 sent, no event | perhaps | again, `ambiguous_retries` times |
-| P3 an error before anything was said | it refused it | a miss, an age limit: again; what HTTP may take: there |
+| P3 an error before anything was said | it refused it | no loss: `core/turn.py` says what may mend it |
 | P4 response begun, nothing of it shown | yes | as P2 |
 | P5 shown | yes | never: two answers would be spliced |
 

@@ -57,7 +57,10 @@ _NOT_BEGUN = (State.READY, State.SENT)
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Nothing was shown to the agent: send in full for *reason*, on a *fresh* connection or the same one."""
+    """Nothing was shown to the agent: send in full for *reason*, on a *fresh* connection or the same one.
+
+    A fresh one may continue a response that upstream stores instead (`core/affinity.py`).
+    """
 
     reason: Mismatch
     fresh: bool
@@ -99,11 +102,11 @@ class Turn:
     Of the last attempt: *upload* is what was sent, *hoisted* the settings that it told as items, *untold* the
     fields of the agent's that it left out because upstream has their values from elsewhere, *response_id* the
     id of upstream's response, *reading* the tokens that upstream counted. *again* says how the turn has to be
-    sent again, if it has to; *baseline* is what upstream holds once it has completed. *chain_ignored* says that
-    upstream continued another response than it was asked to, *collapse* that it had lost the chain.
+    sent again, if it has to; *baseline* is what upstream holds once it has completed.
 
     Of all attempts: *attempts* is their number, *replays* counts those that were lost, and *shown* says that the
-    agent has seen some of an answer.
+    agent has seen some of an answer. *chain_ignored* says that upstream continued another response than it was
+    asked to in one of them, *collapse* that it had lost the chain.
     """
 
     def __init__(
@@ -202,6 +205,7 @@ class Turn:
         self.again = None
         self.baseline = None
         self.response_id = None
+        self.reading = None
         self._reused = reused
         self._earlier = earlier
         self._told = Told()
@@ -253,7 +257,8 @@ class Turn:
         """Take an event; return what the agent is to see now.
 
         Afterwards *again* may hold what to do instead. Raises UpstreamError where upstream refused the turn
-        before any output, and ConnectionLost where the events are not this turn's.
+        before any output, ConnectionLost where the events are not this turn's, or too much of them would have to
+        be held back, and GarbledEvent where one that has to be read is no JSON.
         """
         if event.type in ERRORS:
             return self._error(event)

@@ -26,8 +26,9 @@ class Signs:
 
     *silent*: since upstream was last heard. *owing*: whether it has not acknowledged what was sent, and *stuck*
     for how long it has acknowledged nothing. *slept*: for how long this machine did, since upstream was heard.
-    *moved*: whether the address that the connection speaks from is not this machine's any more. *invested*: how
-    long the turn's upload went on before it got stuck, all of which a new connection would have to do again.
+    *moved*: whether the address that the connection speaks from is not this machine's any more. *round_trip*: the
+    shortest time in which upstream was seen to answer. *invested*: how long the turn's upload went on before it
+    got stuck, all of which a new connection would have to do again.
     """
 
     silent: float = 0.0

@@ -49,6 +49,7 @@ class Slot:
     """A place in a partition: being opened, free, or lent to a turn.
 
     *opening* is the task that opens it ahead of a turn, if one does; *wanted* says whether a turn waits for that.
+    *claimed* is the baseline that it was lent with, *closing* why it is gone, once it is counted as that.
     """
 
     last_used: float

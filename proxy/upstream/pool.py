@@ -1,7 +1,7 @@
-"""The connections to one upstream, and who may use which.
+"""The connections to one upstream, and who may use which: from the claim to the return.
 
-A *partition* is what one set of credentials may share: connections, baselines, and the knowledge whether
-upstream speaks WebSocket and honours chains. Dropping any of it costs bytes, never an answer.
+A turn claims a place in its partition before anything is waited for, so that no other takes it. What is given back
+keeps its baseline; what is too old, idle for too long or lost leaves its place, and may be opened again ahead.
 """
 
 import asyncio
@@ -59,7 +59,10 @@ class Limits:
 
 
 class Lease:
-    """The exclusive use of a connection for one turn, and what to send on it first."""
+    """The exclusive use of a connection for one turn, and the *upload* to send on it first.
+
+    *recalled* says that this continues a stored response of another connection.
+    """
 
     def __init__(self, connection: Connection, upload: Delta | Full, *, recalled: bool = False) -> None:
         self.connection = connection
@@ -93,8 +96,8 @@ def ignore_loss(_partition: Partition, _connection: Connection, _last_used: floa
 class Pool:
     """Every connection to *endpoint*. An async context manager; leaving it closes them all.
 
-    `when_lost` is called for each connection without a turn that is lost, or is closed because it is too old, if
-    its last turn was less than LATELY_SECONDS ago.
+    `when_lost` is called for each connection that is lost between turns or with the end of one, or is closed
+    because it is too old, if its last turn was less than LATELY_SECONDS ago.
     """
 
     def __init__(

@@ -285,6 +285,7 @@ def test_a_whole_answer_is_asked_for_again(kind: str) -> None:
     message = orjson.loads(bytes(turn.start(Full(Mismatch.CHAIN_COLLAPSED), reused=False)))
     assert "previous_response_id" not in message
     assert len(message["input"]) == 3
+    assert turn.reading is None  # of this attempt
     assert turn.receive(created("resp_3")) == ()
     shown_now = turn.receive(ended(usage(300), assistant("right"), id="resp_3"))
     assert [each.type for each in shown_now] == ["response.created", kind.replace("incomplete", "completed")]
