@@ -71,12 +71,15 @@ class PlainHTTP(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long a turn waits for upstream (seconds), and how large a message may be (bytes)."""
+    """How long a turn waits for upstream (seconds), and how large a message may be (bytes).
+
+    *websocket_retry_seconds* is for how long what failed over a WebSocket is not tried again there.
+    """
 
     first_event_timeout: float
     event_timeout: float
     max_message_bytes: int
-    chaining_retry_seconds: float
+    websocket_retry_seconds: float
 
 
 class Exchange:
@@ -256,7 +259,7 @@ class Exchange:
         if refusal.code == "context_length_exceeded":
             # Each API words it in its own way, and clients go by the words.
             return refusal if self.turn.request.echo is None else PlainHTTP(doubt.reason)
-        now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
+        now, off_seconds = self._clock(), self._waits.websocket_retry_seconds
         return PlainHTTP(doubt.reason, partial(self._partition.note_refused, doubt, now, off_seconds))
 
     def _second_opinion(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
@@ -267,7 +270,7 @@ class Exchange:
         is_rejection = refusal.status in REJECTIONS
         if not (is_rejection or refusal.status in _FAULTS) or "retry-after" in refusal.headers:
             return refusal
-        doubt, now, off_seconds = self._conversation, self._clock(), self._waits.chaining_retry_seconds
+        doubt, now, off_seconds = self._conversation, self._clock(), self._waits.websocket_retry_seconds
         if _SETTLED.search(refusal.body) or not self._partition.asks_over_http(doubt, now, off_seconds):
             return refusal
         enough = 1 if is_rejection else _FAULTS_BELIEVED  # a fault may pass by itself
@@ -276,7 +279,7 @@ class Exchange:
         )
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
-        now, off_seconds = self._clock(), self._waits.chaining_retry_seconds
+        now, off_seconds = self._clock(), self._waits.websocket_retry_seconds
         if isinstance(upload, Delta) and self.turn.collapse is not None:
             self._partition.note_collapse(now=now, off_seconds=off_seconds)
         elif isinstance(upload, Delta):
@@ -296,7 +299,7 @@ class Exchange:
         *fault* where the agent has to be told.
         """
         if lease.recalled:  # it may be the recall that upstream cannot bear
-            self._partition.refuse(RECALL, self._clock() + self._waits.chaining_retry_seconds)
+            self._partition.refuse(RECALL, self._clock() + self._waits.websocket_retry_seconds)
         if fault.code != TOO_BIG and not (lease.connection.is_open or lease.connection.is_dropped):
             now = self._clock()
             age, turn = now - lease.connection.opened_at, now - self._began_at
@@ -330,7 +333,7 @@ class Exchange:
     def _note_too_large(self) -> None:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""
         size = min(self._message_bytes, self._whole_bytes)
-        off_seconds = self._waits.chaining_retry_seconds
+        off_seconds = self._waits.websocket_retry_seconds
         self._partition.note_too_large(size, now=self._clock(), off_seconds=off_seconds)
 
     def _note_lost(self, fault: UpstreamFault, connection: Connection) -> None:

@@ -211,14 +211,14 @@ class Restoring:
                 if self._went_on(job) or not job.keepsake.is_plain:
                     return
                 job.uploads_left -= 1
-                outcome = await self._upload(job)
+                outcome = await self._attempt(job)
                 self._ledger.warm_ups[outcome.value] += 1
                 log.info("warm_up", outcome=outcome.value, session=job.keepsake.request.session)
                 if outcome is not Outcome.INTERRUPTED:
                     return
                 await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _upload(self, job: Job) -> Outcome:
+    async def _attempt(self, job: Job) -> Outcome:
         """Upload once, unless that is interrupted."""
         job.uploading = uploading = self._background.start(self.upload(job), "upload")
         try:

@@ -34,7 +34,7 @@ TIMING = Timing(
     max_event_bytes=2**20,
     max_unread_bytes=2**20,
 )
-WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=2**20, chaining_retry_seconds=300)
+WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=2**20, websocket_retry_seconds=300)
 
 
 def request(*items: JSON, **fields: Any) -> TurnRequest:

@@ -21,12 +21,12 @@ UNSENT_ON_WEBSOCKETS = 4
 """Losses of one turn of either kind, on a link that comes and goes, after which the same is done."""
 
 
-class Verdict(Enum):
-    """What becomes of a turn after a loss."""
+class Remedy(Enum):
+    """What is done for a turn after a loss."""
 
     AGAIN = "a new WebSocket"
     OVER_HTTP = "plain HTTP"
-    FAILED = "the agent is told"
+    NONE = "the agent is told"
 
 
 @dataclass(slots=True)
@@ -41,16 +41,16 @@ class Replays:
     unsent: int = 0
     ambiguous: int = 0
 
-    def after_loss(self, *, sent: bool, shown: bool) -> Verdict:
+    def after_loss(self, *, sent: bool, shown: bool) -> Remedy:
         """Count a loss and say what may be done; *sent* if upstream may hold the message, *shown* the answer."""
         if shown:
-            return Verdict.FAILED
+            return Remedy.NONE
         if not sent:
             self.unsent += 1
         elif self.ambiguous == self.allowed:
-            return Verdict.FAILED
+            return Remedy.NONE
         else:
             self.ambiguous += 1
         if self.ambiguous >= LOSSES_ON_WEBSOCKETS or self.ambiguous + self.unsent >= UNSENT_ON_WEBSOCKETS:
-            return Verdict.OVER_HTTP
-        return Verdict.AGAIN
+            return Remedy.OVER_HTTP
+        return Remedy.AGAIN

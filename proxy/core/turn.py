@@ -19,7 +19,7 @@ from proxy.core.events import AGE_LIMIT, ERRORS, Fault, ServerEvent, response_cr
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Item, Output, Raw, contradicts
 from proxy.core.message import Message
-from proxy.core.replay import Replays, Verdict
+from proxy.core.replay import Remedy, Replays
 from proxy.core.told import Told
 from proxy.core.weight import Reading, Weight
 from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout, UpstreamUnavailable
@@ -357,7 +357,7 @@ class Turn:
         """Count an attempt that is given up with nothing shown; return whether the turn may be sent again."""
         if self.state is State.READY:
             return True
-        return self.replays.after_loss(sent=True, shown=False) is not Verdict.FAILED
+        return self.replays.after_loss(sent=True, shown=False) is not Remedy.NONE
 
     def connection_lost(self, fault: ConnectionLost) -> None:
         """Take the loss of the connection; afterwards *again* says that the turn is to be sent on a new one.
@@ -365,14 +365,14 @@ class Turn:
         Raises *fault* where it may not be sent again, or upstream was silent for too long; UpstreamUnavailable
         where it may, but no longer over a WebSocket.
         """
-        verdict = Verdict.FAILED
+        remedy = Remedy.NONE
         if not isinstance(fault, UpstreamTimeout):
-            verdict = self.replays.after_loss(sent=fault.sent, shown=self.shown)
-        if verdict is Verdict.FAILED:
+            remedy = self.replays.after_loss(sent=fault.sent, shown=self.shown)
+        if remedy is Remedy.NONE:
             self.state = State.FAILED
             raise fault
         self._repeat(Mismatch.CONNECTION_LOST, fresh=True)
-        if verdict is Verdict.OVER_HTTP:
+        if remedy is Remedy.OVER_HTTP:
             raise UpstreamUnavailable("the WebSocket was lost again and again before an answer") from fault
 
     def _repeat(self, reason: Mismatch, *, fresh: bool) -> None:

@@ -34,8 +34,8 @@ Unfinished: TypeAlias = Stalled | Garbled
 
 
 @dataclass(frozen=True, slots=True)
-class TooLong:
-    """The beginning of a body that exceeds the limit; the rest is still to come."""
+class Unread:
+    """A body that was not read to its end: its *beginning*; the rest is still to come."""
 
     beginning: bytes
 
@@ -46,14 +46,14 @@ async def read(
     limit: int,
     timeout: float,  # noqa: ASYNC109
     arrived: Callable[[int], None],
-) -> bytes | TooLong:
+) -> bytes | Unread:
     """Return the body of *request*, undecoded, or its beginning once it exceeds *limit* bytes.
 
     *arrived* is told the size of each piece, since the agent may hang up before the last.
     Raises Stalled where nothing arrives for *timeout* seconds, and Garbled where what arrives is no HTTP.
     """
     if request.content_length is not None and request.content_length > limit:
-        return TooLong(b"")
+        return Unread(b"")
     parts: list[bytes] = []
     size = 0
     while True:
@@ -64,7 +64,7 @@ async def read(
         parts.append(chunk)
         size += len(chunk)
         if size > limit:
-            return TooLong(b"".join(parts))
+            return Unread(b"".join(parts))
 
 
 async def rest(request: web.Request, *, timeout: float) -> AsyncIterator[bytes]:  # noqa: ASYNC109

@@ -54,7 +54,7 @@ class Relay:
         self._is_turn = front_end is not None
         self._events: EventReply | None = None
 
-    async def run(self, raw: bytes | bodies.TooLong, events: EventReply | None) -> web.StreamResponse:
+    async def run(self, raw: bytes | bodies.Unread, events: EventReply | None) -> web.StreamResponse:
         """Forward the body *raw*, or what is still to come of it. *events* may have told the agent something.
 
         Raises UpstreamUnavailable where upstream does not answer, or not to the end; `fault` says where that is
@@ -63,7 +63,7 @@ class Relay:
         self.attempts = 1
         self._events = events
         request = self._request
-        body = self._rest(raw) if isinstance(raw, bodies.TooLong) else raw
+        body = self._rest(raw) if isinstance(raw, bodies.Unread) else raw
         await self._services.restoring.make_way()
         async with AsyncExitStack() as stack:
             answer = self._services.http.request(
@@ -120,7 +120,7 @@ class Relay:
         is_off = self._services.config.http_compression == "off"
         return (*rest, ("Accept-Encoding", "identity" if is_off and "gzip" not in accepted else "gzip"))
 
-    async def _rest(self, raw: bodies.TooLong) -> AsyncIterator[bytes]:
+    async def _rest(self, raw: bodies.Unread) -> AsyncIterator[bytes]:
         if raw.beginning:
             yield raw.beginning
         try:

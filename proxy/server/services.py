@@ -54,5 +54,5 @@ class Services:
             first_event_timeout=self.config.first_event_timeout,
             event_timeout=self.config.event_timeout,
             max_message_bytes=self.config.max_message_bytes,
-            chaining_retry_seconds=self.config.websocket_retry_seconds,
+            websocket_retry_seconds=self.config.websocket_retry_seconds,
         )

@@ -64,7 +64,7 @@ class AgentRequest:
 
     async def pass_through(self, reason: Mismatch | None = None) -> web.StreamResponse:
         """Forward the request over HTTP; *reason* is why a turn goes this way."""
-        return await self._recorded(self._over_http(bodies.TooLong(b""), reason))
+        return await self._recorded(self._over_http(bodies.Unread(b""), reason))
 
     async def answer(self, front_end: FrontEnd) -> web.StreamResponse:
         """Answer the request as the turn that *front_end* reads in it."""
@@ -115,7 +115,7 @@ class AgentRequest:
         raw = await bodies.read(
             self._request, limit=config.max_body_bytes, timeout=config.body_timeout, arrived=self._note_arrived
         )
-        if isinstance(raw, bodies.TooLong):
+        if isinstance(raw, bodies.Unread):
             return await self._over_http(raw, Mismatch.TOO_LARGE)
         read = await self._read(raw, front_end)
         if isinstance(read, Opaque):
@@ -233,7 +233,7 @@ class AgentRequest:
             status = 504 if isinstance(exc, UpstreamTimeout) else 502
             return await self._unavailable(status, exc)
 
-    async def _over_http(self, raw: bytes | bodies.TooLong, reason: Mismatch | None) -> web.StreamResponse:
+    async def _over_http(self, raw: bytes | bodies.Unread, reason: Mismatch | None) -> web.StreamResponse:
         """Forward the request: the body *raw*, or what is still to come of it, and the answer as it comes."""
         self._reason = reason
         try:

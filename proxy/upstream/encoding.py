@@ -59,8 +59,8 @@ class RequestEncoding:
     was TAKEN leaves open whether the link or the encoding is at fault, so that a number of turns go plain.
     """
 
-    def __init__(self, name: Encoding | None) -> None:
-        self.name = name
+    def __init__(self, name: Encoding) -> None:
+        self.name: Encoding | None = name
         self._taken = False
         self._breaks = 0
         self._plain_turns = 0

@@ -11,8 +11,6 @@ from typing import TypeAlias
 
 from websockets.frames import Frame
 
-Waiter: TypeAlias = asyncio.Future[None]
-
 AtOnce: TypeAlias = Callable[[bytes], bool]
 """Deals with a message where it arrives, if it can be dealt with without a wait; says whether it was.
 
@@ -33,7 +31,7 @@ class Inbox:
         self._messages: deque[bytes] = deque()
         self._unread = 0
         self._begun: bytearray | None = None
-        self._waiter: Waiter | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._at_once: AtOnce | None = None
         self._limit = 0.0
         self._timer: asyncio.TimerHandle | None = None

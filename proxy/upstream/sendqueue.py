@@ -76,11 +76,11 @@ if sys.platform == "linux":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-    def _unacknowledged(sock: socket.socket) -> int | None:
+    def _unacknowledged(sock: socket.socket) -> int:
         count: int = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))[0]
         return count
 
-    def _unsent(sock: socket.socket) -> int | None:
+    def _unsent(sock: socket.socket) -> int:
         count: int = struct.unpack("i", ioctl(sock.fileno(), _SIOCOUTQNSD, bytes(4)))[0]
         return count
 
@@ -91,8 +91,8 @@ if sys.platform == "linux":
 
 else:
 
-    def _unacknowledged(sock: socket.socket) -> int | None:
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE) if sys.platform == "darwin" else None
+    def _unacknowledged(sock: socket.socket) -> int:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE) if sys.platform == "darwin" else 0
 
     _unsent = _unacknowledged
 
@@ -106,12 +106,12 @@ TELLS = sys.platform in {"linux", "darwin"}
 
 def owed(transport: asyncio.Transport) -> int:
     """Return how many bytes that were written have not arrived, as far as is known."""
-    return _unwritten(transport) + (unacknowledged(transport.get_extra_info("socket")) or 0)
+    return _unwritten(transport) + _asked(_unacknowledged, transport.get_extra_info("socket"))
 
 
 def unsent(transport: asyncio.Transport) -> int:
     """Return how many bytes that were written have not left this machine, as far as is known."""
-    return _unwritten(transport) + (_asked(_unsent, transport.get_extra_info("socket")) or 0)
+    return _unwritten(transport) + _asked(_unsent, transport.get_extra_info("socket"))
 
 
 def reset_on_close(sock: socket.socket) -> None:
@@ -136,19 +136,13 @@ def queue_of(transport: asyncio.Transport) -> SendQueue:
     return CountedQueue(transport) if TELLS else AssumedQueue(transport)
 
 
-def unacknowledged(sock: socket.socket | None) -> int | None:
-    """Return how many bytes the other end has not acknowledged; None where the kernel does not tell.
+def _asked(count: Callable[[socket.socket], int], sock: socket.socket | None) -> int:
+    """Return what the kernel answers, which is 0 where it does not tell; 0 where the socket was closed.
 
     Below TLS there is no socket any more a moment before the protocol is told that the connection is lost.
     """
-    return _asked(_unacknowledged, sock)
-
-
-def _asked(count: Callable[[socket.socket], int | None], sock: socket.socket | None) -> int | None:
-    if sock is None:
-        return None
     try:
-        return count(sock)
+        return count(sock) if sock is not None else 0
     except (OSError, ValueError):
         return 0
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from proxy.core.replay import LOSSES_ON_WEBSOCKETS, UNSENT_ON_WEBSOCKETS, Replays, Verdict
+from proxy.core.replay import LOSSES_ON_WEBSOCKETS, UNSENT_ON_WEBSOCKETS, Remedy, Replays
 
-AGAIN, HTTP, FAILED = Verdict.AGAIN, Verdict.OVER_HTTP, Verdict.FAILED
+AGAIN, HTTP, FAILED = Remedy.AGAIN, Remedy.OVER_HTTP, Remedy.NONE
 
 
 @pytest.mark.parametrize(
-    ("allowed", "losses", "verdicts"),
+    ("allowed", "losses", "remedies"),
     [
         (2, "aaa", [AGAIN, HTTP, FAILED]),
         (1, "aa", [AGAIN, FAILED]),
@@ -21,10 +21,10 @@ AGAIN, HTTP, FAILED = Verdict.AGAIN, Verdict.OVER_HTTP, Verdict.FAILED
         (1, "aua", [AGAIN, AGAIN, FAILED]),
     ],
 )
-def test_a_turn_that_was_not_shown(allowed: int, losses: str, verdicts: list[Verdict]) -> None:
+def test_a_turn_that_was_not_shown(allowed: int, losses: str, remedies: list[Remedy]) -> None:
     """What was never sent (u) is safe; what may have arrived (a) is sent again as often as is allowed."""
     replays = Replays(allowed)
-    assert [replays.after_loss(sent=loss == "a", shown=False) for loss in losses] == verdicts
+    assert [replays.after_loss(sent=loss == "a", shown=False) for loss in losses] == remedies
     assert replays.ambiguous <= allowed
 
 
@@ -41,5 +41,5 @@ def test_no_turn_is_sent_without_end() -> None:
     for number in range(2**6):
         replays = Replays(9)
         losses = [bool(number >> bit & 1) for bit in range(6)]
-        verdicts = [replays.after_loss(sent=sent, shown=False) for sent in losses]
-        assert verdicts.index(HTTP) < max(LOSSES_ON_WEBSOCKETS, UNSENT_ON_WEBSOCKETS)
+        remedies = [replays.after_loss(sent=sent, shown=False) for sent in losses]
+        assert remedies.index(HTTP) < max(LOSSES_ON_WEBSOCKETS, UNSENT_ON_WEBSOCKETS)

@@ -78,7 +78,7 @@ FAULTS: dict[str, dict[str, Any]] = {
 }
 KEYS = ("Bearer one", "Bearer two")
 MAX_AGE, IDLE, AGE_LIMIT, RETRY = 100.0, 60.0, 120.0, 20.0
-WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=100_000, chaining_retry_seconds=RETRY)
+WAITS = Waits(first_event_timeout=5, event_timeout=5, max_message_bytes=100_000, websocket_retry_seconds=RETRY)
 
 Mode = Literal["off", "auto", "on"]
 Places = st.integers(0, 7)

@@ -55,7 +55,7 @@ KEYS = (
     (("Authorization", "Bearer one"), ("OpenAI-Project", "p"), ("X-Request-Id", "2")),
 )
 IDENTITIES = tuple(of_identity(headers) for headers in KEYS)
-WAITS = Waits(first_event_timeout=1, event_timeout=1, max_message_bytes=1_000_000, chaining_retry_seconds=20)
+WAITS = Waits(first_event_timeout=1, event_timeout=1, max_message_bytes=1_000_000, websocket_retry_seconds=20)
 
 
 def _is_weighed(turn: Turn) -> bool:
