@@ -24,7 +24,7 @@ from proxy.errors import (
 )
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
-from proxy.upstream.partition import RECALL, Doubt, NoLease, Partition
+from proxy.upstream.partition import Doubt, NoLease, Partition
 from proxy.upstream.pool import Lease, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
@@ -176,9 +176,9 @@ class Exchange:
         """Take note of whether an id stands for one response, which alone may be continued elsewhere."""
         turn = self.turn
         if turn.repeats_id:
-            self._partition.refuse(RECALL, inf)
+            self._partition.recall.rest(inf)
         if turn.has_own_id:
-            self._partition.note_own_ids(turn.request.model, self._clock())
+            self._partition.note_own_ids(turn.request.model)
 
     def _fits(self, size: int) -> bool:
         """Whether upstream takes a message of *size* bytes, as far as is known."""
@@ -299,7 +299,7 @@ class Exchange:
         *fault* where the agent has to be told.
         """
         if lease.recalled:  # it may be the recall that upstream cannot bear
-            self._partition.refuse(RECALL, self._clock() + self._waits.websocket_retry_seconds)
+            self._partition.recall.rest(self._clock() + self._waits.websocket_retry_seconds)
         if fault.code != TOO_BIG and not (lease.connection.is_open or lease.connection.is_dropped):
             now = self._clock()
             age, turn = now - lease.connection.opened_at, now - self._began_at

@@ -6,7 +6,7 @@ Dropping any of it costs bytes, never an answer.
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from proxy.core.affinity import Candidate, Former
@@ -83,10 +83,6 @@ class Doubt:
     session: str = ""
 
 
-RECALL = Doubt(Mismatch.UPSTREAM_FORGOT)
-"""Stored responses that upstream does not find on another connection."""
-
-
 @dataclass(slots=True)
 class Chaining:
     """Whether chains of one kind are relied on: not before *off_until*, for *reason*.
@@ -98,8 +94,8 @@ class Chaining:
     off_until: float = 0.0
     reason: Mismatch = Mismatch.UPSTREAM_FORGOT
 
-    def rest(self, until: float, reason: Mismatch) -> None:
-        """Rely on none *until* then, for *reason*."""
+    def rest(self, until: float, reason: Mismatch = Mismatch.UPSTREAM_FORGOT) -> None:
+        """Rely on none *until* then, nor sooner than was said before, for *reason*."""
         self.misses = 0
         if until > self.off_until:
             self.off_until, self.reason = until, reason
@@ -109,9 +105,11 @@ class Chaining:
 class Partition:
     """What one set of credentials may share.
 
-    *chaining* is told apart by whether responses are stored: some servers remember no others. *answers_at_work*
-    says that upstream was seen to answer a ping in the middle of a turn, *asked_at_work* counts the turns in which
-    that was asked. *hasty* counts those in a row that were given up behind a pause.
+    *chaining* is told apart by whether responses are stored: some servers remember no others. *recall* is about
+    stored ones that are continued on another connection than their own, *own_ids* has the models whose responses
+    were seen to have ids of their own, on one connection. *answers_at_work* says that upstream was seen to answer
+    a ping in the middle of a turn, *asked_at_work* counts the turns in which that was asked. *hasty* counts those
+    in a row that were given up behind a pause.
     """
 
     headers: Headers
@@ -120,6 +118,8 @@ class Partition:
     slots: dict[int, Slot] = field(default_factory=dict)
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
     chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
+    recall: Chaining = field(default_factory=Chaining)
+    own_ids: dict[str, bool] = field(default_factory=dict)
     collapses: int = 0
     refused_until: dict[Doubt, float] = field(default_factory=dict)
     accepted_at: dict[Doubt, float] = field(default_factory=dict)
@@ -160,14 +160,14 @@ class Partition:
 
     def may_recall(self, request: TurnRequest, now: float) -> bool:
         """Whether upstream may still know a response whose connection is gone."""
-        return request.is_stored and not self.refuses(RECALL, now)
+        return request.is_stored and now >= self.recall.off_until
 
-    def has_own_ids(self, model: str) -> bool:
-        """Whether responses of *model* were seen to have ids of their own, on one connection.
+    def note_own_ids(self, model: str) -> None:
+        """Take note that two responses of *model* on one connection had ids of their own.
 
         Where they share one, it is also that of a turn that was lost before anything of it was heard.
         """
-        return replace(RECALL, model=model) in self.accepted_at
+        _keep(self.own_ids, model, value=True)
 
     def remember(self, baseline: Baseline | None, reason: Mismatch, *, is_sound: bool = False) -> None:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""
@@ -201,12 +201,12 @@ class Partition:
         """
         if recalled and not at_once:
             if not continued:
-                self.refuse(RECALL, now + off_seconds)
+                self.recall.rest(now + off_seconds)
             return
         chaining = self.chaining[stored]
         chaining.misses = 0 if continued else chaining.misses + 1
         if at_once or chaining.misses >= _MISSES_BELIEVED:
-            chaining.rest(now + off_seconds, Mismatch.UPSTREAM_FORGOT)
+            chaining.rest(now + off_seconds)
 
     def note_collapse(self, *, now: float, off_seconds: float) -> None:
         """Remember that upstream confirmed a chain and had lost it: a fault of its own, that will not pass soon.
@@ -224,17 +224,9 @@ class Partition:
         """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
         _keep(self.verdicts, form, equal)
 
-    def refuse(self, doubt: Doubt, until: float) -> None:
-        """Send no request of the form *doubt* over a WebSocket before *until*, nor sooner than was said before."""
-        _keep(self.refused_until, doubt, max(until, self.refused_until.get(doubt, until)))
-
     def note_accepted(self, doubt: Doubt, now: float) -> None:
         """Take note that upstream took a request of the form *doubt* over a WebSocket."""
         _keep(self.accepted_at, doubt, now)
-
-    def note_own_ids(self, model: str, now: float) -> None:
-        """Take note that two responses of *model* on one connection had ids of their own."""
-        self.note_accepted(replace(RECALL, model=model), now)
 
     def note_refused(self, doubt: Doubt, now: float, off_seconds: float) -> None:
         """Take note that upstream refused a request of the form *doubt* over a WebSocket, and took it over HTTP.
@@ -243,7 +235,7 @@ class Partition:
         in that one request, and nothing follows for others.
         """
         if doubt not in self.accepted_at or now - self.accepted_at[doubt] >= off_seconds:
-            self.refuse(doubt, now + off_seconds)
+            _keep(self.refused_until, doubt, now + off_seconds)
 
     def asks_over_http(self, doubt: Doubt, now: float, off_seconds: float) -> bool:
         """Whether HTTP should be asked, too, for what failed over a WebSocket; not again for *off_seconds*.
@@ -264,7 +256,7 @@ class Partition:
         _keep(self.fared_better, doubt, self.fared_better.get(doubt, 0) + 1)
         if self.fared_better[doubt] >= enough:
             del self.fared_better[doubt]
-            self.refuse(doubt, until)
+            _keep(self.refused_until, doubt, until)
 
     def refuses(self, doubt: Doubt, now: float) -> bool:
         """Whether requests of the form *doubt* go over HTTP for now."""

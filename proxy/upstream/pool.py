@@ -384,7 +384,7 @@ class Pool:
     def _may_recall(self, request: TurnRequest, partition: Partition) -> bool:
         repeats_ids = self._limits.repeats_ids
         if repeats_ids is None:
-            repeats_ids = not partition.has_own_ids(request.model)
+            repeats_ids = request.model not in partition.own_ids
         return not repeats_ids and partition.may_recall(request, self._clock())
 
     def _is_tried_beside(self, partition: Partition, spare: int | None) -> bool:

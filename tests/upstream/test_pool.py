@@ -14,7 +14,7 @@ from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
 from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
-from proxy.upstream.partition import RECALL, NoLease
+from proxy.upstream.partition import Doubt, NoLease
 
 Start = Callable[..., Awaitable[Pooled]]
 
@@ -460,10 +460,20 @@ async def test_three_broken_promises_in_a_row_turn_chaining_off(pooled: Start, s
 async def test_what_is_refused_for_good_stays_so(pooled: Start) -> None:
     """That a stored response was not found is believed for a while, and ends nothing that lasts longer."""
     here = await pooled()
-    here.partition.refuse(RECALL, inf)
+    here.partition.recall.rest(inf)
     here.partition.note_delta(recalled=True, stored=True, continued=False, now=here.clock(), off_seconds=300)
     here.clock.advance(300)
-    assert here.partition.refuses(RECALL, here.clock())
+    assert not here.partition.may_recall(request(user("a"), store=True), here.clock())
+
+
+async def test_that_stored_responses_are_not_continued_elsewhere_outlasts_other_doubts(pooled: Start) -> None:
+    """However many conversations are better off over HTTP: where ids repeat, a context would be wrong."""
+    here = await pooled()
+    here.partition.note_delta(recalled=True, stored=True, continued=False, now=here.clock(), off_seconds=inf)
+    for number in range(100):
+        here.partition.note_better(Doubt(Mismatch.WEBSOCKET_REFUSED, session=str(number)), inf, enough=1)
+    stored = request(user("a"), store=True)
+    assert not here.partition.may_recall(stored, here.clock())
 
 
 async def test_a_promise_broken_without_a_word_turns_chaining_off_at_once(
