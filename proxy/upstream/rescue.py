@@ -244,5 +244,5 @@ def _carries_nothing(partition: Partition, mute: Connection) -> bool:
 
     An upstream that has answered a message, and no ping in the middle of one, may answer no pings at all.
     """
-    may_answer_none = partition.largest_taken and not partition.answers_at_work
+    may_answer_none = partition.trust.has_carried and not partition.answers_at_work
     return not may_answer_none and mute.is_mute and mute.silence > mute.queued_seconds

@@ -30,10 +30,11 @@ class Trust:
     """What was seen of upstream's WebSockets. Times are those of a monotonic clock, in seconds.
 
     *longest* is how long plain HTTP is used at most before a WebSocket is tried again; *jitter* returns numbers
-    from 0 to 1.
+    from 0 to 1. *has_carried* says that a turn was answered over one.
     """
 
     def __init__(self, jitter: Callable[[], float], longest: float) -> None:
+        self.has_carried = False
         self._jitter = jitter
         self._longest = longest
         self._refused_until = self._no_more_until = self._suspect_until = -inf
@@ -129,4 +130,5 @@ class Trust:
 
     def done(self) -> None:
         """Take note that a turn had its answer over a WebSocket."""
+        self.has_carried = True
         self._lost, self._suspicions, self._suspect_until = 0, None, -inf
