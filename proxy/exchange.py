@@ -24,7 +24,8 @@ from proxy.errors import (
 )
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
-from proxy.upstream.partition import Doubt, NoLease, Partition
+from proxy.upstream.doubts import Doubt
+from proxy.upstream.partition import NoLease, Partition
 from proxy.upstream.pool import Lease, Pool
 
 Deliver: TypeAlias = Callable[[tuple[ServerEvent, ...]], Awaitable[None]]
@@ -120,7 +121,7 @@ class Exchange:
         """
         turn = self.turn
         for doubt in (self._doubt(), self._conversation):
-            if doubt is not None and self._partition.refuses(doubt, self._clock()):
+            if doubt is not None and self._partition.doubts.goes_over_http(doubt, self._clock()):
                 raise PlainHTTP(doubt.reason)
         self._show_now = show_now
         fresh: Mismatch | None = None
@@ -182,7 +183,7 @@ class Exchange:
 
     def _fits(self, size: int) -> bool:
         """Whether upstream takes a message of *size* bytes, as far as is known."""
-        return size <= self._waits.max_message_bytes and self._partition.takes(size, self._clock())
+        return size <= self._waits.max_message_bytes and self._partition.sizes.may_be_taken(size, self._clock())
 
     def _settle(self, lease: Lease, upload: Delta | Full) -> None:
         """Remember what the turn that has ended says about its connection and about upstream."""
@@ -190,9 +191,9 @@ class Exchange:
         lease.ended(self.turn)
         lease.connection.keepsake = Keepsake.of(self.turn) if self._keeps_content else None
         self._partition.trust.done()
-        self._partition.note_taken(self._message_bytes)
+        self._partition.sizes.taken(self._message_bytes)
         if self.turn.baseline is not None and (doubt := self._doubt()) is not None:
-            self._partition.note_accepted(doubt, self._clock())
+            self._partition.doubts.accepted(doubt, self._clock())
         self._learn(lease, upload)
 
     async def _pass_on(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
@@ -260,7 +261,7 @@ class Exchange:
             # Each API words it in its own way, and clients go by the words.
             return refusal if self.turn.request.echo is None else PlainHTTP(doubt.reason)
         now, off_seconds = self._clock(), self._waits.websocket_retry_seconds
-        return PlainHTTP(doubt.reason, partial(self._partition.note_refused, doubt, now, off_seconds))
+        return PlainHTTP(doubt.reason, partial(self._partition.doubts.refused, doubt, now, off_seconds))
 
     def _second_opinion(self, refusal: UpstreamError) -> UpstreamError | PlainHTTP:
         """Return what becomes of an error that HTTP may not have: where WebSockets are another's work, some have.
@@ -271,11 +272,11 @@ class Exchange:
         if not (is_rejection or refusal.status in _FAULTS) or "retry-after" in refusal.headers:
             return refusal
         doubt, now, off_seconds = self._conversation, self._clock(), self._waits.websocket_retry_seconds
-        if _SETTLED.search(refusal.body) or not self._partition.asks_over_http(doubt, now, off_seconds):
+        if _SETTLED.search(refusal.body) or not self._partition.doubts.is_to_be_asked(doubt, now, off_seconds):
             return refusal
         enough = 1 if is_rejection else _FAULTS_BELIEVED  # a fault may pass by itself
         return PlainHTTP(
-            doubt.reason, partial(self._partition.note_better, doubt, now + off_seconds, enough=enough)
+            doubt.reason, partial(self._partition.doubts.fared_better, doubt, now + off_seconds, enough=enough)
         )
 
     def _learn(self, lease: Lease, upload: Delta | Full) -> None:
@@ -334,7 +335,7 @@ class Exchange:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""
         size = min(self._message_bytes, self._whole_bytes)
         off_seconds = self._waits.websocket_retry_seconds
-        self._partition.note_too_large(size, now=self._clock(), off_seconds=off_seconds)
+        self._partition.sizes.too_large(size, now=self._clock(), off_seconds=off_seconds)
 
     def _note_lost(self, fault: UpstreamFault, connection: Connection) -> None:
         """Take note of a turn that did not end on its WebSocket, unless that says nothing of WebSockets."""

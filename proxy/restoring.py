@@ -321,7 +321,9 @@ class Restoring:
     async def _on(self, lease: Lease, job: Job, warm_up: WarmUp) -> None:
         lost = Full(Mismatch.CONNECTION_LOST)
         message = lease.start(warm_up, lost)
-        if len(message) > self._max_message_bytes or not job.partition.takes(len(message), self._clock()):
+        if len(message) > self._max_message_bytes or not job.partition.sizes.may_be_taken(
+            len(message), self._clock()
+        ):
             return
         began = self._clock()
         await lease.send(message)

@@ -7,23 +7,19 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from proxy.core.affinity import Candidate, Former
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.turn import Rewrite
 from proxy.upstream.connection import Connection
+from proxy.upstream.doubts import Doubts
 from proxy.upstream.headers import Headers
 from proxy.upstream.lifespan import Lifespan
+from proxy.upstream.newest import Newest
+from proxy.upstream.sizes import Sizes
 from proxy.upstream.slumber import Slumber
 from proxy.upstream.trust import Trust
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
-
-_DOUBTS_KEPT = 64
-"""Refused forms of request remembered per partition."""
 
 _FORMERS_KEPT = 64
 
@@ -71,18 +67,6 @@ class Slot:
         return self.baseline is None if self.free else not self.wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """A form of request that some services refuse over a WebSocket, with the *reason* for then using HTTP.
-
-    It may be that of one *model*, or of one conversation (*session*).
-    """
-
-    reason: Mismatch
-    model: str = ""
-    session: str = ""
-
-
 @dataclass(slots=True)
 class Chaining:
     """Whether chains of one kind are relied on: not before *off_until*, for *reason*.
@@ -119,22 +103,17 @@ class Partition:
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
     chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
     recall: Chaining = field(default_factory=Chaining)
-    own_ids: dict[str, bool] = field(default_factory=dict)
+    own_ids: Newest[str, bool] = field(default_factory=Newest)
     collapses: int = 0
-    refused_until: dict[Doubt, float] = field(default_factory=dict)
-    accepted_at: dict[Doubt, float] = field(default_factory=dict)
-    asked_until: dict[Doubt, float] = field(default_factory=dict)
-    fared_better: dict[Doubt, int] = field(default_factory=dict)
-    verdicts: dict[Form | Rewrite, bool] = field(default_factory=dict)
+    verdicts: Newest[Form | Rewrite, bool] = field(default_factory=Newest)
     warm_up_off_until: float = 0.0
     answers_at_work: bool = False
     asked_at_work: int = 0
     hasty: int = 0
     lifespan: Lifespan = field(default_factory=Lifespan)
     slumber: Slumber = field(default_factory=Slumber)
-    largest_taken: int = 0
-    too_large: int = 0
-    too_large_until: float = 0.0
+    doubts: Doubts = field(default_factory=Doubts)
+    sizes: Sizes = field(default_factory=Sizes)
 
     # Its connections
 
@@ -167,7 +146,7 @@ class Partition:
 
         Where they share one, it is also that of a turn that was lost before anything of it was heard.
         """
-        _keep(self.own_ids, model, value=True)
+        self.own_ids[model] = True
 
     def remember(self, baseline: Baseline | None, reason: Mismatch, *, is_sound: bool = False) -> None:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""
@@ -222,70 +201,4 @@ class Partition:
 
     def judge(self, form: Form | Rewrite, *, equal: bool) -> None:
         """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
-        _keep(self.verdicts, form, equal)
-
-    def note_accepted(self, doubt: Doubt, now: float) -> None:
-        """Take note that upstream took a request of the form *doubt* over a WebSocket."""
-        _keep(self.accepted_at, doubt, now)
-
-    def note_refused(self, doubt: Doubt, now: float, off_seconds: float) -> None:
-        """Take note that upstream refused a request of the form *doubt* over a WebSocket, and took it over HTTP.
-
-        It is believed for *off_seconds*. If upstream took the same form less than *off_seconds* ago, the fault was
-        in that one request, and nothing follows for others.
-        """
-        if doubt not in self.accepted_at or now - self.accepted_at[doubt] >= off_seconds:
-            _keep(self.refused_until, doubt, now + off_seconds)
-
-    def asks_over_http(self, doubt: Doubt, now: float, off_seconds: float) -> bool:
-        """Whether HTTP should be asked, too, for what failed over a WebSocket; not again for *off_seconds*.
-
-        Where HTTP fares no better, what is wrong costs one upload more in that time.
-        """
-        if now < self.asked_until.get(doubt, now):
-            return False
-        _keep(self.asked_until, doubt, now + off_seconds)
-        return True
-
-    def note_better(self, doubt: Doubt, until: float, *, enough: int) -> None:
-        """Take note that HTTP answered what failed over a WebSocket: after *enough* times it is used at once.
-
-        That is until the clock shows *until*.
-        """
-        self.asked_until.pop(doubt, None)
-        _keep(self.fared_better, doubt, self.fared_better.get(doubt, 0) + 1)
-        if self.fared_better[doubt] >= enough:
-            del self.fared_better[doubt]
-            _keep(self.refused_until, doubt, until)
-
-    def refuses(self, doubt: Doubt, now: float) -> bool:
-        """Whether requests of the form *doubt* go over HTTP for now."""
-        return now < self.refused_until.get(doubt, now)
-
-    def note_taken(self, size: int) -> None:
-        """Remember that upstream answered a message of *size* bytes."""
-        self.largest_taken = max(self.largest_taken, size)
-
-    def note_too_large(self, size: int, *, now: float, off_seconds: float) -> None:
-        """Remember that upstream found a message of *size* bytes too large: the next one would be sent in vain.
-
-        Where it has taken as large a one, that is not believed until it says so again: all but the smallest
-        messages would else go over HTTP for whatever it meant.
-        """
-        if size <= self.largest_taken:
-            self.largest_taken = 0
-            return
-        self.too_large = min(size, self.too_large) if now < self.too_large_until else size
-        self.too_large_until = now + off_seconds
-
-    def takes(self, size: int, now: float) -> bool:
-        """Whether upstream did not lately find a message of *size* bytes, or a smaller one, too large."""
-        return size < self.too_large or now >= self.too_large_until
-
-
-def _keep(known: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    """Enter the newest; the oldest makes room."""
-    known.pop(key, None)
-    if len(known) >= _DOUBTS_KEPT:
-        del known[next(iter(known))]
-    known[key] = value
+        self.verdicts[form] = equal

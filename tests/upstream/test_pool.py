@@ -14,7 +14,8 @@ from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.errors import UpstreamError
 from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
-from proxy.upstream.partition import Doubt, NoLease
+from proxy.upstream.doubts import Doubt
+from proxy.upstream.partition import NoLease
 
 Start = Callable[..., Awaitable[Pooled]]
 
@@ -471,7 +472,7 @@ async def test_that_stored_responses_are_not_continued_elsewhere_outlasts_other_
     here = await pooled()
     here.partition.note_delta(recalled=True, stored=True, continued=False, now=here.clock(), off_seconds=inf)
     for number in range(100):
-        here.partition.note_better(Doubt(Mismatch.WEBSOCKET_REFUSED, session=str(number)), inf, enough=1)
+        here.partition.doubts.fared_better(Doubt(Mismatch.WEBSOCKET_REFUSED, session=str(number)), inf, enough=1)
     stored = request(user("a"), store=True)
     assert not here.partition.may_recall(stored, here.clock())
 

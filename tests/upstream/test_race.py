@@ -443,8 +443,6 @@ async def test_an_upstream_that_may_answer_no_pings_is_waited_for(
     here = await pooled(timing=replace(impatient, probe_timeout=0.05))
     if has_answered:
         here.partition.trust.done()
-        here.partition.note_taken(100)
-        here.partition.note_too_large(100, now=here.clock(), off_seconds=300)  # it has answered all the same
     here.partition.answers_at_work = at_work
     _, slot = here.pool._open_ahead(here.partition, wanted=False)
     assert slot.opening is not None
