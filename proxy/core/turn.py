@@ -14,21 +14,16 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
+from proxy.core.account import Account
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.events import AGE_LIMIT, ERRORS, Fault, ServerEvent, response_create
+from proxy.core.heldback import HeldBack
 from proxy.core.hoist import Hoisted
-from proxy.core.items import Item, Output, Raw, contradicts
+from proxy.core.items import Item, Output, Raw
 from proxy.core.message import Message
 from proxy.core.replay import Remedy, Replays
-from proxy.core.told import Told
 from proxy.core.weight import Reading, Weight
-from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout, UpstreamUnavailable
-
-_MOST_EARLY, _MOST_EARLY_BYTES = 1000, 1024 * 1024
-"""Events, and bytes of them, that may come before a response begins. With more, the connection counts as lost."""
-
-_MOST_UNSHOWN = 64 * 1024 * 1024
-"""Bytes of an answer that are held back while nothing of it is shown: twice what 128,000 tokens take as events."""
+from proxy.errors import ConnectionLost, UpstreamTimeout, UpstreamUnavailable
 
 
 class State(Enum):
@@ -135,12 +130,10 @@ class Turn:
         self._reused = False
         self._earlier: str | None = None
         self._retried_here = False
-        self._told = Told()
-        self._held: list[Raw] = []
-        self._has_pieces = self._is_mid_item = self._has_announced = False
+        self._has_announced = False
         self._tells = tells
-        self._unshown: list[ServerEvent] = []
-        self._unshown_bytes = self._early = self._early_bytes = 0
+        self._account = Account()
+        self._held_back = HeldBack()
         self.reading: Reading | None = None
 
     @property
@@ -156,12 +149,12 @@ class Turn:
     @property
     def held(self) -> tuple[Raw, ...]:
         """The items of the response, once it has completed."""
-        return tuple(self._held)
+        return tuple(self._account.held)
 
     @property
     def says_something(self) -> bool:
         """Whether upstream told an item or a part of one."""
-        return bool(len(self._told) or self._held or self._has_pieces)
+        return self._account.says_something
 
     @property
     def is_empty(self) -> bool:
@@ -208,10 +201,9 @@ class Turn:
         self.reading = None
         self._reused = reused
         self._earlier = earlier
-        self._told = Told()
-        self._has_pieces = self._is_mid_item = self._has_announced = False
-        self._unshown = []
-        self._unshown_bytes = self._early = self._early_bytes = 0
+        self._has_announced = False
+        self._account = Account()
+        self._held_back = HeldBack()
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
         self.untold = self._left_out(upload)
         message = self._message(upload)
@@ -268,7 +260,7 @@ class Turn:
             return ()
         if self.state is State.SENT:
             if not event.of_response:
-                self._keep_early(event)
+                self._held_back.keep_early(event)
                 return ()
             self._begin(event)
             if self.again is not None:
@@ -276,7 +268,7 @@ class Turn:
             self.state = State.STREAMING
         if event.is_aside:
             return ()
-        self._note(event)
+        self._account.note(event)
         if event.terminal:
             self._end(event)
         return self._released(event)
@@ -289,21 +281,9 @@ class Turn:
         """
         return self.state is State.SENT or (self.begun and not (self.shown or self.says_something))
 
-    def _note(self, event: ServerEvent) -> None:
-        """Take note of what *event* says of the items."""
-        if event.type == "response.output_item.done":
-            self._told.note(event.json())
-            self._is_mid_item = False
-        elif event.type.endswith((".added", ".delta")):
-            self.note_piece()
-            if event.type == "response.output_item.added":
-                self._told.announce(event.json())
-        elif event.type.endswith(".done") and not event.terminal:  # a part, whose words may be told nowhere else
-            self._has_pieces = True
-
     def note_piece(self) -> None:
         """Take note of an event that adds a piece to an answer that goes on, and that the agent was shown."""
-        self._has_pieces = self._is_mid_item = True
+        self._account.note_piece()
 
     def _is_earlier(self, event: ServerEvent) -> bool:
         """Whether *event* is the end of the previous response on this connection, come late or a second time.
@@ -317,20 +297,6 @@ class Turn:
             raise ConnectionLost(f"{event.type} of an earlier response came in the middle of this one")
         return is_earlier
 
-    def _keep_early(self, event: ServerEvent) -> None:
-        """Hold back an *event* that does not begin a response: it is about the connection or the account.
-
-        It may also be left over from an earlier turn.
-        """
-        if not event.is_aside:
-            self._unshown.append(event)
-        self._early += 1
-        self._early_bytes += len(event.raw)
-        if self._early > _MOST_EARLY or self._early_bytes > _MOST_EARLY_BYTES:
-            raise ConnectionLost(
-                f"upstream sent more than {_MOST_EARLY} events or {_MOST_EARLY_BYTES} bytes before any response"
-            )
-
     def _released(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         """Return what the agent is to see now: *event* and those held back before it, or nothing yet.
 
@@ -339,15 +305,9 @@ class Turn:
         if self.again is not None:
             return ()
         if not (self.shown or event.terminal or (self.request.stream and self._tells(event))):
-            self._unshown.append(event)
-            self._unshown_bytes += len(event.raw)
-            if self._unshown_bytes > _MOST_UNSHOWN:
-                raise ConnectionLost(
-                    f"more than {_MOST_UNSHOWN} bytes of the answer had to be held back", code=TOO_BIG
-                )
+            self._held_back.keep(event)
             return ()
-        shown = (*self._unshown, event)
-        self._unshown = []
+        shown = self._held_back.followed_by(event)
         self.shown = True
         if not self.untold:
             return shown
@@ -506,10 +466,7 @@ class Turn:
             return
         if not self._has_announced:
             return  # the next response here could not be told from what is left of this one
-        try:
-            outputs = self._all_outputs(response.get("output"))
-        except TypeError:  # nested too deeply, or with half a character: it cannot be known again
-            outputs = None
+        outputs = self._account.outputs(response.get("output"))
         if outputs is None:
             return
         turns = self.upload.baseline.turns + 1 if isinstance(self.upload, Delta) else 1
@@ -551,39 +508,12 @@ class Turn:
             return None  # of a chain whose beginning has no weight, it is not known what may be left out
         return Weight.of(reading, self._sent, outputs, parent)
 
-    def _all_outputs(self, final: object) -> tuple[Output, ...] | None:
-        """Return what upstream holds of this response; None where that is uncertain.
-
-        The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
-        ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones, or
-        one of them in other words, and where that list is shorter and the agent was shown pieces of an item that
-        was not told whole, which it may give back though upstream holds it, or what may be one item twice.
-        """
-        final_items: list[Raw] = (
-            [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
-        )
-        self._held = self._told.in_order() or final_items
-        outputs = [Output.of(item) for item in self._held]
-        if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
-            return None
-        if len(final_items) < len(outputs) and (self._is_mid_item or self._told.lacks_some):
-            return None
-        if 0 < len(final_items) < len(outputs) and self._told.has_collided:
-            return None
-        for item in final_items:
-            same = (n for n, output in enumerate(outputs) if output.is_item(item))
-            index = next((n for n in same if not contradicts(self._held[n], item)), None)
-            if index is None:
-                return None
-            outputs[index] = outputs[index].sealed(item)
-        return tuple(outputs)
-
     def _as_told(self, outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
         """Return *outputs* as the agent's history will show them, and whether its chain has any in other words."""
         retold = isinstance(self.upload, Delta) and self.upload.baseline.retold
         if self.request.echo is None:
             return outputs, retold
-        told = tuple(Output.of(item) for item in self.request.echo(self._held))
+        told = tuple(Output.of(item) for item in self.request.echo(self._account.held))
         return told, retold or _meanings(told) != _meanings(outputs)
 
 

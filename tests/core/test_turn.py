@@ -931,7 +931,7 @@ def test_a_server_that_gives_all_responses_one_id_is_taken_at_its_word() -> None
 
 def test_what_is_held_back_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is shown at its end, and has none, is broken off."""
-    monkeypatch.setattr("proxy.core.turn._MOST_UNSHOWN", 10 * len(WORD.raw))
+    monkeypatch.setattr("proxy.core.heldback._MOST", 10 * len(WORD.raw))
     turn = Turn(SENT, tells=lambda shown: shown.terminal)
     turn.start(FULL, reused=False)
     for _ in range(10):

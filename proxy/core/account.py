@@ -1,0 +1,69 @@
+"""What upstream tells of a response's items, event by event, and what it holds of them in the end."""
+
+from proxy.core.events import ServerEvent
+from proxy.core.items import Output, Raw, contradicts
+from proxy.core.told import Told
+
+
+class Account:
+    """Upstream's account of one response. *held* are its items, once `outputs` was asked for."""
+
+    def __init__(self) -> None:
+        self.held: list[Raw] = []
+        self._told = Told()
+        self._has_pieces = self._is_mid_item = False
+
+    @property
+    def says_something(self) -> bool:
+        """Whether upstream told an item or a part of one."""
+        return bool(len(self._told) or self.held or self._has_pieces)
+
+    def note(self, event: ServerEvent) -> None:
+        """Take note of what *event* says of the items. Raises GarbledEvent where it cannot be read."""
+        if event.type == "response.output_item.done":
+            self._told.note(event.json())
+            self._is_mid_item = False
+        elif event.type.endswith((".added", ".delta")):
+            self.note_piece()
+            if event.type == "response.output_item.added":
+                self._told.announce(event.json())
+        elif event.type.endswith(".done") and not event.terminal:  # a part, whose words may be told nowhere else
+            self._has_pieces = True
+
+    def note_piece(self) -> None:
+        """Take note of an event that adds a piece to an item."""
+        self._has_pieces = self._is_mid_item = True
+
+    def outputs(self, final: object) -> tuple[Output, ...] | None:
+        """Return what upstream holds of the response, which its last event says is *final*; None where in doubt.
+
+        The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
+        ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones, or
+        one of them in other words, and where that list is shorter and the agent was shown pieces of an item that
+        was not told whole, which it may give back though upstream holds it, or what may be one item twice. So is
+        it where an item cannot be known again.
+        """
+        final_items: list[Raw] = (
+            [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
+        )
+        self.held = self._told.in_order() or final_items
+        try:
+            return self._as_held(final_items)
+        except TypeError:  # nested too deeply, or with half a character
+            return None
+
+    def _as_held(self, final_items: list[Raw]) -> tuple[Output, ...] | None:
+        outputs = [Output.of(item) for item in self.held]
+        if len(final_items) > len(outputs) or (self._has_pieces and not outputs):
+            return None
+        if len(final_items) < len(outputs) and (self._is_mid_item or self._told.lacks_some):
+            return None
+        if 0 < len(final_items) < len(outputs) and self._told.has_collided:
+            return None
+        for item in final_items:
+            same = (n for n, output in enumerate(outputs) if output.is_item(item))
+            index = next((n for n in same if not contradicts(self.held[n], item)), None)
+            if index is None:
+                return None
+            outputs[index] = outputs[index].sealed(item)
+        return tuple(outputs)
