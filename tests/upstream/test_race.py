@@ -160,7 +160,7 @@ async def test_a_turn_without_a_pong_is_waited_for_where_none_may_come(
     monkeypatch.setattr(connection_module, "_BLIND_PATIENCE", 0.0)
     for name in ("_GRACE", "_LOOK_SECONDS"):
         monkeypatch.setattr(rescue_module, name, 0.02)
-    here, conversation, shown = await pooled(timing=replace(TIMING, stuck_timeout=0.05)), Conversation(), Shown()
+    here, conversation, shown = await pooled(timing=replace(TIMING, stuck_timeout=0.2)), Conversation(), Shown()
     await converse(here, simulator, conversation, "a")
     simulator.settings.first_event_seconds = 0.5
 
