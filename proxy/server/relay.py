@@ -5,7 +5,7 @@ import codecs
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from aiohttp import ClientResponse, web
+from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.errors import UpstreamError, UpstreamUnavailable
@@ -14,9 +14,9 @@ from proxy.ledger import Status, Traffic
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply
 from proxy.server.services import Services
+from proxy.upstream.answer import Answer, chunks, in_time, silence
 from proxy.upstream.encoding import inflated, is_gzip
 from proxy.upstream.headers import Headers, end_to_end, of_wire, to_http, writable
-from proxy.upstream.http import chunks, in_time, silence
 from proxy.upstream.progress import Progress
 
 _STREAM = "text/event-stream"
@@ -133,7 +133,7 @@ class Relay:
                 self._reply.abort()  # the library tells nobody who is reading the answer; this ends the request
             raise  # upstream must not take what it has for the whole
 
-    async def _relay(self, response: ClientResponse) -> web.StreamResponse:
+    async def _relay(self, response: Answer) -> web.StreamResponse:
         if self.fault is not None:
             raise self.fault
         is_inflated = self._is_inflated and is_gzip(_encoding_of(response))
@@ -151,7 +151,7 @@ class Relay:
         await self._reply.begin(RelayedResponse(status=response.status, reason=reason, headers=headers))
         return await self._pass_on(response, await anext(body, b"") if chunk is None else chunk, body)
 
-    def _chunks(self, response: ClientResponse) -> AsyncIterator[bytes]:
+    def _chunks(self, response: Answer) -> AsyncIterator[bytes]:
         """Return the body of *response* as it arrives, within a turn's limits if it answers one."""
         if not self._is_turn:
             return chunks(response)
@@ -164,7 +164,7 @@ class Relay:
         )
 
     async def _relay_late(
-        self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes], events: EventReply
+        self, response: Answer, chunk: bytes, body: AsyncIterator[bytes], events: EventReply
     ) -> web.StreamResponse:
         """Relay a *response* to an agent that has a status already, and signs of life in a stream of events.
 
@@ -183,9 +183,7 @@ class Relay:
         await events.make_way()
         return await self._pass_on(response, chunk, body)
 
-    async def _pass_on(
-        self, response: ClientResponse, chunk: bytes, body: AsyncIterator[bytes]
-    ) -> web.StreamResponse:
+    async def _pass_on(self, response: Answer, chunk: bytes, body: AsyncIterator[bytes]) -> web.StreamResponse:
         """Give the agent *chunk* and what follows it in the *body* of *response*, to the end."""
         ending = self._ending(response)
         while chunk:
@@ -201,7 +199,7 @@ class Relay:
             self.status = "completed" if response.status < 400 else "failed"
         return reply
 
-    def _ending(self, response: ClientResponse) -> Ending | None:
+    def _ending(self, response: Answer) -> Ending | None:
         """Return what tells how *response* ends, where it is a stream of events that can be read as it passes."""
         if self._front_end is None or response.status >= 400 or response.content_type != _STREAM:
             return None
@@ -210,11 +208,11 @@ class Relay:
         return Ending(self._front_end) if is_readable else None
 
 
-def _encoding_of(response: ClientResponse) -> str:
+def _encoding_of(response: Answer) -> str:
     return ",".join(response.headers.getall("Content-Encoding", []))
 
 
-def _is_stream(response: ClientResponse, beginning: bytes) -> bool:
+def _is_stream(response: Answer, beginning: bytes) -> bool:
     """Whether *response* is a stream of events, by its type, or where that says little by its *beginning*."""
     if response.status >= 400 or response.content_type == "application/json":
         return False

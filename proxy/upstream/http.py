@@ -4,31 +4,25 @@ import asyncio
 import io
 import math
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Self, TypeAlias, cast
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 
-from proxy.errors import Trouble, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.ledger import Traffic
+from proxy.upstream.answer import Answer
 from proxy.upstream.awake import keep_awake
 from proxy.upstream.congestion import SYSTEM, control
 from proxy.upstream.encoding import Encoding, RequestEncoding
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
+from proxy.upstream.httpconnection import connector, sending
 from proxy.upstream.link import Link
-from proxy.upstream.liveness import Signs, has_moved, is_doubtful, lag
-from proxy.upstream.lookup import Resolver
-from proxy.upstream.meter import Meter, MeteredTransport
-from proxy.upstream.opening import Answer
-from proxy.upstream.progress import Progress
-from proxy.upstream.sendqueue import unsent
+from proxy.upstream.liveness import lag
 from proxy.upstream.trouble import ADVICE, LOGIN_WANTED, advice, is_portal, trouble_of
 
 _AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -59,15 +53,6 @@ _FIRST_TRY_SECONDS = 5.0
 Where a flow was dropped in the middle of a handshake, it would hang for all of connect_timeout.
 """
 
-_KEPT_SECONDS = 5.0
-"""How long an idle connection may be used again: as long as the official SDKs use theirs (undici: 4).
-
-Nothing tells whether it is alive, and where a network has dropped it a turn waits there for all its time.
-"""
-
-_turn: ContextVar[Traffic | None] = ContextVar("_turn", default=None)
-"""The figures of the request that is being sent; a connection serves one request at a time."""
-
 
 MakeRoom: TypeAlias = Callable[[], Awaitable[bool]]
 """Closes a connection to upstream that nobody needs now, and tells whether there was one."""
@@ -76,120 +61,6 @@ MakeRoom: TypeAlias = Callable[[], Awaitable[bool]]
 async def no_room() -> bool:
     """Close nothing: this is `make_room` where there is nothing else."""
     return False
-
-
-class _MeteredHandler(ResponseHandler):
-    """The library's side of one connection, counting bytes for the request that is using it.
-
-    *lag* tells how far the time of day is ahead of a clock that stops while the machine sleeps, in seconds.
-    *ready* is called with the socket once there is one.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        total: Traffic,
-        ready: Callable[[socket.socket], None],
-        lag: Callable[[], float],
-    ) -> None:
-        super().__init__(loop=loop)
-        self._meter = _ClaimingMeter(total)
-        self._ready = ready
-        self._lag = lag
-        self._lag_when_heard = lag()
-        self._earlier: object = None
-        self.broken: aiohttp.StreamReader | None = None
-
-    def set_response_params(self, **params: Any) -> None:
-        """Take note that a request begins: the body that was received last is no answer to it."""
-        self._earlier = self._payload
-        super().set_response_params(**params)
-
-    def close(self) -> None:
-        """Close the connection; at once where what has not left is of a request that was given up.
-
-        One that was answered goes on to leave: some upstreams answer first and read on.
-        """
-        body, transport = self._payload, self.transport
-        is_answered = body is not None and body is not self._earlier and body.is_eof()
-        if transport is not None and not is_answered and unsent(transport):
-            cast("MeteredTransport", transport).drop()
-        super().close()
-
-    def is_connected(self) -> bool:
-        """Whether the connection, which is idle, may be used again: a sleep or a new address may have ended it.
-
-        Nor may it where more has arrived than was asked for: that would be read as the next request's answer.
-        """
-        if not super().is_connected() or self.transport is None or self.should_close:
-            return False
-        slept = self._lag() - self._lag_when_heard
-        signs = Signs(slept=slept, moved=has_moved(self.transport.get_extra_info("socket")))
-        return not is_doubtful(signs, ping_interval=math.inf)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._ready(transport.get_extra_info("socket"))
-        metered = MeteredTransport(cast("asyncio.Transport", transport), self._meter)
-        super().connection_made(cast("asyncio.Transport", metered))
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Remember a body that was broken off: the library takes any end for that of one without a length."""
-        if exc is not None and self._payload is not None and not self._payload.is_eof():
-            self.broken = self._payload
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._meter.received(len(data))
-        self._lag_when_heard = self._lag()
-        for piece in _pieces(data) if self._payload is None or self._payload.is_eof() else (data,):
-            body = self._payload
-            super().data_received(piece)
-            if body is not None and not body.is_eof() and self.exception() is not None:
-                # The library ends a connection on which it can read no further, and tells no reader of the body.
-                body.set_exception(aiohttp.ClientPayloadError("what came is no HTTP"))
-
-
-def _pieces(data: bytes) -> tuple[bytes, ...]:
-    """Take the head of an answer apart from what follows it.
-
-    Some upstreams send a body where there can be none (204, 304, HEAD), or more than their Content-Length. The
-    library refuses that, and with it all that it was given at once.
-    """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return (head + end, rest) if rest else (data,)
-
-
-class _ClaimingMeter(Meter):
-    """Counts for the request whose task writes: the library writes in the context of the request."""
-
-    def sent(self, count: int) -> None:
-        turn = _turn.get()
-        if turn is not None:
-            self.turn = turn
-        super().sent(count)
-
-
-def _connector(
-    endpoint: Endpoint,
-    total: Traffic,
-    ready: Callable[[socket.socket], None],
-    lag: Callable[[], float],
-    *,
-    once: bool = False,
-) -> aiohttp.TCPConnector:
-    connector = aiohttp.TCPConnector(
-        limit=0,
-        force_close=once,
-        keepalive_timeout=None if once else _KEPT_SECONDS,
-        resolver=Resolver(),
-        ssl=endpoint.ssl_context if endpoint.secure else cast("ssl.SSLContext", False),  # noqa: FBT003
-        enable_cleanup_closed=False,
-    )
-    # The library has no public way to hand in a protocol; tests/upstream/test_http.py guards this one.
-    cast("Any", connector)._factory = partial(  # noqa: SLF001
-        _MeteredHandler, loop=asyncio.get_running_loop(), total=total, ready=ready, lag=lag
-    )
-    return connector
 
 
 class Http:
@@ -233,7 +104,7 @@ class Http:
 
     def _new_session(self, timeout: aiohttp.ClientTimeout, *, once: bool = False) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=_connector(self._endpoint, self._traffic, self._prepare, self._lag, once=once),
+            connector=connector(self._endpoint, self._traffic, self._prepare, self._lag, once=once),
             response_class=Answer,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -297,7 +168,7 @@ class Http:
         traffic: Traffic,
         *,
         again: Callable[[], None] = lambda: None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Answer]:
         """Send a request and yield the response, whose body is still to be read.
 
         *path* begins with `/` and goes upstream to the byte. *traffic* gets the bytes that cross the socket.
@@ -364,7 +235,7 @@ class Http:
         headers: Headers,
         body: bytes | AsyncIterator[bytes] | None,
     ) -> Answer:
-        token = _turn.set(traffic)
+        token = sending.set(traffic)
         try:
             return await self._connected(partial(self._ask, method, path, headers, body))
         except (aiohttp.ClientError, OSError) as exc:
@@ -373,7 +244,7 @@ class Http:
             message = f"upstream over HTTP: {type(exc).__name__}; {advice(exc)}"
             raise UpstreamUnavailable(message, trouble=trouble_of(exc)) from exc
         finally:
-            _turn.reset(token)
+            sending.reset(token)
 
     async def _connected(self, ask: Callable[..., Awaitable[Answer]]) -> Answer:
         """Ask, and once more where no connection came about: nothing has left then."""
@@ -432,44 +303,3 @@ async def _encoded(
     if any(name.lower() == "content-encoding" for name, _ in headers):
         return None
     return await encoding.encode(body)
-
-
-async def chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the body of *response* as it arrives. Raises UpstreamUnavailable where it breaks off."""
-    if isinstance(response, Answer) and response.opening:
-        yield response.opening
-    try:
-        async for chunk in response.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, OSError) as exc:
-        raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc
-    if isinstance(response, Answer) and response.broke_off:
-        raise UpstreamUnavailable("upstream over HTTP: the connection broke off")
-
-
-async def in_time(
-    chunks: AsyncIterator[bytes], *, first: float, later: float, sent: Callable[[], int]
-) -> AsyncIterator[bytes]:
-    """Yield *chunks* as they arrive, the *first* and each *later* one within so many seconds.
-
-    Raises UpstreamTimeout. The time that whoever takes the chunks needs for them does not count, nor does that of
-    an upload that goes on beside the first: *sent* says how far it is.
-    """
-    try:
-        async with asyncio.timeout(first) as deadline:
-            with Progress(deadline, first, sent):
-                chunk = await anext(chunks, b"")
-    except TimeoutError as exc:
-        raise silence(first, "first_event_timeout") from exc
-    while chunk:
-        yield chunk
-        try:
-            async with asyncio.timeout(later):
-                chunk = await anext(chunks, b"")
-        except TimeoutError as exc:
-            raise silence(later, "event_timeout") from exc
-
-
-def silence(limit: float, name: str) -> UpstreamTimeout:
-    """Return what is raised where nothing came for *limit* seconds, the setting *name*."""
-    return UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP ({name})")

@@ -20,8 +20,10 @@ from proxy.errors import BadConfiguration, UpstreamUnavailable
 from proxy.ledger import Traffic
 from proxy.simulator import Simulator
 from proxy.upstream import http as http_module
+from proxy.upstream import httpconnection
+from proxy.upstream.answer import chunks
 from proxy.upstream.endpoint import Endpoint
-from proxy.upstream.http import Http, chunks
+from proxy.upstream.http import Http
 
 MEBIBYTE = 1024 * 1024
 Start = Callable[..., Awaitable[Http]]
@@ -161,7 +163,7 @@ async def test_a_connection_from_another_address_is_not_used_again(
     upstream = Counted()
     client = await http((await raw_upstream(upstream)).base_url)
     await ask(client)
-    monkeypatch.setattr(http_module, "has_moved", lambda _: True)
+    monkeypatch.setattr(httpconnection, "has_moved", lambda _: True)
     await ask(client)
     assert len(upstream.received) == 2
 
@@ -171,8 +173,8 @@ async def test_a_connection_that_was_idle_is_used_again_no_later_than_agents_wou
 ) -> None:
     """A network that dropped it does not say so: who had spoken to upstream directly had opened another."""
     sdk: Any = AsyncOpenAI(api_key="key")._client
-    assert sdk._transport._pool._keepalive_expiry >= http_module._KEPT_SECONDS
-    monkeypatch.setattr(http_module, "_KEPT_SECONDS", 0.05)
+    assert sdk._transport._pool._keepalive_expiry >= httpconnection._KEPT_SECONDS
+    monkeypatch.setattr(httpconnection, "_KEPT_SECONDS", 0.05)
     upstream = Counted()
     client = await http((await raw_upstream(upstream)).base_url)
     await ask(client)

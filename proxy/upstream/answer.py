@@ -1,17 +1,21 @@
-"""An answer over plain HTTP, and how it begins: not all sign-in pages say that they are HTML.
+"""An answer over plain HTTP: how it begins, and its body as it comes.
 
-What was looked at is part of the body all the same; `proxy.upstream.http.chunks` yields it first.
+Not all sign-in pages say that they are HTML, so a beginning may have to be looked at. It is part of the body all
+the same.
 """
 
+import asyncio
 import zlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self
 
 import aiohttp
 from aiohttp.connector import Connection
 
-from proxy.errors import UpstreamUnavailable
+from proxy.errors import UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream import trouble
 from proxy.upstream.encoding import is_gzip
+from proxy.upstream.progress import Progress
 
 _BLANKS = b" \t\r\n\f\v\0\xef\xbb\xbf\xfe\xff"
 """White space, and byte order marks."""
@@ -80,3 +84,44 @@ def _inflated(opening: bytes) -> bytes:
         return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(opening, _ENOUGH)
     except zlib.error:
         return b"?"  # it is none
+
+
+async def chunks(answer: Answer) -> AsyncIterator[bytes]:
+    """Yield the body of *answer* as it arrives. Raises UpstreamUnavailable where it breaks off."""
+    if answer.opening:
+        yield answer.opening
+    try:
+        async for chunk in answer.content.iter_any():
+            yield chunk
+    except (aiohttp.ClientError, OSError) as exc:
+        raise UpstreamUnavailable(f"upstream over HTTP: {type(exc).__name__}") from exc
+    if answer.broke_off:
+        raise UpstreamUnavailable("upstream over HTTP: the connection broke off")
+
+
+async def in_time(
+    chunks: AsyncIterator[bytes], *, first: float, later: float, sent: Callable[[], int]
+) -> AsyncIterator[bytes]:
+    """Yield *chunks* as they arrive, the *first* and each *later* one within so many seconds.
+
+    Raises UpstreamTimeout. The time that whoever takes the chunks needs for them does not count, nor does that of
+    an upload that goes on beside the first: *sent* says how far it is.
+    """
+    try:
+        async with asyncio.timeout(first) as deadline:
+            with Progress(deadline, first, sent):
+                chunk = await anext(chunks, b"")
+    except TimeoutError as exc:
+        raise silence(first, "first_event_timeout") from exc
+    while chunk:
+        yield chunk
+        try:
+            async with asyncio.timeout(later):
+                chunk = await anext(chunks, b"")
+        except TimeoutError as exc:
+            raise silence(later, "event_timeout") from exc
+
+
+def silence(limit: float, name: str) -> UpstreamTimeout:
+    """Return what is raised where nothing came for *limit* seconds, the setting *name*."""
+    return UpstreamTimeout(f"upstream was silent for {limit:g} s over HTTP ({name})")
