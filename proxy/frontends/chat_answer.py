@@ -199,31 +199,20 @@ class StreamedCompletion:
     """What is written for each event, by its type; for one that is not listed, nothing."""
 
 
-class WholeCompletion:
+class WholeCompletion(Gathering):
     """One completion, for agents that do not stream. *logprobs* are given where they were asked for.
 
     *named* says that the request named the tool to be called.
     """
 
-    content_type = "application/json"
-
     def __init__(self, *, logprobs: bool, named: bool = False) -> None:
+        super().__init__()
         self._logprobs = logprobs
         self._named = named
-        self._gathering = Gathering()
-
-    def tells(self, event: ServerEvent) -> bool:
-        """Whether *event* is the last one: what is told is told at the end."""
-        return event.terminal
-
-    def add(self, event: ServerEvent) -> bytes:
-        """Keep what the completion needs; there is nothing to send yet."""
-        self._gathering.add(event)
-        return b""
 
     def finish(self) -> bytes:
         """Return the completion. Raises UpstreamError where the turn failed."""
-        response = self._gathering.response()
+        response = self.response()
         if response.get("status") in _ENDED_BADLY:
             raise Fault.of({"response": response}).as_error()
         output = _output(response)

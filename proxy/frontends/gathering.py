@@ -1,4 +1,4 @@
-"""The whole response, gathered from its events."""
+"""The whole response, gathered from its events, for agents that do not stream."""
 
 from typing import Any
 
@@ -7,17 +7,24 @@ from proxy.core.told import Told
 
 
 class Gathering:
-    """The items of a response and its last word."""
+    """An answer that is told at its end: of the events it keeps the items of a response and its last word."""
+
+    content_type = "application/json"
 
     def __init__(self) -> None:
         self._told = Told()
         self._last: ServerEvent | None = None
 
-    def add(self, event: ServerEvent) -> None:
-        """Keep what the response needs."""
+    def tells(self, event: ServerEvent) -> bool:
+        """Whether *event* is the last one."""
+        return event.terminal
+
+    def add(self, event: ServerEvent) -> bytes:
+        """Keep what the response needs; there is nothing to send yet."""
         if event.type == "response.output_item.done":
             self._told.note(event.json())
         self._last = event
+        return b""
 
     def response(self) -> dict[str, Any]:
         """Return the response object; the streamed items count more than the terminal event's, unless it has more.

@@ -119,23 +119,9 @@ def _failed(created: dict[str, Any], error: dict[str, Any]) -> bytes:
     return as_json({"type": "response.failed", **numbered, "response": failed})
 
 
-class WholeAnswer:
-    """The response object of the terminal event, for agents that do not stream."""
-
-    content_type = "application/json"
-
-    def __init__(self) -> None:
-        self._gathering = Gathering()
-
-    def tells(self, event: ServerEvent) -> bool:
-        """Whether *event* is the last one: what is told is told at the end."""
-        return event.terminal
-
-    def add(self, event: ServerEvent) -> bytes:
-        """Keep what the answer needs; there is nothing to send yet."""
-        self._gathering.add(event)
-        return b""
+class WholeAnswer(Gathering):
+    """The response object, for agents that do not stream."""
 
     def finish(self) -> bytes:
         """Return the response. Raises UpstreamError where the turn ended with an error instead of one."""
-        return as_json(self._gathering.response())
+        return as_json(self.response())
