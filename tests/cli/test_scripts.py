@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,20 @@ def test_a_script_is_called_what_its_user_calls_it(name: str, program: str) -> N
         check=True,
     ).stdout
     assert shown.startswith(f"Usage: scripts/{name} ")
+
+
+def test_each_mutant_can_be_planted_and_has_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes away is in its file once, and the test that is to notice is there."""
+    loader = SourceFileLoader("mutants", str(ROOT / "scripts" / "mutants"))
+    script = module_from_spec(ModuleSpec("mutants", loader, origin=loader.path))
+    monkeypatch.setitem(sys.modules, "mutants", script)  # where its dataclass looks for itself
+    script.__file__ = loader.path
+    loader.exec_module(script)
+    assert script.MUTANTS
+    for mutant in script.MUTANTS:
+        assert (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.original) == 1, mutant
+        file, name = mutant.node.partition("[")[0].split("::")
+        assert re.search(rf"def {name}\(", (ROOT / file).read_text(encoding="utf-8")), mutant
 
 
 def test_constraints_are_exact_versions_and_nothing_else() -> None:
