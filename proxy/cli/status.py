@@ -40,7 +40,7 @@ def status(url: str | None, port: int | None, config_file: Path | None, *, as_js
         **_fetch(base, f"turns?limit={RECENT}"),
     }
     if as_json:
-        click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2))
+        click.echo(_harmless(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode()))
         return
     try:
         lines = summary(figures, Terminal.here())
@@ -51,6 +51,7 @@ def status(url: str | None, port: int | None, config_file: Path | None, *, as_js
 
 def summary(figures: Figures, terminal: Terminal) -> list[str]:
     """Return *figures*, the answers of the three pages, as lines of text."""
+    figures = _spelled_out(figures)
     health, stats = figures["health"], figures["stats"]
     title = f"packlight {health['version']} at {figures['url']}/v1 -> {health['upstream']}"
     return [
@@ -141,8 +142,34 @@ def _recent(turns: list[Figures], terminal: Terminal) -> list[str]:
 
 
 def _name(model: str | None) -> str:
-    """Return as much of *model* as a column holds; who sent the request may have meant it for the terminal."""
-    return escape(model or "-")[:20]
+    """Return as much of *model* as a column holds."""
+    return (model or "-")[:20]
+
+
+def _spelled_out(figures: Any) -> Any:
+    """Return *figures* without a character that a terminal would act on.
+
+    Whoever sent a request gave its model's name; and whoever came first to the port may have written all of it.
+    """
+    match figures:
+        case str():
+            return escape(figures)
+        case dict():
+            return {escape(name): _spelled_out(each) for name, each in figures.items()}
+        case list():
+            return [_spelled_out(each) for each in figures]
+        case _:
+            return figures
+
+
+def _harmless(written: str) -> str:
+    """Return JSON as it was *written*, with what a terminal would act on escaped: only strings have such."""
+    return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in written)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def _base(url: str) -> str:

@@ -170,12 +170,37 @@ def test_what_stands_in_the_way_is_shown() -> None:
     assert "link" not in text
 
 
-def test_a_models_name_does_nothing_to_the_terminal() -> None:
-    """Whoever may send a request gives it: another user of the machine too."""
-    turn = {**FIGURES["turns"][0], "model": "\x1b]0;owned\x07\x1b[2J\n"}
-    lines = summary({**FIGURES, "turns": [turn]}, Terminal())
+def hostile(figures: Any) -> Any:
+    """Return *figures* with something for the terminal in each text, and in each name that is no field's."""
+    match figures:
+        case str():
+            return f"{figures}T\x1b]0;owned\x07\x1b[2J\u009b2J\u202e\U000e0001\n"
+        case list():
+            return [hostile(each) for each in figures]
+        case {"first_turn": count}:
+            return {hostile("odd"): count}
+        case dict():
+            return {name: hostile(each) for name, each in figures.items()}
+        case _:
+            return figures
+
+
+def test_what_is_shown_does_nothing_to_the_terminal() -> None:
+    """An agent gives its model's name, and another user of the machine may be who answers on the port."""
+    link = {"state": "offline", "since": "2026-11-21T04:50:00+00:00", "detail": "open"}
+    stats = FIGURES["stats"] | {"compression": {"x\x1b[2J": 1}, "link": link}
+    lines = summary(hostile({**FIGURES, "stats": stats}), Terminal())
     assert all(line.isprintable() for line in lines)
-    assert "owned" in lines[-1]
+    assert "\n".join(lines).count("owned") > 10
+
+
+def test_json_does_nothing_to_the_terminal(packlight: Any) -> None:
+    """Programs read the same in it."""
+    process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
+    ask(process.port, "\x1b[2J\u009b2J\u202e\U000e0001\x7fm\u00e9")
+    shown = packlight.run("status", "--json", "--port", str(process.port)).stdout
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert orjson.loads(shown)["turns"][0]["model"] == "\x1b[2J\u009b2J\u202e\U000e0001\x7fm\u00e9"
 
 
 def test_a_models_name_is_shown_where_it_cannot_be_encoded(packlight: Any) -> None:
