@@ -245,7 +245,7 @@ class Connection:
 
     def rest(self) -> None:
         """Keep nothing of what comes until the next message is sent: telemetry, or an error that is nobody's."""
-        self._socket.inbox.rest()
+        self._socket.rest()
 
     async def _probe(self) -> None:
         """Have a connection that was silent for longer than our pings allow prove that it is alive."""

@@ -47,6 +47,11 @@ class Frames:
         self._left = 0
         self._is_amid_message = False
 
+    @property
+    def left(self) -> int:
+        """How many bytes of a frame are still to come."""
+        return self._left
+
     def alone(self, data: bytes) -> bytes | None:
         """Return the message that *data* is, which was just received; None where it is for the library to read."""
         if not self._is_between or len(data) < 2 or data[0] & ~_COMPRESSED != _TEXT:

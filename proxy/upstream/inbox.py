@@ -42,6 +42,16 @@ class Inbox:
         return len(self._messages)
 
     @property
+    def unfinished(self) -> int:
+        """How many bytes there are of a message that is not over."""
+        return len(self._begun or b"")
+
+    @property
+    def rests(self) -> bool:
+        """Whether there is no reader."""
+        return self._rests
+
+    @property
     def is_awaited(self) -> bool:
         """Whether the reader waits, with nothing to read."""
         return self._waiter is not None and not self._waiter.done()

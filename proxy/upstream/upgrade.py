@@ -16,7 +16,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection, HTTPProxyConnection
 from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
-from websockets.frames import DATA_OPCODES, Frame
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import Event
 from websockets.proxy import Proxy, parse_proxy
@@ -30,6 +30,7 @@ from proxy.upstream.headers import Headers, of_answer
 from proxy.upstream.inbox import Inbox
 from proxy.upstream.liveness import lag, patience
 from proxy.upstream.meter import Meter, MeteredTransport
+from proxy.upstream.sendqueue import unsent
 from proxy.upstream.standby import Standby
 from proxy.upstream.stubborn import outlast
 from proxy.upstream.trouble import advice, trouble_of
@@ -45,6 +46,12 @@ _LEAST_UPGRADE = 1.0
 
 _PONGS = 8
 """The latest pongs, whose slowest tells how long the next one may take."""
+
+_MOST_UNASKED = 1024 * 1024
+"""Bytes of a message between turns, which is kept until its end has come. It is nobody's."""
+
+_MOST_PINGS = 10_000
+"""Pings, one after another, whose pongs may wait here because upstream does not read: some 1.3 MB."""
 
 _CLOCK = max(0.0005, get_clock_info("monotonic").resolution)
 """Seconds below which no answer is believed to have come, or can be told: Windows' clock takes steps of 16 ms."""
@@ -71,7 +78,8 @@ class Socket(ClientConnection):
     """The library's connection, counting bytes and telling when it is gone.
 
     What arrives is always read, whether or not a turn takes it: else pings would go unanswered. Once
-    *max_unread* bytes of whole messages wait to be taken, the connection is closed.
+    *max_unread* bytes of whole messages wait to be taken, the connection is closed; and so it is where upstream
+    sends much that nobody asked for: between turns, or pings whose pongs it does not read.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Socket(ClientConnection):
         self.asked_at = math.inf
         self.answers_at_work = False
         self.pongs: deque[float] = deque(maxlen=_PONGS)
+        self._pings_waiting = 0
 
     @property
     def deflate(self) -> Deflate | None:
@@ -129,6 +138,7 @@ class Socket(ClientConnection):
         if message is None:
             self._frames.follow(data)
             super().data_received(data)
+            self._look_whether_unasked()
         elif not self.inbox.put_alone(message):
             self._look_whether_overrun()
 
@@ -143,6 +153,8 @@ class Socket(ClientConnection):
             super().process_event(event)
             if is_answer:
                 self._note_pong()
+            elif isinstance(event, Frame) and event.opcode is Opcode.PING:
+                self._note_ping()
 
     def _note_pong(self) -> None:
         """Take note of a pong, and whether it came in the middle of a turn.
@@ -152,6 +164,22 @@ class Socket(ClientConnection):
         self.pongs.append(self.latency)
         if self.inbox.is_awaited and self.loop.time() - self.latency > self.asked_at:
             self.answers_at_work = True
+
+    def _note_ping(self) -> None:
+        """Take note that a pong was written; the library does not ask whether upstream takes them."""
+        self._pings_waiting = self._pings_waiting + 1 if unsent(self.transport) else 0
+        if self._pings_waiting > _MOST_PINGS:
+            self.transport.abort()
+
+    def rest(self) -> None:
+        """Keep no message that comes until the inbox begins again."""
+        self.inbox.rest()
+        self._look_whether_unasked()
+
+    def _look_whether_unasked(self) -> None:
+        inbox = self.inbox
+        if inbox.rests and inbox.unfinished + self._frames.left > _MOST_UNASKED:
+            self.transport.abort()
 
     def _look_whether_overrun(self) -> None:
         if self.inbox.overrun:

@@ -440,6 +440,88 @@ async def test_too_much_that_nobody_takes_ends_the_connection(
         await connection.receive(5, "event_timeout")
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"\x81\x7f" + (32 * 2**20).to_bytes(8)],
+        [b"\x01\x7e\xff\xff" + bytes(65_535), *[b"\x00\x7e\xff\xff" + bytes(65_535)] * 17],
+    ],
+    ids=["one frame", "fragments"],
+)
+@pytest.mark.parametrize("is_at_rest", [False, True])
+async def test_a_large_message_between_turns_ends_the_connection(
+    connect: Connect, raw_upstream: RawUpstreams, pieces: list[bytes], *, is_at_rest: bool
+) -> None:
+    """Nobody waits for its end, and what has come of it would be kept until then."""
+    gone, here, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    size = sum(len(piece) for piece in pieces)
+
+    class Watched(Meter):
+        def received(self, count: int) -> None:
+            super().received(count)
+            if self.total.received >= size:
+                asyncio.get_running_loop().call_soon(here.set)
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        await go_on.wait()
+        for piece in pieces:
+            await peer.send(piece)
+        await asyncio.Event().wait()
+
+    meter, timing = Watched(Traffic()), replace(TIMING, max_event_bytes=64 * 2**20)
+    connection = await connect((await raw_upstream(serve)).base_url, timing, meter=meter, gone=gone.set)
+    meter.total.received = 0
+    if is_at_rest:
+        connection.rest()
+        go_on.set()
+    else:
+        go_on.set()
+        await here.wait()
+        assert connection.is_open
+        connection.rest()
+    await gone.wait()
+
+
+async def test_pings_of_an_upstream_that_reads_nothing_have_an_end(
+    connect: Connect, raw_upstream: RawUpstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered, and the answers are kept here for as long as it does not take them."""
+    monkeypatch.setattr(upgrade_module, "_MOST_PINGS", 1000)
+    gone, taken = asyncio.Event(), asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for _ in range(2000):  # more than the systems' buffers hold
+            await peer.send((b"\x89\x7d" + bytes(125)) * 100)
+        taken.set()
+
+    await connect((await raw_upstream(serve)).base_url, gone=gone.set)
+    await gone.wait()
+    assert not taken.is_set()
+
+
+async def test_any_number_of_pings_is_answered_where_the_pongs_are_read(
+    connect: Connect, raw_upstream: RawUpstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, and however fast they come."""
+    monkeypatch.setattr(upgrade_module, "_MOST_PINGS", 10)
+    answered = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await accept(peer)
+        for _ in range(100):
+            await peer.send(b"\x89\x01p")
+            assert await frame(peer) == (10, True, b"p")
+        answered.set()
+        await asyncio.Event().wait()
+
+    connection = await connect((await raw_upstream(serve)).base_url)
+    await answered.wait()
+    assert connection.is_open
+
+
 async def test_a_reader_that_takes_at_once_is_not_slow(connect: Connect, raw_upstream: RawUpstreams) -> None:
     """What arrived together is no more than it can take, however little may be unread."""
 
