@@ -4,6 +4,9 @@ from proxy.core.events import ServerEvent
 from proxy.core.items import Output, Raw, contradicts
 from proxy.core.told import Told
 
+_MOST_TOLD = 64 * 1024 * 1024
+"""Bytes of events that begin and end a response's items. With more none is kept, and the next turn goes in full."""
+
 
 class Account:
     """Upstream's account of one response. *held* are its items, once `outputs` was asked for."""
@@ -11,6 +14,7 @@ class Account:
     def __init__(self) -> None:
         self.held: list[Raw] = []
         self._told = Told()
+        self._told_bytes = 0
         self._has_pieces = self._is_mid_item = False
 
     @property
@@ -21,14 +25,23 @@ class Account:
     def note(self, event: ServerEvent) -> None:
         """Take note of what *event* says of the items. Raises GarbledEvent where it cannot be read."""
         if event.type == "response.output_item.done":
-            self._told.note(event.json())
+            if self._may_keep(event):
+                self._told.note(event.json())
             self._is_mid_item = False
         elif event.type.endswith((".added", ".delta")):
             self.note_piece()
-            if event.type == "response.output_item.added":
+            if event.type == "response.output_item.added" and self._may_keep(event):
                 self._told.announce(event.json())
         elif event.type.endswith(".done") and not event.terminal:  # a part, whose words may be told nowhere else
             self._has_pieces = True
+
+    def _may_keep(self, event: ServerEvent) -> bool:
+        """Whether what *event* says of an item is to be kept; else nothing of the response is any more."""
+        self._told_bytes += len(event.raw)
+        if self._told_bytes <= _MOST_TOLD:
+            return True
+        self._told, self._has_pieces = Told(), True
+        return False
 
     def note_piece(self) -> None:
         """Take note of an event that adds a piece to an item."""
@@ -41,8 +54,10 @@ class Account:
         ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones, or
         one of them in other words, and where that list is shorter and the agent was shown pieces of an item that
         was not told whole, which it may give back though upstream holds it, or what may be one item twice. So is
-        it where an item cannot be known again.
+        it where an item cannot be known again, or where there were too many to keep.
         """
+        if self._told_bytes > _MOST_TOLD:
+            return None
         final_items: list[Raw] = (
             [each for each in final if isinstance(each, dict)] if isinstance(final, list) else []
         )

@@ -15,6 +15,7 @@ class Told:
         self.has_collided = False
         self._items: dict[int, Raw] = {}
         self._announced: set[int] = set()
+        self._behind = 0  # the place behind all others
 
     def announce(self, event: Raw) -> None:
         """Note from a `response.output_item.added` *event* that an item is to come."""
@@ -30,11 +31,11 @@ class Told:
         item, index = event.get("item"), event.get("output_index")
         if not isinstance(item, dict):
             return
-        behind = max(self._items, default=-1) + 1
-        place = index if isinstance(index, int) else behind
+        place = index if isinstance(index, int) else self._behind
         if place in self._items and not _is_again(self._items[place], item):
-            self.has_collided, place = True, behind
+            self.has_collided, place = True, self._behind
         self._items[place] = item
+        self._behind = max(self._behind, place + 1)
 
     @property
     def lacks_some(self) -> bool:

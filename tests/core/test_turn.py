@@ -941,6 +941,22 @@ def test_what_is_held_back_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == 1009  # over HTTP there is no such limit
 
 
+@pytest.mark.parametrize("type_", ["response.output_item.added", "response.output_item.done"])
+def test_an_answer_without_an_end_is_shown_and_not_kept(monkeypatch: pytest.MonkeyPatch, type_: str) -> None:
+    """The agent gets all of it; of more items than are kept, none is, and nothing continues them."""
+    endless = [event(type_, output_index=number, item=call(f"call_{number}")) for number in range(10, 30)]
+    monkeypatch.setattr("proxy.core.account._MOST_TOLD", sum(len(each.raw) for each in endless[:19]))
+    turn = started(reused=False)
+    turn.receive(created())
+    for each in endless:
+        assert turn.receive(each) == (each,)
+    assert turn.says_something
+    assert not len(turn._account._told)
+    turn.receive(completed(*[call(f"call_{number}") for number in range(10, 30)]))
+    assert turn.state is State.COMPLETED
+    assert turn.baseline is None
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_turn_that_is_given_up_counts_as_an_attempt(retries: int) -> None:
     """Freely before it was sent, and afterwards as often as after a loss."""
