@@ -14,7 +14,6 @@ from proxy.core.turn import State, Turn
 from proxy.errors import ConnectionLost, Trouble, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.exchange import Exchange, PlainHTTP
 from proxy.frontends.base import FrontEnd, Opaque, Readable
-from proxy.frontends.known import Found
 from proxy.ledger import Status, Traffic, TurnRecord
 from proxy.server import body as bodies
 from proxy.server.relay import Relay
@@ -176,16 +175,19 @@ class AgentRequest:
             return Opaque(Mismatch.DISABLED)
         encodings = ",".join(self._request.headers.getall("Content-Encoding", []))
 
-        def read(known: Found | None) -> Readable | Opaque:
+        def read_all() -> Readable | Opaque:
             return front_end.decode(bodies.decode(raw, encodings, limit=config.max_body_bytes), known)
 
         try:
             known = front_end.find(raw) if not encodings else None
-            size = len(raw) if known is None else known.left
-            if size < (_LARGE // _PACKED if encodings else _LARGE):
-                return read(known)
+            if encodings:
+                small = _unpacked(raw, encodings, min(_LARGE, config.max_body_bytes))
+            else:
+                small = raw if (len(raw) if known is None else known.left) < _LARGE else None
+            if small is not None:
+                return front_end.decode(small, known)
             async with self._services.reading:
-                return await asyncio.to_thread(read, known)
+                return await asyncio.to_thread(read_all)
         except bodies.Undecodable:
             return Opaque(Mismatch.NOT_DIFFABLE)
         except Exception as exc:  # noqa: BLE001  (a defect: the agent's request goes on as it came)
@@ -312,6 +314,19 @@ class AgentRequest:
             attempts=self._relay.attempts + (turn.attempts if turn is not None else 0),
             status=self._status,
         )
+
+
+def _unpacked(raw: bytes, encodings: str, most: int) -> bytes | None:
+    """Return *raw* decoded, or None where that makes it larger than *most*, or cannot be done.
+
+    A few kilobytes may unpack to many megabytes.
+    """
+    if len(raw) >= most // _PACKED:
+        return None
+    try:
+        return bodies.decode(raw, encodings, limit=most)
+    except bodies.Undecodable:
+        return None
 
 
 def _shown(name: str | None) -> str | None:

@@ -269,6 +269,27 @@ async def test_a_history_that_grew_is_read_where_it_arrives(proxied: Any, monkey
     assert on_a_thread == [True, False, True, False]
 
 
+@pytest.mark.parametrize(("size", "is_on_a_thread"), [(MEBIBYTE // 2, False), (2 * MEBIBYTE, True)])
+async def test_a_small_body_that_unpacks_to_much_holds_nobody_up(
+    proxied: Any, monkeypatch: pytest.MonkeyPatch, size: int, *, is_on_a_thread: bool
+) -> None:
+    """What counts is how much there is to read, not how little of it was sent."""
+    on_a_thread: list[bool] = []
+    read = Responses.decode
+
+    def noted(front_end: Responses, body: bytes, known: Any) -> Any:
+        on_a_thread.append(threading.current_thread() is not threading.main_thread())
+        return read(front_end, body, known)
+
+    monkeypatch.setattr(Responses, "decode", noted)
+    run = await proxied()
+    packed = zstandard.compress(orjson.dumps({"model": "m", "store": False, "input": "x" * size}))
+    assert len(packed) < MEBIBYTE // 100
+    assert (await run.post(packed, ("Content-Encoding", "zstd"))).status == 200
+    assert on_a_thread == [is_on_a_thread]
+    assert next(run.server.ledger.turns(1)).reason == "first_turn"
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_beyond_the_limit_streams_through(proxied: Any, raw_upstream: Any, *, chunked: bool) -> None:
     """Upstream has the beginning of a body that is too long to hold, before the agent sends the end."""
