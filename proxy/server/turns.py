@@ -19,7 +19,7 @@ from proxy.server import body as bodies
 from proxy.server.relay import Relay
 from proxy.server.reply import EventReply, Reply, SignsOfLife, error_body
 from proxy.server.services import Services
-from proxy.upstream.headers import of_answer, of_identity
+from proxy.upstream.headers import fits_a_handshake, of_answer, of_identity
 
 log = structlog.get_logger("turns")
 
@@ -199,8 +199,8 @@ class AgentRequest:
         services, request = self._services, self._request
         volatile = frozenset(name.lower() for name in services.config.volatile_headers)
         identity = of_identity(request.headers.items(), volatile)
-        if not all(value.isascii() for _, value in identity):
-            raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)  # a handshake would not carry it to the byte
+        if not fits_a_handshake(identity):
+            raise PlainHTTP(Mismatch.UNSUPPORTED_FIELD)
         partition = services.pool.partition(identity, request.rel_url.raw_query_string)
         turn.rewrites = services.rewriting.allowed(turn.request, partition)
         exchange = Exchange(

@@ -89,6 +89,9 @@ _UNWRITABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _CREDENTIAL = re.compile("auth|cookie|cred|key|passw|secret|sign|token")
 """A name with this in it might be somebody's credentials, whatever it begins with."""
 
+_MOST_IDENTITY = 64 * 1024
+"""Bytes of headers for a handshake: servers take 8 to 64 KB."""
+
 _ANSWERED = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
 _ANSWERED_PREFIXES = ("x-ratelimit-", "openai-")
 """What an error event's headers may tell the agent."""
@@ -143,6 +146,15 @@ def of_identity(headers: Iterable[tuple[str, str]], volatile: frozenset[str] = f
         and not low.startswith("sec-")
         and not (low.startswith(_VOLATILE_PREFIXES) and not _CREDENTIAL.search(low))
     )
+
+
+def fits_a_handshake(headers: Headers) -> bool:
+    """Whether a WebSocket's handshake carries *headers* to the byte, and a server may be expected to take them.
+
+    They are kept for as long as the conversations that they keep apart.
+    """
+    size = sum(len(name) + len(value) for name, value in headers)
+    return size <= _MOST_IDENTITY and all(value.isascii() for _, value in headers)
 
 
 def partition_key(url: str, headers: Headers) -> bytes:

@@ -766,3 +766,23 @@ async def test_another_upgrade_is_not_made(proxied: Any) -> None:
     headers = (("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk"))
     answer = await run.ask("GET", "/v1/models", KEY, *headers)
     assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "upload"),
+    [
+        ([(f"X-{number}", "x" * 1000) for number in range(60)], "full"),
+        ([(f"X-{number}", "x" * 1000) for number in range(70)], "http"),
+        ([("X-Name", "caf\udcc3\udca9")], "http"),
+    ],
+    ids=["many", "too many", "not ASCII"],
+)
+async def test_headers_that_no_handshake_carries_go_over_http(
+    proxied: Any, headers: list[tuple[str, str]], upload: str
+) -> None:
+    """The turn is answered all the same, and nothing is remembered of whoever sent them."""
+    run = await proxied()
+    assert (await run.post({"model": "m", "input": "x"}, *headers)).status == 200
+    await run.recorded(1)
+    record = next(run.server.ledger.turns(1))
+    assert (record.upload, record.reason) == (upload, "first_turn" if upload == "full" else "unsupported_field")

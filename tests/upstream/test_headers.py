@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proxy.upstream.headers import (
     HOP_BY_HOP,
     end_to_end,
+    fits_a_handshake,
     of_answer,
     of_identity,
     of_wire,
@@ -188,3 +189,13 @@ def test_any_bytes_are_read_as_headers(raw: Any) -> None:
 def test_text_survives_the_reading() -> None:
     """UTF-8 comes back to the byte, in the case in which it came."""
     assert of_wire([(b"x-NAME", "caf\xe9 \N{SNOWMAN}".encode())]) == (("x-NAME", "caf\xe9 \N{SNOWMAN}"),)
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [("key", True), ("caf\xe9", False), ("x" * 65_000, True), ("x" * 65_600, False)],
+    ids=["short", "not ASCII", "long", "too long"],
+)
+def test_a_handshake_carries_what_is_ascii_and_of_a_size_that_servers_take(value: str, *, fits: bool) -> None:
+    """Anything else goes over plain HTTP, and is not kept to tell conversations apart."""
+    assert fits_a_handshake((("Authorization", "key"), ("X-Any", value))) is fits
