@@ -5,7 +5,7 @@ from proxy.core.items import Output, Raw, contradicts
 from proxy.core.told import Told
 
 _MOST_TOLD = 64 * 1024 * 1024
-"""Bytes of events that begin and end a response's items. With more none is kept, and the next turn goes in full."""
+"""Bytes of events that begin and end a response's items. Of more none is kept, and the next turn goes in full."""
 
 
 class Account:
