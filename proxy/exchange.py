@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -171,15 +171,8 @@ class Exchange:
             while turn.in_flight:
                 await self._pass_on(lease, upload, deliver)
         finally:
-            self._note_id()
-
-    def _note_id(self) -> None:
-        """Take note of whether an id stands for one response, which alone may be continued elsewhere."""
-        turn = self.turn
-        if turn.repeats_id:
-            self._partition.recall.rest(inf)
-        if turn.has_own_id:
-            self._partition.note_own_ids(turn.request.model)
+            if turn.repeats_id:  # what such an id stands for, nobody knows once the connection is gone
+                self._partition.recall.rest(inf)
 
     def _fits(self, size: int) -> bool:
         """Whether upstream takes a message of *size* bytes, as far as is known."""
@@ -329,7 +322,10 @@ class Exchange:
         """
         turn = self.turn
         if turn.in_flight and isinstance(turn.upload, Delta):
-            self._partition.remember(turn.upload.baseline, Mismatch.AFTER_ERROR, is_sound=turn.begun)
+            known = turn.upload.baseline
+            if turn.has_own_id and not known.own_id:
+                known = replace(known, own_id=True)  # it was not answered under that id
+            self._partition.remember(known, Mismatch.AFTER_ERROR, is_sound=turn.begun)
 
     def _note_too_large(self) -> None:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""

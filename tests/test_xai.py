@@ -183,7 +183,7 @@ async def test_nor_before_that_is_seen_where_it_is_known(proxied: Start, agents:
 
 
 @pytest.mark.parametrize("citizen", ["openai", "xai"])
-async def test_nor_before_ids_were_seen_to_differ_where_nobody_knows(
+async def test_nor_before_its_id_was_seen_to_be_its_own_where_nobody_knows(
     proxied: Start, agents: Agents, citizen: str
 ) -> None:
     """A turn that nobody saw the beginning of may have an answer, under the id of the one before it."""
@@ -193,6 +193,25 @@ async def test_nor_before_ids_were_seen_to_differ_where_nobody_knows(
     run.simulator.inject(Fault("before_created", "abort"))
     await agent.turn("two")
     assert await uploads(run, 2) == [("full", "first_turn", 1), ("full", "connection_lost", 2)]
+    assert [history for _, history in read(run)] == agent.answered
+
+
+async def test_what_ids_are_on_one_connection_says_nothing_of_another(proxied: Start, agents: Agents) -> None:
+    """A gateway may have two providers behind one model's name, and lead each connection to one of them.
+
+    So the first response on the second one is not continued on a third, but the last one on the first.
+    """
+    run = await proxied(numbered)
+    agent = await agents(run.server.url, store=True)
+    for said, is_lost in [("one", False), ("two", False), ("three", True), ("four", True)]:
+        if is_lost:
+            run.simulator.inject(Fault("before_created", "abort"))
+        await agent.turn(said)
+    again = ("delta", None, 2)
+    assert await uploads(run, 4) == [("full", "first_turn", 1), ("delta", None, 1), again, again]
+    ids = [turn.response_id for turn in run.simulator.turns]
+    parents = [turn.request.get("previous_response_id") for turn in run.simulator.turns]
+    assert parents == [None, ids[0], ids[1], ids[1], ids[3], ids[1]]
     assert [history for _, history in read(run)] == agent.answered
 
 
@@ -211,24 +230,6 @@ async def test_nor_beside_a_turn_that_has_not_shown_its_own(proxied: Start, agen
     await run.recorded(3)
     assert ("full", "busy", 1) in await uploads(run, 3)
     assert read(run)[-1][1] == other.answered[-1]
-
-
-async def test_ids_that_differ_are_known_by_the_model(proxied: Start, agents: Agents) -> None:
-    """A gateway may have several providers behind it: one model's responses say nothing of another's."""
-    run = await proxied(numbered)
-    agent = await agents(run.server.url, store=True)
-    for said, model in [("one", "a"), ("two", "a"), ("three", "a"), ("four", "b"), ("five", "b")]:
-        if said in ("three", "five"):
-            run.simulator.inject(Fault("before_created", "abort"))
-        await agent.turn(said, model=model)
-    assert await uploads(run, 5) == [
-        ("full", "first_turn", 1),
-        ("delta", None, 1),
-        ("delta", None, 2),
-        ("full", "model_changed", 1),
-        ("full", "connection_lost", 2),
-    ]
-    assert [history for _, history in read(run)] == agent.answered
 
 
 async def test_a_curt_refusal_is_the_agents_own(proxied: Start, agents: Agents) -> None:

@@ -11,6 +11,7 @@ another turn continues it on its own, and so makes room even in use.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.items import Dropped
@@ -24,6 +25,18 @@ class Candidate:
     baseline: Baseline | None
     free: bool
     last_used: float
+
+
+class Recall(Enum):
+    """Which stored responses are continued although their connection is gone, or at work."""
+
+    NONE = "none"
+    OWN_ID = "those whose id is known to stand for no other"
+    ANY = "any"
+
+    def allows(self, baseline: Baseline) -> bool:
+        """Whether *baseline* is one of them."""
+        return baseline.stored and (self is Recall.ANY or (self is Recall.OWN_ID and baseline.own_id))
 
 
 _KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
@@ -81,12 +94,13 @@ def choose(
     now: float,
     dropped: Dropped = "reasoning",
     fresh: Mismatch | None = None,
-    recall: bool = False,
+    recall: Recall = Recall.NONE,
 ) -> Use | Open | NoRoom:
     """Choose a connection for *request*; *room* is how many more may be opened, *now* the clock of `last_used`.
 
-    With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. With
-    *recall* a stored response is continued although its connection is gone, with this turn or before, or at work.
+    With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. A
+    stored response that *recall* allows is continued although its connection is gone, with this turn or before, or
+    at work.
     """
     if fresh is None:
         continued = [
@@ -101,8 +115,8 @@ def choose(
             return Use(best.key, delta)
     formers = list(formers)
     upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
-    if recall and fresh in (None, Mismatch.CONNECTION_LOST):
-        upload = _stored(request, candidates, formers, dropped) or upload
+    if fresh in (None, Mismatch.CONNECTION_LOST):
+        upload = _stored(request, candidates, formers, dropped, recall) or upload
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
     if blank is not None and fresh is None:
         return Use(blank.key, upload)
@@ -114,20 +128,24 @@ def choose(
 
 
 def _stored(
-    request: TurnRequest, candidates: Iterable[Candidate], formers: Iterable[Former], dropped: Dropped
+    request: TurnRequest,
+    candidates: Iterable[Candidate],
+    formers: Iterable[Former],
+    dropped: Dropped,
+    recall: Recall,
 ) -> Delta | None:
     """Return the longest stored response that *request* continues: one that is gone, or one at work."""
     stored = [former.baseline for former in formers if former.is_blameless]
     stored += [each.baseline for each in candidates if each.baseline is not None and not each.free]
-    found = [diff(request, baseline, dropped) for baseline in stored]
+    found = [diff(request, baseline, dropped) for baseline in stored if recall.allows(baseline)]
     deltas = [each for each in found if isinstance(each, Delta)]
     return max(deltas, key=lambda each: each.baseline.length, default=None)
 
 
-def _is_in_use(candidate: Candidate, now: float, *, recall: bool) -> bool:
+def _is_in_use(candidate: Candidate, now: float, *, recall: Recall) -> bool:
     """Whether a conversation goes on there that would lose its deltas with the connection."""
     known = candidate.baseline
-    if known is None or known.turns == 1 or (recall and known.stored):
+    if known is None or known.turns == 1 or recall.allows(known):
         return False
     return now - candidate.last_used < _IN_USE_SECONDS
 

@@ -269,7 +269,8 @@ class Baseline:
     such a history may continue it. *hoisted* is the mark of the settings that upstream holds as items, before the
     agent's own. *instructions* is the mark of those in force; *kept* says that upstream goes on with them and is
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
-    keeps the response beyond the connection.
+    keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
+    differs from that of the one before in the chain, which was on the same connection.
     """
 
     response_id: str
@@ -287,6 +288,7 @@ class Baseline:
     kept: bool = False
     fuller: bool = False
     stored: bool = False
+    own_id: bool = False
 
     @classmethod
     def after(

@@ -9,7 +9,7 @@ sent again once the agent was shown an event (`core/replay.py`); a second attemp
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from http import HTTPStatus
 from typing import Any
@@ -174,8 +174,9 @@ class Turn:
 
     @property
     def has_own_id(self) -> bool:
-        """Whether its response has another id than the one before it on the same connection."""
-        return None not in (self.response_id, self._earlier) and not self.repeats_id
+        """Whether its response has another id than the one that it continues, on the same connection."""
+        parent = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
+        return None not in (parent, self.response_id) and parent == self._earlier != self.response_id
 
     @property
     def goes_on(self) -> bool:
@@ -473,7 +474,7 @@ class Turn:
         self.response_id = response_id
         weight = self._weight(reading, outputs)
         told, retold = self._as_told(outputs)
-        self.baseline = Baseline.after(
+        baseline = Baseline.after(
             self.request,
             response_id,
             told,
@@ -484,6 +485,7 @@ class Turn:
             kept=self._is_kept(self.upload),
             fuller=isinstance(self.upload, Delta) and self.upload.fuller,
         )
+        self.baseline = replace(baseline, own_id=self.has_own_id)
 
     @property
     def _sent(self) -> Sequence[Item]:

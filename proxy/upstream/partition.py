@@ -90,10 +90,9 @@ class Partition:
     """What one set of credentials may share.
 
     *chaining* is told apart by whether responses are stored: some servers remember no others. *recall* is about
-    stored ones that are continued on another connection than their own, *own_ids* has the models whose responses
-    were seen to have ids of their own, on one connection. *answers_at_work* says that upstream was seen to answer
-    a ping in the middle of a turn, *asked_at_work* counts the turns in which that was asked. *hasty* counts those
-    in a row that were given up behind a pause.
+    stored ones that are continued on another connection than their own. *answers_at_work* says that upstream was
+    seen to answer a ping in the middle of a turn, *asked_at_work* counts the turns in which that was asked.
+    *hasty* counts those in a row that were given up behind a pause.
     """
 
     headers: Headers
@@ -103,7 +102,6 @@ class Partition:
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
     chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
     recall: Chaining = field(default_factory=Chaining)
-    own_ids: Newest[str, bool] = field(default_factory=Newest)
     collapses: int = 0
     verdicts: Newest[Form | Rewrite, bool] = field(default_factory=Newest)
     warm_up_off_until: float = 0.0
@@ -140,13 +138,6 @@ class Partition:
     def may_recall(self, request: TurnRequest, now: float) -> bool:
         """Whether upstream may still know a response whose connection is gone."""
         return request.is_stored and now >= self.recall.off_until
-
-    def note_own_ids(self, model: str) -> None:
-        """Take note that two responses of *model* on one connection had ids of their own.
-
-        Where they share one, it is also that of a turn that was lost before anything of it was heard.
-        """
-        self.own_ids[model] = True
 
     def remember(self, baseline: Baseline | None, reason: Mismatch, *, is_sound: bool = False) -> None:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""

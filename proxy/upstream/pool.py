@@ -14,7 +14,7 @@ from math import inf
 from operator import itemgetter
 from typing import Self, TypeAlias
 
-from proxy.core.affinity import NoRoom, Open, Use, choose
+from proxy.core.affinity import NoRoom, Open, Recall, Use, choose
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
 from proxy.core.items import Dropped
 from proxy.core.message import Message
@@ -45,8 +45,8 @@ LATELY_SECONDS = 300.0
 class Limits:
     """How many connections a partition keeps, and for how long (seconds).
 
-    *repeats_ids* says whether the responses on a connection share an id, as far as that is known beforehand: a
-    stored one is then not continued elsewhere.
+    *repeats_ids* says whether the responses on a connection share an id, None where nobody knows: a stored one is
+    not continued elsewhere where they do, or may.
     """
 
     max_connections: int
@@ -266,7 +266,7 @@ class Pool:
                 if spare is not None:
                     self._replace(partition, key, slot)
                     key, slot = spare
-                    if isinstance(upload, Delta) and not self._may_recall(request, partition):
+                    if isinstance(upload, Delta) and not self._recall(request, partition).allows(upload.baseline):
                         upload = Full(Mismatch.CONNECTION_LOST)
                     if isinstance(upload, Full) and not fits:
                         raise NoLease(Mismatch.TOO_LARGE)
@@ -354,7 +354,7 @@ class Pool:
             now=now,
             dropped=self._limits.dropped_output,
             fresh=fresh,
-            recall=self._may_recall(request, partition),
+            recall=self._recall(request, partition),
         )
         if isinstance(choice, NoRoom):
             raise NoLease(Mismatch.BUSY)
@@ -381,11 +381,14 @@ class Pool:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
 
-    def _may_recall(self, request: TurnRequest, partition: Partition) -> bool:
-        repeats_ids = self._limits.repeats_ids
-        if repeats_ids is None:
-            repeats_ids = request.model not in partition.own_ids
-        return not repeats_ids and partition.may_recall(request, self._clock())
+    def _recall(self, request: TurnRequest, partition: Partition) -> Recall:
+        """Return which stored responses *request* may continue elsewhere.
+
+        Where responses share an id, it is also that of a turn that was lost before anything of it was heard.
+        """
+        if self._limits.repeats_ids or not partition.may_recall(request, self._clock()):
+            return Recall.NONE
+        return Recall.OWN_ID if self._limits.repeats_ids is None else Recall.ANY
 
     def _is_tried_beside(self, partition: Partition, spare: int | None) -> bool:
         """Whether a WebSocket is asked for that is not worth waiting for: upgrades are swallowed, time and again.

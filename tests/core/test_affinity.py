@@ -1,12 +1,13 @@
 """Which connection a request runs on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from said import JSON, answer, assistant, baseline, call, reasoning, request, user
 
-from proxy.core.affinity import Candidate, Former, NoRoom, Open, Use, choose, explain
+from proxy.core.affinity import Candidate, Former, NoRoom, Open, Recall, Use, choose, explain
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
 
 FIRST = [user("Hello")]
@@ -16,6 +17,11 @@ THIRD = [*SECOND, call(), answer()]
 AFTER_FIRST = baseline(FIRST, assistant("Hi"), response_id="resp_first")
 AFTER_SECOND = baseline(SECOND, call(), response_id="resp_second")
 OTHER = baseline([user("Something else")], assistant("Yes"), response_id="resp_other")
+
+
+def stored(known: Baseline, **fields: Any) -> Baseline:
+    """Return what is known, of a response that upstream keeps."""
+    return replace(known, stored=True, **fields)
 
 
 def free(key: int, known: Baseline | None = None, last_used: float = 0.0) -> Candidate:
@@ -66,50 +72,69 @@ def test_a_new_conversation_does_not_evict_anothers_baseline() -> None:
 def test_a_stored_response_is_continued_on_another_connection() -> None:
     """The longest whose connection is gone for no fault of its own, if no open connection knows the history."""
     formers = [
-        Former(AFTER_FIRST, Mismatch.CONNECTION_LOST),
-        Former(AFTER_SECOND, Mismatch.RETIRED),
-        Former(OTHER, Mismatch.RETIRED),
+        Former(stored(AFTER_FIRST), Mismatch.CONNECTION_LOST),
+        Former(stored(AFTER_SECOND), Mismatch.RETIRED),
+        Former(stored(OTHER), Mismatch.RETIRED),
     ]
-    delta = diff(request(*THIRD), AFTER_SECOND)
-    assert chosen(THIRD, [], formers=formers, recall=True) == Open(delta)
-    assert chosen(THIRD, [free(7)], formers=formers, recall=True) == Use(7, delta)
-    assert chosen(THIRD, [free(1, OTHER)], formers=formers, recall=True, room=0) == Open(delta, evict=1)
-    assert chosen(THIRD, [free(7, AFTER_FIRST)], formers=formers, recall=True).key == 7
+    delta = diff(request(*THIRD), stored(AFTER_SECOND))
+    assert chosen(THIRD, [], formers=formers, recall=Recall.ANY) == Open(delta)
+    assert chosen(THIRD, [free(7)], formers=formers, recall=Recall.ANY) == Use(7, delta)
+    assert chosen(THIRD, [free(1, OTHER)], formers=formers, recall=Recall.ANY, room=0) == Open(delta, evict=1)
+    assert chosen(THIRD, [free(7, AFTER_FIRST)], formers=formers, recall=Recall.ANY).key == 7
     assert chosen(THIRD, [], formers=formers) == Open(Full(Mismatch.CONNECTION_LOST))
 
 
 def test_a_stored_response_is_continued_though_its_connection_went_with_the_turn() -> None:
     """That says nothing of the response; the second attempt needs a new connection, and as little as the first."""
-    formers = [Former(AFTER_SECOND, Mismatch.CONNECTION_LOST)]
-    delta = diff(request(*THIRD), AFTER_SECOND)
+    formers = [Former(stored(AFTER_SECOND), Mismatch.CONNECTION_LOST)]
+    delta = diff(request(*THIRD), stored(AFTER_SECOND))
     lost = Mismatch.CONNECTION_LOST
-    assert chosen(THIRD, [free(7)], formers=formers, recall=True, fresh=lost) == Open(delta)
+    assert chosen(THIRD, [free(7)], formers=formers, recall=Recall.ANY, fresh=lost) == Open(delta)
     assert chosen(THIRD, [], formers=formers, fresh=lost) == Open(Full(lost))
+
+
+def test_a_response_whose_id_may_be_anothers_is_not_recalled() -> None:
+    """It may stand for a turn by now that nobody heard of: of one that is gone, and of one at work."""
+    for known, upload in [
+        (stored(AFTER_SECOND), Full(Mismatch.CONNECTION_LOST)),
+        (stored(AFTER_SECOND, own_id=True), diff(request(*THIRD), stored(AFTER_SECOND, own_id=True))),
+    ]:
+        formers = [Former(known, Mismatch.CONNECTION_LOST)]
+        assert chosen(THIRD, [], formers=formers, recall=Recall.OWN_ID) == Open(upload)
+        assert isinstance(chosen(THIRD, [busy(1, known)], recall=Recall.OWN_ID).upload, type(upload))
+
+
+def test_only_what_is_stored_is_recalled() -> None:
+    """Upstream has forgotten anything else with its connection."""
+    formers = [Former(replace(AFTER_SECOND, own_id=True), Mismatch.CONNECTION_LOST)]
+    assert chosen(THIRD, [], formers=formers, recall=Recall.ANY) == Open(Full(Mismatch.CONNECTION_LOST))
 
 
 def test_a_response_that_is_in_doubt_is_not_recalled() -> None:
     """After an error, or where upstream did not continue it, everything is sent."""
-    doubtful = [Former(AFTER_SECOND, Mismatch.AFTER_ERROR)]
-    assert chosen(THIRD, [], formers=doubtful, recall=True) == Open(Full(Mismatch.AFTER_ERROR))
-    kept = [Former(AFTER_SECOND, Mismatch.CONNECTION_LOST)]
-    again = chosen(THIRD, [], formers=kept, recall=True, fresh=Mismatch.UPSTREAM_FORGOT)
+    doubtful = [Former(stored(AFTER_SECOND), Mismatch.AFTER_ERROR)]
+    assert chosen(THIRD, [], formers=doubtful, recall=Recall.ANY) == Open(Full(Mismatch.AFTER_ERROR))
+    kept = [Former(stored(AFTER_SECOND), Mismatch.CONNECTION_LOST)]
+    again = chosen(THIRD, [], formers=kept, recall=Recall.ANY, fresh=Mismatch.UPSTREAM_FORGOT)
     assert again == Open(Full(Mismatch.UPSTREAM_FORGOT))
 
 
 def test_a_stored_response_is_continued_behind_an_agent_that_hung_up() -> None:
     """Where upstream was continuing it: the error is that of nobody."""
-    sound = [Former(AFTER_SECOND, Mismatch.AFTER_ERROR, is_sound=True)]
-    assert chosen(THIRD, [], formers=sound, recall=True) == Open(diff(request(*THIRD), AFTER_SECOND))
+    known = stored(AFTER_SECOND)
+    sound = [Former(known, Mismatch.AFTER_ERROR, is_sound=True)]
+    assert chosen(THIRD, [], formers=sound, recall=Recall.ANY) == Open(diff(request(*THIRD), known))
     assert chosen(THIRD, [], formers=sound) == Open(Full(Mismatch.AFTER_ERROR))
 
 
 def test_a_stored_response_is_continued_while_it_is_at_work() -> None:
     """On a connection of its own; what is free and continued serves rather."""
-    delta = diff(request(*THIRD), AFTER_SECOND)
-    assert chosen(THIRD, [busy(1, AFTER_SECOND)], recall=True) == Open(delta)
-    assert chosen(THIRD, [busy(1, AFTER_SECOND), free(2)], recall=True) == Use(2, delta)
-    assert chosen(THIRD, [busy(1, AFTER_SECOND), free(2, AFTER_FIRST)], recall=True).key == 2
-    assert chosen(THIRD, [busy(1, AFTER_SECOND)]) == Open(Full(Mismatch.BUSY))
+    known = stored(AFTER_SECOND)
+    delta = diff(request(*THIRD), known)
+    assert chosen(THIRD, [busy(1, known)], recall=Recall.ANY) == Open(delta)
+    assert chosen(THIRD, [busy(1, known), free(2)], recall=Recall.ANY) == Use(2, delta)
+    assert chosen(THIRD, [busy(1, known), free(2, AFTER_FIRST)], recall=Recall.ANY).key == 2
+    assert chosen(THIRD, [busy(1, known)]) == Open(Full(Mismatch.BUSY))
 
 
 def test_a_baseline_at_work_is_not_shared() -> None:
@@ -154,11 +179,12 @@ def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
 
 def test_without_room_a_stored_conversation_makes_some_even_in_use() -> None:
     """It goes on by recall, at the price of a connection; where that cannot be, it keeps its own."""
-    stored = Baseline.after(request(user("At length"), store=True), "resp_stored", (), turns=2)
+    kept = Baseline.after(request(user("At length"), store=True), "resp_stored", (), turns=2)
     long = Baseline.after(request(user("At length")), "resp_long", (), turns=2)
-    candidates = [free(1, long, 1.0), free(2, stored, 2.0)]
+    candidates = [free(1, long, 1.0), free(2, kept, 2.0)]
     full = Full(Mismatch.FIRST_TURN)
-    assert chosen(FIRST, candidates, room=0, now=3.0, recall=True) == Open(full, evict=2)
+    assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.ANY) == Open(full, evict=2)
+    assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.OWN_ID) == NoRoom()
     assert chosen(FIRST, candidates, room=0, now=3.0) == NoRoom()
 
 

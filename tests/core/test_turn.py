@@ -929,6 +929,32 @@ def test_a_server_that_gives_all_responses_one_id_is_taken_at_its_word() -> None
     assert turn.state is State.COMPLETED
 
 
+@pytest.mark.parametrize(
+    ("upload", "earlier", "response_id", "is_own"),
+    [
+        (delta(), "resp_1", "resp_2", True),
+        (delta(), "resp_1", "resp_1", False),
+        (delta(), None, "resp_2", False),
+        (FULL, "resp_1", "resp_2", False),
+    ],
+)
+def test_an_id_is_its_own_where_another_was_continued(
+    upload: Delta | Full,
+    earlier: str | None,
+    response_id: str,
+    is_own: bool,  # noqa: FBT001
+) -> None:
+    """On the same connection: elsewhere, or for another history, a server that shares ids has another, too."""
+    turn = Turn(SENT)
+    turn.start(upload, reused=True, earlier=earlier)
+    assert not turn.has_own_id
+    parent = "resp_1" if isinstance(upload, Delta) else None
+    turn.receive(created(response_id, previous_response_id=parent))
+    turn.receive(completed(response_id=response_id))
+    assert turn.baseline is not None
+    assert turn.baseline.own_id is is_own
+
+
 def test_what_is_held_back_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that is shown at its end, and has none, is broken off."""
     monkeypatch.setattr("proxy.core.heldback._MOST", 10 * len(WORD.raw))

@@ -178,7 +178,7 @@ class ChatWorld(World):
         if self._log is not None:
             self._log(f"  the model said {answer.outputs}, the agent was shown {heard}")
         assert heard.name.startswith("chatcmpl-"), heard.name
-        assert self.upstream.answers[f"resp_{heard.name.removeprefix('chatcmpl-')}"] is answer
+        assert heard.name.removeprefix("chatcmpl-") == answer.name.removeprefix("resp_")
         assert heard.ended == ended, f"{heard} after {last}"
         assert heard.broken == (last in {"response.failed", "error"}), f"{heard} after {last}"
         if answer.is_told:

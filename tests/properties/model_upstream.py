@@ -47,15 +47,18 @@ IN_THE_PROMPT = frozenset({"instructions", "parallel_tool_calls", "reasoning", "
 class Answer:
     """One response: the context that the model really read, and what it said: *outputs*, which mean *said*.
 
-    *ending* is why it is incomplete; where it is not told, neither an item's end nor the terminal event has it.
+    *name* is the id that it is told under, *number* is its own. *ending* is why it is incomplete; where it is not
+    told, neither an item's end nor the terminal event has it.
     """
 
+    number: int
+    name: str
     connection: "ModelConnection"
     settings: Raw
     context: list[Held]
     outputs: list[Raw]
     said: list[Token]
-    parent: str | None
+    parent: "Answer | None"
     ending: str | None = None
     is_told: bool = True
     is_warm_up: bool = False
@@ -68,7 +71,8 @@ class ModelUpstream:
     *read_item* says what an item means of which nothing was learned; *pieces* are the events that tell an item
     before its end: all of it, or none, or if so asked only some. With *refuses_tools* they are no items; with
     *keeps_instructions* a chain has those that it began with, and refuses any: where that *is_known* to the proxy,
-    it is told none.
+    it is told none. Of four connections there are so many on which all responses have one id as *sharing* says; an
+    id stands for the latest of its responses, as *named* has it.
     *uploaded_again* is how many items at the end of a warm-up are words of the model's own.
     """
 
@@ -80,8 +84,10 @@ class ModelUpstream:
     refuses_tools: bool = False
     keeps_instructions: bool = False
     is_known: bool = True
+    sharing: int = 0
     tokens: dict[bytes, Token] = field(default_factory=dict)
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    named: dict[str, Answer] = field(default_factory=dict)
     connections: list["ModelConnection"] = field(default_factory=list)
     unexpected_misses: int = 0
     deltas: int = 0
@@ -125,6 +131,7 @@ class ModelConnection:
         self.last_response: str | None = None
         self.gone: Callable[[], None] = lambda: None
         self._upstream = upstream
+        self._shared = f"resp_c{len(upstream.connections)}" if upstream.pick(4) < upstream.sharing else None
         self._latest: str | None = None
         self._ended: list[Raw] = []
         self._events: list[Any] = []
@@ -197,17 +204,15 @@ class ModelConnection:
         if upstream.refuses_tools and any(token[0] == "additional_tools" for token, _ in upstream.read(given)):
             return [_error(400, "invalid_value", "Invalid value: 'additional_tools'.")]
         is_stored = message.get("store") is not False
-        is_known = asked == latest or (is_stored and pick(4) != 3)
+        is_known = asked in upstream.named and (asked == latest or (is_stored and pick(4) != 3))
         if asked is not None and (not is_known or trouble == 0):
             upstream.unexpected_misses += asked != latest and not is_stored
             return [_MISSES[pick(len(_MISSES))]]
         context: list[Held] = []
-        if asked is not None and upstream.keeps_instructions:
-            assert not (upstream.is_known and "instructions" in message), "a chain was told instructions"
-            if message.get("instructions"):
-                return [{"error": {"message": _TOGETHER, "type": "api_error"}}]
-        if asked is not None and trouble != 1:
-            parent = upstream.answers[asked]
+        parent = upstream.named[asked] if asked is not None else None
+        if parent is not None and self._refuses_instructions(message):
+            return [{"error": {"message": _TOGETHER, "type": "api_error"}}]
+        if parent is not None and trouble != 1:
             context = parent.context + [(token, True) for token in parent.said]
             if upstream.keeps_instructions:
                 message |= {name: each for name, each in parent.settings.items() if name == "instructions"}
@@ -222,28 +227,40 @@ class ModelConnection:
         outputs = [raw for raw, _ in said]
         for raw, token in said:
             upstream.learn(raw, token)
-        response_id = f"resp_{len(upstream.answers)}"
-        answer = Answer(self, message, context, outputs, [token for _, token in said], asked)
+        number = len(upstream.answers)
+        name = self._shared or f"resp_{number}"
+        answer = Answer(number, name, self, message, context, outputs, [token for _, token in said], parent)
         answer.is_warm_up = is_warm_up
-        upstream.answers[response_id] = answer
-        events = self._events_of(response_id, answer, told=None if trouble == 1 else asked)
-        ending = self._ending(trouble, response_id, answer, events)
+        upstream.answers.append(answer)
+        events = self._events_of(answer, None if trouble == 1 else asked)
+        ending = self._ending(trouble, answer, events)
+        if ending is None or pick(2):  # also where nobody hears of it
+            upstream.named[name] = answer
         if ending is None:
-            self._latest = response_id
+            self._latest = name
         return self._with_stragglers([*self._early(), *(events if ending is None else ending)])
 
+    def _refuses_instructions(self, message: Raw) -> bool:
+        """Whether the continuation *message* has instructions where upstream keeps those of the chain."""
+        upstream = self._upstream
+        if not upstream.keeps_instructions:
+            return False
+        assert not (upstream.is_known and "instructions" in message), "a chain was told instructions"
+        return bool(message.get("instructions"))
+
     def _with_stragglers(self, events: list[Any]) -> list[Any]:
-        """Let the end of the last response that ended come again, before that of *events* does."""
+        """Let the end of the last response that ended come again, before that of *events* does.
+
+        Not where the two have one id, so that nothing tells them apart.
+        """
         ended = self._ended
         self._ended = [each for each in events[-1:] if isinstance(each, dict) and "response" in each]
-        if not ended or self._upstream.pick(200) != 199:
+        if not ended or self._shared or self._upstream.pick(200) != 199:
             return events
         at = self._upstream.pick(len(events))
         return [*events[:at], *ended, *events[at:]]
 
-    def _ending(
-        self, trouble: int | None, response_id: str, answer: Answer, events: list[Any]
-    ) -> list[Any] | None:
+    def _ending(self, trouble: int | None, answer: Answer, events: list[Any]) -> list[Any] | None:
         """Return the events of a turn that does not complete."""
         pick = self._upstream.pick
         some = events[: 1 + pick(len(events) - 1)] if trouble in {6, 10} else []
@@ -256,24 +273,24 @@ class ModelConnection:
                 return [UpstreamTimeout("silence")]
             case 7 | 8:
                 answer.ending = ("max_output_tokens", "content_filter")[pick(2)]
-                cut: dict[str, Any] = {"id": response_id, "status": "incomplete", "output": answer.outputs}
+                cut: dict[str, Any] = {**_named(answer), "status": "incomplete", "output": answer.outputs}
                 cut |= {**_echoed(answer.settings), "incomplete_details": {"reason": answer.ending}}
                 return [*events[:-1], {"type": "response.incomplete", "response": cut}]
             case 9:
-                failed = {"id": response_id, "status": "failed", "error": {"code": "x"}}
+                failed = {**_named(answer), "status": "failed", "error": {"code": "x"}}
                 failed |= _echoed(answer.settings)
                 return [*events[:-1], {"type": "response.failed", "response": failed}]
             case 10:
                 return [*some, {"type": "error", "error": {"code": "server_error"}}]
         return None
 
-    def _events_of(self, response_id: str, answer: Answer, told: str | None) -> list[Any]:
+    def _events_of(self, answer: Answer, parent: str | None) -> list[Any]:
         pick = self._upstream.pick
         echoed = _echoed(answer.settings)
-        begun: Raw = {"id": response_id, "status": "in_progress", "output": [], **echoed}
-        if told is not None or answer.parent is not None or pick(2):
-            begun["previous_response_id"] = told
-        final: Raw = {"id": response_id, "status": "completed", "output": answer.outputs, **echoed}
+        begun: Raw = {**_named(answer), "status": "in_progress", "output": [], **echoed}
+        if parent is not None or answer.parent is not None or pick(2):
+            begun["previous_response_id"] = parent
+        final: Raw = {**_named(answer), "status": "completed", "output": answer.outputs, **echoed}
         if (usage := self._usage(answer)) is not None:
             final["usage"] = usage
         done = len(answer.outputs)  # so many items are told with their end
@@ -364,6 +381,11 @@ def _rewritten(item: Raw) -> Token | None:
         case {"type": "message", "role": "developer" | "user" as role, "content": str(text), **rest} if not rest:
             return ("message", role, (text,))
     return None
+
+
+def _named(answer: Answer) -> Raw:
+    """Return how a response is told from others: by its id, where that is its own, and by its time."""
+    return {"id": answer.name, "created_at": answer.number}
 
 
 def _echoed(settings: Raw) -> Raw:

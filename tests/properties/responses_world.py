@@ -25,9 +25,9 @@ SETTINGS: tuple[Raw, ...] = (
     {"model": "m", "store": True, "stream": True},
     {"model": "m", "store": False, "stream": True, "instructions": "a", "tools": [TOOL]},
     {"model": "m", "store": False, "stream": True, "instructions": "b", "tools": [TOOL]},
+    {"model": "m", "store": True, "stream": True, "instructions": "a", "tools": [TOOL]},
     {"model": "m", "store": False, "stream": True, "instructions": "a", "tools": [{**TOOL, "name": "g"}]},
     {"model": "m", "store": False, "stream": True, "instructions": "a", "tools": [TOOL], "tool_choice": "none"},
-    {"model": "m", "store": True, "stream": True, "instructions": "a", "tools": [TOOL]},
     {"model": "n", "store": False, "stream": True},
     {"model": "m", "stream": True, "store": None, "temperature": 0.5},
     {"model": "m", "store": False, "novelty": 1},
@@ -50,7 +50,7 @@ class ResponsesWorld(World):
     settings = tuple(
         Settings(said, {name: value for name, value in said.items() if name != "stream"}) for said in SETTINGS
     )
-    usual_settings = 5
+    usual_settings = 6
     echoes = len(ECHOES)
     sayings = (*("m",) * 5, *("c",) * 4, "cc", "cc", "mrc", "mrc", "mm", "rmr", "s", "k", "")
 

@@ -189,8 +189,8 @@ def test_streamed_or_whole_an_answer_says_the_same(outputs: list[Raw], choices: 
     """However upstream tells the items, an SDK finds the same message in the chunks and in the completion."""
     world = ChatWorld(chosen(choices))
     connection = ModelConnection(world.upstream, (), 0.0)
-    answer = Answer(connection, {}, [], outputs, [], None)
-    events = [ServerEvent.parse(orjson.dumps(raw)) for raw in connection._events_of("resp_0", answer, None)]
+    answer = Answer(0, "resp_0", connection, {}, [], outputs, [], None)
+    events = [ServerEvent.parse(orjson.dumps(raw)) for raw in connection._events_of(answer, None)]
     if not answer.is_told:
         return
     message = _told(outputs)
@@ -209,8 +209,8 @@ def test_streamed_or_whole_an_answer_says_the_same(outputs: list[Raw], choices: 
 def test_what_tells_the_agent_something_is_known_before_it_is_told(outputs: list[Raw], choices: bytes) -> None:
     """The first event that makes bytes is found to the event, without a trace of having asked."""
     world = ChatWorld(chosen(choices))
-    answer = Answer(ModelConnection(world.upstream, (), 0.0), {}, [], outputs, [], None)
-    told = answer.connection._events_of("resp_0", answer, None)
+    answer = Answer(0, "resp_0", ModelConnection(world.upstream, (), 0.0), {}, [], outputs, [], None)
+    told = answer.connection._events_of(answer, None)
     completion, untouched = (StreamedCompletion(usage=True, logprobs=False) for _ in range(2))
     begun = False
     for event in [ServerEvent.parse(orjson.dumps(raw)) for raw in told]:

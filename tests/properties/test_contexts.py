@@ -16,7 +16,7 @@ from meaning import agree
 from responses_world import ResponsesWorld
 from world import CASES_A_WORLD, World, chosen, play
 
-from proxy.core import delta, events, hoist, items, turn, warmup
+from proxy.core import affinity, delta, events, hoist, items, turn, warmup
 from proxy.core.affinity import Candidate
 from proxy.core.items import START
 from proxy.upstream import pool
@@ -125,6 +125,7 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
         lambda turn: (kept := KEEPSAKE(turn)) and replace(kept, outputs=()),
     ),
     "an answer to a warm-up is continued": (turn.Turn, "says_something", property(lambda self: False)),
+    "what an id stands for is not asked": (affinity.Recall, "allows", lambda self, known: known.stored),
     "a connection at work is lent again": (Partition, "candidates", _lend_twice),
 }
 
@@ -137,8 +138,8 @@ def test_a_planted_mistake_is_found(world_of: type[World], mutant: str, monkeypa
     monkeypatch.setattr(owner, name, mistake)
     if name == "_message":
         monkeypatch.setitem(items._MEANINGS, "message", mistake)
-    if world_of is ChatWorld and name in {"_identified_by", "digest", "instructions"}:
-        pytest.skip("a Chat history has no reasoning, and no setting of Chat Completions has to match")
+    if world_of is ChatWorld and name in {"_identified_by", "digest", "instructions", "allows"}:
+        pytest.skip("a Chat history has no reasoning, no setting has to match, and nothing is stored")
     with pytest.raises(AssertionError, match="seed"):
         play(world_of, range(20_000 // CASES_A_WORLD))
 

@@ -141,6 +141,8 @@ class World(ABC):
         self.upstream.refuses_tools = pick(6) == 5
         self.upstream.keeps_instructions = pick(4) == 3
         self.upstream.is_known = pick(3) < 2
+        self.upstream.sharing = (0, 0, 4, 2)[pick(4)]
+        repeats_ids = {0: False, 4: True}.get(self.upstream.sharing)
         self._now = 0.0
         limits = Limits(
             max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
@@ -149,6 +151,7 @@ class World(ABC):
             websocket_retry_seconds=20,
             dropped_output=self.dropped,
             open_ahead=False,
+            repeats_ids=repeats_ids if pick(2) else None,
         )
         self.pool = MemoryPool(self.upstream, limits, self._clock)
         self._lost: deque[Job] = deque(maxlen=3)
@@ -403,9 +406,9 @@ class World(ABC):
 
     def _check(self, case: Case) -> None:
         """Compare the context behind what the agent was shown with what the agent said."""
-        names = {orjson.loads(event.raw)["response"].get("id") for event in case.shown if _is_named(event)}
-        assert len(names) == 1, f"events of several responses were shown: {names}"
-        answer = self.upstream.answers[names.pop()]
+        shown = {orjson.loads(event.raw)["response"].get("created_at") for event in case.shown if _is_named(event)}
+        assert len(shown) == 1, f"events of several responses were shown: {shown}"
+        answer = self.upstream.answers[shown.pop()]
         told = self._meaning(case.told)
         assert told is not None
         asked = case.settings.asked
@@ -425,8 +428,9 @@ class World(ABC):
         self.outcomes["hoisted"] += len(settings_read(asked)) > len(settings_read(answer.settings))
         if answer.parent is not None:
             self.outcomes["delta"] += 1
-            self.outcomes["restored"] += self.upstream.answers[answer.parent].is_warm_up
-            before = self.upstream.answers[answer.parent].settings
+            self.outcomes["restored"] += answer.parent.is_warm_up
+            self.outcomes["recalled"] += answer.parent.connection is not answer.connection
+            before = answer.parent.settings
             if any(before.get(name) != asked.get(name) for name in FIXED):
                 raise WrongContext(f"a chain went on from {before} to {asked}")
         case.agent.heard = self._heard(case, answer)
