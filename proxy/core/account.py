@@ -52,9 +52,9 @@ class Account:
 
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
         ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones, or
-        one of them in other words, and where that list is shorter and the agent was shown pieces of an item that
-        was not told whole, which it may give back though upstream holds it, or what may be one item twice. So is
-        it where an item cannot be known again, or where there were too many to keep.
+        one of them in other words or at another place, and where that list is shorter and the agent was shown
+        pieces of an item that was not told whole, which it may give back though upstream holds it, or what may be
+        one item twice. So is it where an item cannot be known again, or where there were too many to keep.
         """
         if self._told_bytes > _MOST_TOLD:
             return None
@@ -75,10 +75,12 @@ class Account:
             return None
         if 0 < len(final_items) < len(outputs) and self._told.has_collided:
             return None
+        behind = 0  # the item that the list told before
         for item in final_items:
-            same = (n for n, output in enumerate(outputs) if output.is_item(item))
+            same = (n for n in range(behind, len(outputs)) if outputs[n].is_item(item))
             index = next((n for n in same if not contradicts(self.held[n], item)), None)
             if index is None:
                 return None
             outputs[index] = outputs[index].sealed(item)
+            behind = index + 1
         return tuple(outputs)

@@ -241,6 +241,16 @@ def test_items_that_are_all_given_one_index_are_all_held() -> None:
     assert held(done(TWO[0], 0), done(TWO[1], 0), completed(*TWO)) == outputs(*TWO)
 
 
+def test_an_order_that_is_another_at_the_end_leaves_no_baseline() -> None:
+    """An agent writes down the one or the other, and upstream holds one of them."""
+    assert ended(done(TWO[0], 0), done(TWO[1], 1), completed(*TWO[::-1])) is None
+    assert ended(done(TWO[1], 0), done(TWO[0], 0), completed(*TWO)) is None
+    alike = call(id=None, call_id="call_2"), call(id=None), call(id=None, call_id="call_2")
+    told = [done(each, n) for n, each in enumerate(alike)]
+    assert held(*told, completed(*alike)) == outputs(*alike)
+    assert held(*told, completed(*alike[1:])) == outputs(*alike)
+
+
 def test_an_item_that_may_have_been_revised_leaves_no_baseline() -> None:
     """Two tellings at one place, and one item at the end: agents may keep the first, the second or both."""
     hel, hello = assistant("Hel"), assistant("Hello")

@@ -73,6 +73,7 @@ class ModelUpstream:
     *keeps_instructions* a chain has those that it began with, and refuses any: where that *is_known* to the proxy,
     it is told none. Of four connections there are so many on which all responses have one id as *sharing* says; an
     id stands for the latest of its responses, as *named* has it.
+    One that *is_careless* tells its items out of order, or one of them twice.
     *uploaded_again* is how many items at the end of a warm-up are words of the model's own.
     """
 
@@ -85,6 +86,7 @@ class ModelUpstream:
     keeps_instructions: bool = False
     is_known: bool = True
     sharing: int = 0
+    is_careless: bool = False
     tokens: dict[bytes, Token] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     named: dict[str, Answer] = field(default_factory=dict)
@@ -308,9 +310,12 @@ class ModelConnection:
                 done = 0
             case 11:
                 done -= 1
+        told = self._told(answer, done)
+        if self._upstream.is_careless and pick(2) and final.get("output") == answer.outputs:
+            told = self._told_carelessly(answer, told, final)
         return [
             {"type": "response.created", "response": begun},
-            *self._told(answer, done),
+            *told,
             *([{"type": "response.novelty"}] if pick(8) == 7 else []),
             {"type": "response.completed", "response": final},
         ]
@@ -349,6 +354,20 @@ class ModelConnection:
             elif not pieces:
                 break  # what comes later is told no sooner
             told += pieces
+        return told
+
+    def _told_carelessly(self, answer: Answer, told: list[Raw], final: Raw) -> list[Raw]:
+        """Return the events *told*, or others, or change *final*: items change places, or come twice."""
+        pick = self._upstream.pick
+        ends = [each for each in told if each["type"] == _END]
+        how = pick(4)
+        if how == 3 and len(ends) == len(answer.outputs):
+            final["output"] = answer.outputs[::-1]
+        elif how > 1:
+            told = [*told, *ends[pick(len(ends) + 1) :][:1]]
+        else:  # their places tell the order, or only the list at the end does
+            ends = [{"type": _END, "output_index": n * how, "item": raw} for n, raw in enumerate(answer.outputs)]
+            told = ends[::-1]
         return told
 
     def _resealed(self, raw: Raw) -> Raw:
@@ -402,6 +421,7 @@ def _error(status: int, code: str | None, message: str = "no") -> Raw:
     return {"type": "error", "status": status, "error": {"code": code, "message": message}}
 
 
+_END = "response.output_item.done"
 _TOGETHER = "Request validation error: Argument not supported: instructions and previous_response_id together"
 _MISSES: list[Raw] = [
     _error(400, "previous_response_not_found"),

@@ -43,6 +43,9 @@ ECHOES: tuple[Echo, ...] = (
 """Every way of writing down what the model said: all that agents have, and four more."""
 
 
+_END = "response.output_item.done"
+
+
 class ResponsesWorld(World):
     """Agents whose history is upstream's own items."""
 
@@ -51,6 +54,7 @@ class ResponsesWorld(World):
         Settings(said, {name: value for name, value in said.items() if name != "stream"}) for said in SETTINGS
     )
     usual_settings = 6
+    copes_with_carelessness = True
     echoes = len(ECHOES)
     sayings = (*("m",) * 5, *("c",) * 4, "cc", "cc", "mrc", "mrc", "mm", "rmr", "s", "k", "")
 
@@ -68,7 +72,11 @@ class ResponsesWorld(World):
     def _heard(self, case: Case, answer: Answer) -> list[Raw]:
         last = orjson.loads(case.shown[-1].raw).get("response") or {}
         sealed = {raw["id"]: raw for raw in last.get("output") or ()}
-        return [sealed.get(raw["id"], raw) if self.pick(2) else raw for raw in answer.outputs]
+        told = {raw["id"]: raw for raw in answer.outputs}
+        ends = [orjson.loads(event.raw)["item"]["id"] for event in case.shown if event.type == _END]
+        order = (told.keys(), sealed.keys(), dict.fromkeys(ends))[self.pick(3)]
+        ordered = order if order == told.keys() else told
+        return [sealed.get(each, told[each]) if self.pick(2) else told[each] for each in ordered]
 
     def _heard_over_http(self, outputs: list[Raw]) -> list[Raw]:
         return outputs

@@ -125,6 +125,9 @@ class World(ABC):
     policies: ClassVar[Sequence[Dropped]] = ("reasoning", "none", "any")
     """What agents may leave out, by world."""
 
+    copes_with_carelessness: ClassVar[bool] = False
+    """Whether agents can be told the items of a response out of order."""
+
     longest: ClassVar[int] = 8
     """The length at which a history is compacted."""
 
@@ -141,6 +144,7 @@ class World(ABC):
         self.upstream.refuses_tools = pick(6) == 5
         self.upstream.keeps_instructions = pick(4) == 3
         self.upstream.is_known = pick(3) < 2
+        self.upstream.is_careless = self.copes_with_carelessness and pick(3) == 2
         self.upstream.sharing = (0, 0, 4, 2)[pick(4)]
         repeats_ids = {0: False, 4: True}.get(self.upstream.sharing)
         self._now = 0.0
