@@ -73,9 +73,9 @@ class ResponsesWorld(World):
         last = orjson.loads(case.shown[-1].raw).get("response") or {}
         sealed = {raw["id"]: raw for raw in last.get("output") or ()}
         told = {raw["id"]: raw for raw in answer.outputs}
-        ends = [orjson.loads(event.raw)["item"]["id"] for event in case.shown if event.type == _END]
-        order = (told.keys(), sealed.keys(), dict.fromkeys(ends))[self.pick(3)]
-        ordered = order if order == told.keys() else told
+        ends = dict.fromkeys(orjson.loads(event.raw)["item"]["id"] for event in case.shown if event.type == _END)
+        order = (told.keys(), sealed.keys(), ends.keys())[self.pick(3)]
+        ordered = order if order == told.keys() or not case.shown[-1].terminal else told
         return [sealed.get(each, told[each]) if self.pick(2) else told[each] for each in ordered]
 
     def _heard_over_http(self, outputs: list[Raw]) -> list[Raw]:

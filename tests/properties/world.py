@@ -289,9 +289,12 @@ class World(ABC):
             if self.pick(100) == 99:
                 running.throw(asyncio.CancelledError())
             running.send(None)
-        except (StopIteration, asyncio.CancelledError):
+        except (StopIteration, asyncio.CancelledError) as exc:
             del self._running[index]
             case.agent.busy = False
+            hung_up = isinstance(exc, asyncio.CancelledError) and case.shown and not case.shown[-1].terminal
+            if hung_up and self.pick(2):
+                self._check(case)  # the agent may go on with a part of the answer
 
     def _note_lost(self, partition: Partition, connection: Connection, last_used: float) -> None:
         if connection.keepsake is not None:
