@@ -171,23 +171,15 @@ async def test_nor_where_it_was_seen_in_full_histories(proxied: Start, agents: A
     assert [history for _, history in read(run)] == agent.answered
 
 
-async def test_nor_before_that_is_seen_where_it_is_known(proxied: Start, agents: Agents) -> None:
-    """Its second response may have been on its way when the connection went."""
-    run = await proxied(numbered, provider="xai", simulated={"citizen": "xai"})
-    agent = await agents(run.server.url, store=True)
-    await agent.turn("one")
-    run.simulator.inject(Fault("before_created", "abort"))
-    await agent.turn("two")
-    assert await uploads(run, 2) == [("full", "first_turn", 1), ("full", "connection_lost", 2)]
-    assert [history for _, history in read(run)] == agent.answered
-
-
-@pytest.mark.parametrize("citizen", ["openai", "xai"])
-async def test_nor_before_its_id_was_seen_to_be_its_own_where_nobody_knows(
-    proxied: Start, agents: Agents, citizen: str
+@pytest.mark.parametrize(("provider", "citizen"), [("xai", "xai"), ("auto", "xai"), ("auto", "openai")])
+async def test_nor_before_its_id_was_seen_to_be_its_own(
+    proxied: Start, agents: Agents, provider: str, citizen: str
 ) -> None:
-    """A turn that nobody saw the beginning of may have an answer, under the id of the one before it."""
-    run = await proxied(numbered, simulated={"citizen": citizen})
+    """A turn that nobody saw the beginning of may have an answer, under the id of the one before it.
+
+    That is known of xAI, and of somebody nobody knows it may be so.
+    """
+    run = await proxied(numbered, provider=provider, simulated={"citizen": citizen})
     agent = await agents(run.server.url, store=True)
     await agent.turn("one")
     run.simulator.inject(Fault("before_created", "abort"))

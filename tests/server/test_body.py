@@ -251,16 +251,22 @@ async def test_nobody_waits_while_a_large_request_is_read(
     assert [turn.reason for turn in run.server.ledger.turns(3)] == ["first_turn"] * 3
 
 
-async def test_a_history_that_grew_is_read_where_it_arrives(proxied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly all of it is known. Where much is new it is read on a thread, as a new history is."""
-    on_a_thread: list[bool] = []
+@pytest.fixture
+def on_a_thread(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each request was read on a thread, in the order in which they came."""
+    noted: list[bool] = []
     read = Responses.decode
 
-    def noted(front_end: Responses, body: bytes, known: Any) -> Any:
-        on_a_thread.append(threading.current_thread() is not threading.main_thread())
+    def decode(front_end: Responses, body: bytes, known: Any) -> Any:
+        noted.append(threading.current_thread() is not threading.main_thread())
         return read(front_end, body, known)
 
-    monkeypatch.setattr(Responses, "decode", noted)
+    monkeypatch.setattr(Responses, "decode", decode)
+    return noted
+
+
+async def test_a_history_that_grew_is_read_where_it_arrives(proxied: Any, on_a_thread: list[bool]) -> None:
+    """Nearly all of it is known. Where much is new it is read on a thread, as a new history is."""
     run = await proxied()
     history: list[dict[str, Any]] = []
     for size in (MEBIBYTE, 100, MEBIBYTE, 100):
@@ -271,17 +277,9 @@ async def test_a_history_that_grew_is_read_where_it_arrives(proxied: Any, monkey
 
 @pytest.mark.parametrize(("size", "is_on_a_thread"), [(MEBIBYTE // 2, False), (2 * MEBIBYTE, True)])
 async def test_a_small_body_that_unpacks_to_much_holds_nobody_up(
-    proxied: Any, monkeypatch: pytest.MonkeyPatch, size: int, *, is_on_a_thread: bool
+    proxied: Any, on_a_thread: list[bool], size: int, *, is_on_a_thread: bool
 ) -> None:
     """What counts is how much there is to read, not how little of it was sent."""
-    on_a_thread: list[bool] = []
-    read = Responses.decode
-
-    def noted(front_end: Responses, body: bytes, known: Any) -> Any:
-        on_a_thread.append(threading.current_thread() is not threading.main_thread())
-        return read(front_end, body, known)
-
-    monkeypatch.setattr(Responses, "decode", noted)
     run = await proxied()
     packed = zstandard.compress(orjson.dumps({"model": "m", "store": False, "input": "x" * size}))
     assert len(packed) < MEBIBYTE // 100
