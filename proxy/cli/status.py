@@ -163,8 +163,11 @@ def _spelled_out(figures: Any) -> Any:
 
 
 def _harmless(written: str) -> str:
-    """Return JSON as it was *written*, with what a terminal would act on escaped: only strings have such."""
-    return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in written)
+    """Return JSON as it was *written*, with all but printable ASCII escaped: only strings have such.
+
+    A terminal would act on some of it, and standard output may not be UTF-8, which programs expect.
+    """
+    return "".join(each if " " <= each <= "~" or each == "\n" else _escaped(each) for each in written)
 
 
 def _escaped(character: str) -> str:

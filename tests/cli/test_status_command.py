@@ -212,6 +212,18 @@ def test_a_models_name_is_shown_where_it_cannot_be_encoded(packlight: Any) -> No
     assert "\\u6a21\\u578b" in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_json_is_the_same_in_each_encoding(packlight: Any, encoding: str) -> None:
+    """Programs read UTF-8, whatever standard output is thought to have."""
+    process = packlight.start("serve", "--port", "0", "--upstream", "simulated")
+    ask(process.port, "\u6a21\u578b \u00e9 \U0001f600")
+    environ = {"PYTHONIOENCODING": encoding}
+    done = packlight.run("status", "--json", "--port", str(process.port), environ=environ)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert orjson.loads(done.stdout)["turns"][0]["model"] == "\u6a21\u578b \u00e9 \U0001f600"
+
+
 def test_a_fresh_proxy_has_nothing_to_list() -> None:
     """Without turns there are neither reasons nor recent turns."""
     stats = FIGURES["stats"] | {
