@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from proxy.core.events import ERRORS, Fault, ServerEvent
 from proxy.core.items import Raw
+from proxy.errors import TOO_BIG, ConnectionLost
 from proxy.frontends import chat_completion as completion
 from proxy.frontends import sse
 from proxy.frontends.chat_messages import content_parts
@@ -16,6 +17,12 @@ from proxy.frontends.faithful import as_json
 from proxy.frontends.gathering import Gathering
 
 _ENDED_BADLY = frozenset({"failed", "cancelled"})
+
+_MOST_NOTED = 64 * 1024 * 1024
+"""Bytes of events that begin and end items, of which ids are kept: as many as `core/account.py` keeps items of."""
+
+_MOST_PLACES = 100_000
+"""Places in a response of whose words it is kept how many were sent."""
 
 _Place: TypeAlias = tuple[Any, Any]
 """Where words stand in a response: output index, and content index (None for a call's)."""
@@ -41,6 +48,7 @@ class StreamedCompletion:
         self._ids: dict[Any, Any] = {}  # of the calls, by output index
         self._places: dict[str, Any] = {}  # output indexes, by the ids of items
         self._items = 0  # that came whole
+        self._noted = 0  # bytes
 
     def tells(self, event: ServerEvent) -> bool:
         """Whether *event* ends the turn or, as the first that does, has words or a call to be shown."""
@@ -48,9 +56,19 @@ class StreamedCompletion:
         return event.terminal or bool(first.add(event))
 
     def add(self, event: ServerEvent) -> bytes:
-        """Return the chunks that say *event*. Raises UpstreamError for a failure before the first chunk."""
+        """Return the chunks that say *event*.
+
+        Raises UpstreamError for a failure before the first chunk, and ConnectionLost where an answer has no end:
+        what goes on cannot be told without what is kept of it.
+        """
         write = self._WRITERS.get(event.type)
-        return b"".join(write(self, event.json())) if write is not None else b""
+        if write is None:
+            return b""
+        if event.type.startswith("response.output_item."):
+            self._noted += len(event.raw)
+        if self._noted > _MOST_NOTED or len(self._sent) > _MOST_PLACES:
+            raise ConnectionLost("the answer has more items, or parts of them, than are kept", code=TOO_BIG)
+        return b"".join(write(self, event.json()))
 
     def finish(self) -> bytes:
         """Return nothing: what ends a stream left with the terminal event."""

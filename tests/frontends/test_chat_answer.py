@@ -7,7 +7,7 @@ import pytest
 from said import JSON, done, event
 
 from proxy.core.events import ServerEvent
-from proxy.errors import UpstreamError
+from proxy.errors import ConnectionLost, UpstreamError
 from proxy.frontends.chat import Chat
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 
@@ -292,6 +292,33 @@ def test_content_is_null_only_where_nothing_was_said(items: list[JSON], content:
     """An empty answer is an answer."""
     completion = whole(CREATED, *(done(item, n) for n, item in enumerate(items)), ended())
     assert completion["choices"][0]["message"]["content"] == content
+
+
+@pytest.mark.parametrize("type_", ["response.output_item.added", "response.output_item.done"])
+def test_items_without_end_break_a_stream_off(monkeypatch: pytest.MonkeyPatch, type_: str) -> None:
+    """Of each an id is kept, which may be long, for as long as the answer goes on."""
+    items = [
+        event(type_, output_index=number, item={"type": "message", "id": f"{number}"}) for number in range(10, 30)
+    ]
+    monkeypatch.setattr("proxy.frontends.chat_answer._MOST_NOTED", sum(len(each.raw) for each in items[:19]))
+    stream = StreamedCompletion(usage=False, logprobs=False)
+    for each in items[:19]:
+        stream.add(each)
+    with pytest.raises(ConnectionLost) as caught:
+        stream.add(items[19])
+    assert caught.value.code == 1009
+
+
+def test_parts_without_end_break_a_stream_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each it is kept how much was said; an item of any length is one."""
+    monkeypatch.setattr("proxy.frontends.chat_answer._MOST_PLACES", 10)
+    stream = StreamedCompletion(usage=False, logprobs=False)
+    words = [event("response.output_text.delta", content_index=number, delta="x") for number in range(11)]
+    for each in words[:10] * 2:
+        stream.add(each)
+    stream.add(words[10])
+    with pytest.raises(ConnectionLost):
+        stream.add(words[10])
 
 
 def test_obfuscation_is_passed_on() -> None:
