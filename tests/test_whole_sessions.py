@@ -64,6 +64,9 @@ def test_medians_and_spread_are_told_from_a_file(tmp_path: Path) -> None:
     assert "CUBIC, seeds 1, 2, 3" in done.stdout
     assert "| packlight | 95 (80 to 120) s | 4.00x | 1.50 s | 95 | 95 | 10 | 10 |" in done.stdout
     assert WAYS["new"] not in done.stdout
+    nothing = bench("--show", str(file), "--links", "fibre")
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert "no session of such a link and way" in nothing.stderr
     words = [each.text for each in ET.parse(svg).getroot().iter() if each.tag.endswith("text")]  # noqa: S314  ours
     assert "95 s, 4.00x" in words
     assert "GEO satellite in the air (760 ms, 1.89 Mbit/s, 6.0% loss)" in words

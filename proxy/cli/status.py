@@ -44,7 +44,7 @@ def status(url: str | None, port: int | None, config_file: Path | None, *, as_js
         return
     try:
         lines = summary(figures, Terminal.here())
-    except (KeyError, TypeError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise _stranger(base) from exc
     click.echo(encodable("\n".join(lines), sys.stdout))
 

@@ -75,6 +75,8 @@ def link(
     if show:
         kept = [each for name in show for each in stored(name)]
         sessions = [each for each in kept if each.plan.link in links and each.plan.way in ways]
+        if not sessions:
+            raise click.ClickException("these files hold no session of such a link and way")
     else:
         sessions = list(_run(plans, jobs))
     if file is not None:

@@ -49,16 +49,18 @@ FIGURES: dict[str, Any] = {
 
 
 @pytest.fixture
-def stranger() -> Iterator[Callable[[bytes], str]]:
-    """Return what starts a server that gives the same bytes to everybody, and its URL."""
+def stranger() -> Iterator[Callable[[bytes | dict[str, bytes]], str]]:
+    """Return what starts a server that gives the same bytes to everybody, or those of each page, and its URL."""
     with ExitStack() as stack:
 
-        def start(answer: bytes) -> str:
+        def start(answer: bytes | dict[str, bytes]) -> str:
             class Handler(socketserver.StreamRequestHandler):
                 def handle(self) -> None:
+                    asked = self.rfile.readline().decode()
                     while self.rfile.readline().strip():
                         pass
-                    self.wfile.write(answer)
+                    pages = answer if isinstance(answer, dict) else {"": answer}
+                    self.wfile.write(next(each for name, each in pages.items() if name in asked))
 
             server = stack.enter_context(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -258,6 +260,22 @@ def test_nobody_there_is_exit_1(packlight: Any) -> None:
 def test_a_stranger_on_the_port_is_exit_1(packlight: Any, stranger: Callable[[bytes], str], answer: bytes) -> None:
     """Something else that answers there is told from a proxy."""
     result = packlight.call("status", "--url", stranger(answer))
+    assert result.exit_code == 1
+    assert "but it is not this version of packlight" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stats": {"link": "?"}}, {"turns": {"turns": [{**FIGURES["turns"][0], "duration_ms": "?"}]}}],
+    ids=["object", "number"],
+)
+def test_figures_that_are_none_are_a_strangers(
+    packlight: Any, stranger: Callable[[dict[str, bytes]], str], wrong: dict[str, Any]
+) -> None:
+    """A text for a number, or for an object, ends in the same words."""
+    right = {"health": FIGURES["health"], "stats": FIGURES["stats"], "turns": {"turns": []}}
+    answers = {name: page(orjson.dumps({**each, **wrong.get(name, {})})) for name, each in right.items()}
+    result = packlight.call("status", "--url", stranger(answers))
     assert result.exit_code == 1
     assert "but it is not this version of packlight" in result.stderr
 
