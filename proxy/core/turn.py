@@ -169,14 +169,17 @@ class Turn:
     @property
     def repeats_id(self) -> bool:
         """Whether its response has the id of the one before it, there or in the chain."""
-        parent = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
-        return self.response_id is not None and self.response_id in (self._earlier, parent)
+        return self.response_id is not None and self.response_id in (self._earlier, self._parent)
 
     @property
     def has_own_id(self) -> bool:
         """Whether its response has another id than the one that it continues, on the same connection."""
-        parent = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
-        return None not in (parent, self.response_id) and parent == self._earlier != self.response_id
+        return None not in (self._parent, self.response_id) and self._parent == self._earlier != self.response_id
+
+    @property
+    def _parent(self) -> str | None:
+        """The id of the response that upstream was asked to continue."""
+        return self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
 
     @property
     def goes_on(self) -> bool:
@@ -356,10 +359,9 @@ class Turn:
 
     def _is_asked(self, response: Raw) -> bool:
         """Whether *response* names the parent it was asked to continue, or none where it was asked for none."""
-        asked = self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
-        if asked is None and not self._reused:
+        if self._parent is None and not self._reused:
             return True
-        return bool(response.get("previous_response_id", asked) == asked)
+        return bool(response.get("previous_response_id", self._parent) == self._parent)
 
     def _ignored(self) -> None:
         """Take note that upstream answers to another history than it was told: the agent must not see that."""
