@@ -23,7 +23,7 @@ from websockets.proxy import Proxy, parse_proxy
 
 from proxy.errors import NoWebSocket, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstream.congestion import SYSTEM, control
-from proxy.upstream.deflate import ZLIB, Deflate, DeflateOffer
+from proxy.upstream.deflate import Deflate, DeflateOffer
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.frames import Frames
 from proxy.upstream.headers import Headers, of_answer
@@ -286,7 +286,7 @@ async def upgrade(
         additional_headers=[pair for pair in headers if pair[0].lower() != "user-agent"],
         user_agent_header=agent,
         compression=None,
-        extensions=[DeflateOffer(client_max_window_bits=None, compress_settings=ZLIB)],
+        extensions=[DeflateOffer(client_max_window_bits=None)],
         meter=meter,
         proxy=endpoint.outbound_proxy,
         open_timeout=timing.open_timeout,

@@ -148,7 +148,7 @@ class ModelConnection:
             raise ConnectionLost("it was closed while nobody looked")
         assert not self._unread, "a response was still being read"
         self._unread = True
-        self._events = self._respond(orjson.loads(self._layout.arrange(message)))
+        self._events = self._respond(orjson.loads(self._layout.arrange(message).written))
 
     async def receive(
         self, _limit: float, _name: str, *, at_once: Callable[[ServerEvent], bool] | None = None, **_waited: float

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tracemalloc
 import zlib
 
 import pytest
@@ -9,7 +10,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from proxy.core.message import Message
-from proxy.upstream.deflate import ZLIB, Deflate
+from proxy.upstream.deflate import Deflate
 
 LARGE = 300_000
 
@@ -34,7 +35,7 @@ def cut(data: bytes, size: int) -> list[Frame]:
 @pytest.mark.parametrize("size", [700, 4096, 10**9])
 async def test_what_was_cut_is_read_as_it_was(size: int, *, takeover: bool) -> None:
     """Message by message, with context takeover and without, on the loop and on a thread."""
-    ours = Deflate(not takeover, not takeover, 15, 15, ZLIB)
+    ours = Deflate(not takeover, not takeover, 15, 15, {})
     theirs = PerMessageDeflate(not takeover, not takeover, 15, 15, {})
     for message in (told(2000), told(100), told(2000), told(LARGE // 5), Message.of({})):
         frames = [ours.encode(frame) for frame in cut(await ours.compress(message), size)]
@@ -50,17 +51,67 @@ def test_control_frames_are_left_alone() -> None:
 
 async def test_cutting_costs_no_compression() -> None:
     """The pieces of a message hold what one frame would have held, to the byte."""
-    message = told(20_000)
-    ours = Deflate(False, False, 15, 15, ZLIB)  # noqa: FBT003
-    one = zlib.compressobj(ZLIB["level"], wbits=-15, memLevel=ZLIB["memLevel"])
-    for each in (message, told(500)):
+    ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
+    one = zlib.compressobj(7, wbits=-15, memLevel=5)
+    for each in (told(20_000), told(15_000, 2), told(15_000, 3)):
         whole = one.compress(bytes(each)) + one.flush(zlib.Z_SYNC_FLUSH)
         assert len(await ours.compress(each)) == len(whole) - 4
 
 
+async def test_what_upstream_was_told_costs_next_to_nothing_again() -> None:
+    """As long as it is in the last 32 KB that were sent, in however many messages, and none longer."""
+    ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
+    message, other, long = told(1500), told(2500, 2), told(20_000, 3)
+    first = len(await ours.compress(message))
+    await ours.compress(other)
+    assert len(await ours.compress(message)) < first / 50
+    await ours.compress(long)
+    assert len(await ours.compress(message)) > first * 0.9
+    await ours.compress(Message.of({}))
+    assert len(await ours.compress(message)) < first / 50
+
+
+async def test_a_message_that_fits_the_window_is_searched_harder() -> None:
+    """Its size bounds the time that takes; a longer one is written as level 7 does."""
+    rng = random.Random(1)
+    table = [[0, 0, 0, rng.randrange(3)] for _ in range(20_000)]
+    for rows, better in ((3000, True), (20_000, False)):
+        message = Message.of({"input": table[:rows]})
+        usual = zlib.compressobj(7, wbits=-15, memLevel=5)
+        written = len(usual.compress(bytes(message)) + usual.flush(zlib.Z_SYNC_FLUSH)) - 4
+        assert (len(await Deflate(False, False, 15, 15, {}).compress(message)) < written) is better  # noqa: FBT003
+
+
+async def test_settings_in_a_block_of_their_own_cost_less() -> None:
+    """Than in one with what is new, and upstream reads both alike."""
+    ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
+    theirs = PerMessageDeflate(False, False, 15, 15, {})  # noqa: FBT003
+    one = zlib.compressobj(9, wbits=-15, memLevel=5)
+    settings = bytes(told(3500)).decode()
+    for number in range(1, 5):
+        message = Message.of({"instructions": settings, "input": bytes(told(400, number)).decode()})
+        data = await ours.compress(message)
+        whole = one.compress(bytes(message)) + one.flush(zlib.Z_SYNC_FLUSH)
+        assert number == 1 or len(data) < len(whole) - 4 - 15
+        assert bytes(theirs.decode(ours.encode(Frame(Opcode.TEXT, data))).data) == bytes(message)
+
+
+async def test_a_connection_at_rest_holds_the_window_and_no_more() -> None:
+    """The state of zlib itself would be 150 KB for each."""
+    message = told(8000)
+    await Deflate(False, False, 15, 15, {}).compress(message)  # noqa: FBT003
+    tracemalloc.start()
+    try:
+        ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
+        await ours.compress(message)
+        assert 32_768 < tracemalloc.get_traced_memory()[0] < 65_536
+    finally:
+        tracemalloc.stop()
+
+
 async def test_a_large_message_leaves_the_loop_free() -> None:
     """While it is compressed, others go on."""
-    ours = Deflate(False, False, 15, 15, ZLIB)  # noqa: FBT003
+    ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
     async with asyncio.TaskGroup() as group:
         compressing = group.create_task(ours.compress(told(1_000_000)))
         await asyncio.sleep(0)
@@ -71,7 +122,7 @@ async def test_a_large_message_leaves_the_loop_free() -> None:
 @pytest.mark.parametrize("takeover", [True, False])
 async def test_members_are_ordered_where_that_helps(*, takeover: bool) -> None:
     """The first message's tools come last, so that the next finds them; without context takeover none would."""
-    ours = Deflate(not takeover, not takeover, 15, 15, ZLIB)
+    ours = Deflate(not takeover, not takeover, 15, 15, {})
     theirs = PerMessageDeflate(not takeover, not takeover, 15, 15, {})
     message = Message.of({"tools": "t" * 2000, "input": "i" * 40_000})
     frame = ours.encode(Frame(Opcode.TEXT, await ours.compress(message)))

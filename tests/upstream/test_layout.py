@@ -1,6 +1,8 @@
 """The order of a message's members: what it is in each case, and that zlib agrees."""
 
+import itertools
 import random
+import re
 import zlib
 from base64 import b64encode
 from functools import cache
@@ -12,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.message import Message
-from proxy.upstream.deflate import ZLIB
 from proxy.upstream.layout import Layout
 
 WINDOW = 1 << 15
@@ -48,12 +49,12 @@ def order(written: bytes) -> str:
 def orders(*turns: Message) -> list[str]:
     """Return in which orders these *turns* are written, one after the other."""
     layout = Layout(WINDOW)
-    return [order(layout.arrange(each)) for each in turns]
+    return [order(layout.arrange(each).written) for each in turns]
 
 
 def compressed(*turns: bytes) -> int:
     """Return what *turns* cost on a connection."""
-    encoder = zlib.compressobj(ZLIB["level"], wbits=-15, memLevel=ZLIB["memLevel"])
+    encoder = zlib.compressobj(7, wbits=-15, memLevel=5)
     return sum(len(encoder.compress(each) + encoder.flush(zlib.Z_SYNC_FLUSH)) for each in turns)
 
 
@@ -66,7 +67,7 @@ def test_a_long_history_goes_before_the_settings() -> None:
     """They are then the last that was said, and the next turn finds them."""
     layout, plain = Layout(WINDOW), []
     turns = [turn(n, tools=9000, new=300_000 if n == 0 else 1000) for n in range(4)]
-    written = [layout.arrange(each) for each in turns]
+    written = [layout.arrange(each).written for each in turns]
     plain = [bytes(each) for each in turns]
     assert [order(each) for each in written] == ["nt", "tn", "tn", "tn"]
     assert compressed(*plain) - compressed(*written) > 5000
@@ -82,7 +83,7 @@ def test_settings_beyond_the_window_are_found_in_part() -> None:
     """Each message begins with what the one before ended with: one of the two is found each time."""
     turns = [turn(n, instructions=26_000, tools=25_000) for n in range(6)]
     layout = Layout(WINDOW)
-    written = [layout.arrange(each) for each in turns]
+    written = [layout.arrange(each).written for each in turns]
     settings = [order(each).replace("n", "") for each in written]
     assert settings == ["ti", "it", "ti", "it", "ti", "it"]  # the larger first at the end
     assert compressed(*written) < 0.65 * compressed(*(bytes(each) for each in turns))
@@ -97,7 +98,7 @@ def test_what_is_hopeless_stays_as_it_is() -> None:
 def test_the_small_members_come_first() -> None:
     """In the order that they have."""
     more = {f"extra_{n}": text(1500, str(n)) for n in range(5)}
-    written = Layout(WINDOW).arrange(turn(1, instructions=2000, tools=3000, new=50_000, **more))
+    written = Layout(WINDOW).arrange(turn(1, instructions=2000, tools=3000, new=50_000, **more)).written
     assert list(orjson.loads(written)) == ["type", "model", *more, "input", "instructions", "tools"]
 
 
@@ -112,11 +113,11 @@ def test_the_window_ends_where_zlib_says(beyond: int, front: int) -> None:
     layout = Layout(WINDOW)
     layout.arrange(turn(0, tools=tools, new=0, **small))  # so that what follows is found
     encoder = zlib.compressobj(wbits=-15, memLevel=9)
-    for each in (bytes(turn(0, tools=tools, new=0, **small)), layout.arrange(first)):
+    for each in (bytes(turn(0, tools=tools, new=0, **small)), layout.arrange(first).written):
         encoder.compress(each)
         encoder.flush(zlib.Z_SYNC_FLUSH)
     fits = len(encoder.compress(bytes(second)) + encoder.flush()) < len(second) * 0.75 - 1000
-    assert order(layout.arrange(second)) == ("tn" if beyond <= 0 else "nt")
+    assert order(layout.arrange(second).written) == ("tn" if beyond <= 0 else "nt")
     assert fits == (beyond <= 0)
 
 
@@ -129,13 +130,55 @@ def test_a_message_without_tools_is_as_far_to_go(beyond: int) -> None:
     layout = Layout(WINDOW)
     for each in (turn(0, tools=5000, new=0), first, turn(2, new=between, **small)):
         layout.arrange(each)
-    assert order(layout.arrange(turn(3, tools=5000, new=30_000))) == ("nt" if beyond else "tn")
+    assert order(layout.arrange(turn(3, tools=5000, new=30_000)).written) == ("nt" if beyond else "tn")
 
 
 def test_a_message_without_input_is_ordered_too() -> None:
     """Instructions alone make a turn."""
     message = Message.of({"type": "response.create", "instructions": text(2000, "x")})
-    assert Layout(WINDOW).arrange(message) == bytes(message)
+    assert Layout(WINDOW).arrange(message).written == bytes(message)
+
+
+def blocks(message: Message, layout: Layout) -> list[str]:
+    """Return which members are in each block of *message*, by their letters."""
+    written, cuts = layout.arrange(message)
+    assert all(written[cut:].startswith((b'"instructions":', b'"tools":', b'"input":')) for cut in cuts)
+    edges = [0, *cuts, len(written)]
+    letters = {b"instructions": "i", b"tools": "t", b"input": "n"}
+    parts = (written[begin:end] for begin, end in itertools.pairwise(edges))
+    names = (re.findall(rb'"(instructions|tools|input)":', part) for part in parts)
+    return ["".join(letters[name] for name in each) for each in names]
+
+
+def test_settings_that_are_found_have_a_block_of_their_own() -> None:
+    """From the second turn on, and only where they and what is new are long enough to pay for it."""
+    layout = Layout(WINDOW)
+    first, second, short = (turn(n, instructions=6000, tools=12_000, new=n) for n in (3000, 1500, 900))
+    assert blocks(first, layout) == ["itn"]
+    assert blocks(second, layout) == ["it", "n"]
+    assert blocks(short, layout) == ["itn"]
+    few = Layout(WINDOW)
+    assert [blocks(turn(n, tools=7900, new=2000), few) for n in (1, 2)] == [["tn"], ["tn"]]
+
+
+def test_what_is_new_may_come_first() -> None:
+    """Before settings that are found it is cut off too; the last are lost here."""
+    layout = Layout(WINDOW)
+    cut = [blocks(turn(n, instructions=13_000, tools=14_000, new=9000), layout) for n in range(4)]
+    assert cut == [["nit"], ["it", "n"], ["n", "t", "i"], ["ti", "n"]]
+
+
+def test_settings_that_are_lost_go_with_what_is_new() -> None:
+    """They are text, like it: of 26 and 25 KB one is found each time."""
+    layout = Layout(WINDOW)
+    cut = [blocks(turn(n, instructions=26_000, tools=25_000, new=2000), layout) for n in range(4)]
+    assert cut == [["tin"], ["i", "tn"], ["t", "in"], ["i", "tn"]]
+
+
+def test_settings_that_are_never_found_are_cut_off_from_nothing() -> None:
+    """Tools that are larger than the window, or all settings of the first message."""
+    layout = Layout(WINDOW)
+    assert [blocks(turn(n, tools=40_000, new=2000), layout) for n in range(3)] == [["tn"]] * 3
 
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(900, 1100), st.integers(5000, 40_000))
@@ -147,7 +190,7 @@ def test_nothing_is_lost_or_added(sizes: list[tuple[int, int, int]], bits: int) 
     layout = Layout(1 << bits)
     for number, (instructions, tools, new) in enumerate(sizes):
         message = turn(number, instructions=instructions, tools=tools, new=new)
-        written = layout.arrange(message)
+        written = layout.arrange(message).written
         assert orjson.loads(written) == orjson.loads(bytes(message))
         assert len(written) == len(message)
 
@@ -163,5 +206,5 @@ def test_it_never_costs_more_than_the_order_it_came_in(seed: int) -> None:
         for n in range(12)
     ]
     layout = Layout(WINDOW)
-    ordered = compressed(*(layout.arrange(each) for each in turns))
+    ordered = compressed(*(layout.arrange(each).written for each in turns))
     assert ordered < 1.005 * compressed(*(bytes(each) for each in turns))
