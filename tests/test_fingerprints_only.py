@@ -1,4 +1,7 @@
-"""What is in memory once turns have ended: fingerprints, and not a word of what was said, nor the turns."""
+"""What is in memory once turns have ended: fingerprints, and not a word of what was said, nor the turns.
+
+But for the last 32 KB of a connection that compresses, which both its sides have to know (RFC 7692, section 7.2.3.2).
+"""
 
 import asyncio
 import gc
@@ -18,6 +21,7 @@ from proxy.core.items import Item
 from proxy.core.turn import Turn
 from proxy.server.turns import AgentRequest
 from proxy.simulator import FunctionCall, ModelCall, Output, Reasoning, Simulator, says
+from proxy.upstream.deflate import Deflate
 
 ELSEWHERE = (asyncio.AbstractEventLoop, ModuleType, type, Proxied, Simulator)
 """What leads away from the proxy, to the test and the upstream behind it."""
@@ -50,8 +54,11 @@ def held(*roots: object) -> Iterator[object]:
 
 
 def quotes(*roots: object) -> list[str]:
-    """Return the texts within *roots* that have the word."""
-    texts = [each.encode() if isinstance(each, str) else each for each in held(*roots) if isinstance(each, TEXT)]
+    """Return the texts within *roots* that have the word, but for the windows of compressed connections."""
+    all_held = list(held(*roots))
+    windows = {id(vars(each)["_window"]) for each in all_held if isinstance(each, Deflate)}
+    left = [each for each in all_held if isinstance(each, TEXT) and id(each) not in windows]
+    texts = [each.encode() if isinstance(each, str) else each for each in left]
     return [bytes(text).decode() for text in texts if WORD.encode() in bytes(text)]
 
 
