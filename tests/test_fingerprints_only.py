@@ -1,6 +1,6 @@
 """What is in memory once turns have ended: fingerprints, and not a word of what was said, nor the turns.
 
-But for the last 32 KB of a connection that compresses, which both its sides have to know (RFC 7692, section 7.2.3.2).
+But for the last 32 KB of a connection that compresses, which both sides have to know (RFC 7692, section 7.2.3.2).
 """
 
 import asyncio
