@@ -146,7 +146,7 @@ class TurnRequest:
         """Read the fields of *body*, whose history is *items*."""
         fixed = {name: value for name, value in without_nulls(body).items() if _must_match(name)}
         return cls(
-            fields={name: body[name] for name in sorted(body) if reuse(name) in _SENT},
+            fields={name: _steady(name, body[name]) for name in sorted(body) if reuse(name) in _SENT},
             given=body.get("input"),
             items=items,
             marks=items.marks if isinstance(items, History) else Marks(b"".join(marks(items))),
@@ -249,6 +249,15 @@ _PROBED = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_iden
 """What a probe takes over from the agent's request, so that upstream treats it alike."""
 
 _SENT = frozenset({Reuse.MAY_DIFFER, Reuse.MUST_MATCH})
+
+
+_SHUFFLED = frozenset({"client_metadata"})
+"""Fields whose keys some agents write in another order with each request, and which upstream shows to nobody."""
+
+
+def _steady(name: str, value: Any) -> Any:
+    """Return the *value* of a field with its keys in a fixed order, if they may be: compression then finds it."""
+    return dict(sorted(value.items())) if name in _SHUFFLED and isinstance(value, dict) else value
 
 
 def reuse(name: str) -> Reuse:

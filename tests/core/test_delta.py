@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import pytest
 from echo import DROPS_REASONING, DROPS_TEXT, STYLES, echo
 from said import JSON, answer, assistant, baseline, call, custom_call, reasoning, request, user
@@ -320,6 +321,15 @@ def test_a_request_keeps_its_fields_in_a_fixed_order() -> None:
     ]
     assert sent.has_nulls
     assert not request(user("x")).has_nulls
+
+
+def test_metadata_that_agents_shuffle_keeps_a_fixed_order() -> None:
+    """Of client_metadata upstream shows nothing to anybody; what it shows is as the agent wrote it."""
+    shuffled = {"turn": {"b": 1, "a": 2}, "session": "s"}
+    sent = request(user("x"), client_metadata=shuffled, metadata=shuffled).fields
+    assert orjson.dumps(sent["client_metadata"]) == b'{"session":"s","turn":{"b":1,"a":2}}'
+    assert orjson.dumps(sent["metadata"]) == orjson.dumps(shuffled)
+    assert request(user("x"), client_metadata=None).fields["client_metadata"] is None
 
 
 def test_a_conversations_beginning_names_it() -> None:
