@@ -5,16 +5,19 @@ continues wins. A conversation nobody knows gets a connection that knows nothing
 not evict another's baseline. When there is no room, the least valuable baseline makes some, but none in use: more
 conversations than there may be connections would else take them from each other in turn, and none had a delta.
 
+A conversation of a kind that is over with its first answer (a title, a summary) goes where the last such one was:
+the compressor there has seen nearly all of it, and nobody waits for a connection.
+
 A response that the agent has upstream store outlives its connection: it can be continued on any other, also while
 another turn continues it on its own, and so makes room even in use.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
-from proxy.core.items import Dropped
+from proxy.core.items import Dropped, Fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,14 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Take:
+    """Run on the connection *key* in place of a conversation that is over, and send *upload*."""
+
+    key: int
+    upload: Full
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
     """Run on a new connection, and send *upload*; first close the connection *evict*, if there is one."""
 
@@ -95,12 +106,13 @@ def choose(
     dropped: Dropped = "reasoning",
     fresh: Mismatch | None = None,
     recall: Recall = Recall.NONE,
-) -> Use | Open | NoRoom:
+    over: Container[Fingerprint] = (),
+) -> Use | Take | Open | NoRoom:
     """Choose a connection for *request*; *room* is how many more may be opened, *now* the clock of `last_used`.
 
     With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. A
     stored response that *recall* allows is continued although its connection is gone, with this turn or before, or
-    at work.
+    at work. *over* are the kinds of conversation that nobody was seen to go on with.
     """
     if fresh is None:
         continued = [
@@ -117,6 +129,11 @@ def choose(
     upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
     if fresh in (None, Mismatch.CONNECTION_LOST):
         upload = _stored(request, candidates, formers, dropped, recall) or upload
+    if isinstance(upload, Full) and fresh is None and not request.has_model_output:
+        kind = request.kind
+        alike = [each for each in candidates if each.free and each.baseline and each.baseline.kind == kind]
+        if alike and kind in over:
+            return Take(max(alike, key=lambda each: each.last_used).key, upload)
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
     if blank is not None and fresh is None:
         return Use(blank.key, upload)

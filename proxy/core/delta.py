@@ -206,6 +206,11 @@ class TurnRequest:
         return blake3(orjson.dumps(self.fields.get("instructions"))).digest(16)
 
     @property
+    def kind(self) -> Fingerprint:
+        """The mark of its settings, without those that name the conversation or the turn: what it is asked for."""
+        return digest({name: value for name, value in self.fields.items() if name not in _NAMING})
+
+    @property
     def is_stored(self) -> bool:
         """Whether the agent has upstream keep the response beyond the connection, as the API does by default."""
         return self.fields.get("store") is not False
@@ -251,6 +256,9 @@ _PROBED = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_iden
 _SENT = frozenset({Reuse.MAY_DIFFER, Reuse.MUST_MATCH})
 
 
+_NAMING = frozenset({"client_metadata", "metadata", "prompt_cache_key"})
+"""Fields that agents give another value with each conversation, or with each turn."""
+
 _SHUFFLED = frozenset({"client_metadata"})
 """Fields whose keys some agents write in another order with each request, and which upstream shows to nobody."""
 
@@ -279,7 +287,8 @@ class Baseline:
     agent's own. *instructions* is the mark of those in force; *kept* says that upstream goes on with them and is
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
-    differs from that of the one before in the chain, which was on the same connection.
+    differs from that of the one before in the chain, which was on the same connection. *kind* is that of a request
+    which began a conversation that may be over: it was answered, and nothing was called that would have to be.
     """
 
     response_id: str
@@ -298,6 +307,7 @@ class Baseline:
     fuller: bool = False
     stored: bool = False
     own_id: bool = False
+    kind: Fingerprint | None = None
 
     @classmethod
     def after(
@@ -314,6 +324,7 @@ class Baseline:
         fuller: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
+        may_be_over = turns == 1 and not request.has_model_output and not any(each.call_id for each in outputs)
         return cls(
             response_id=response_id,
             model=request.model,
@@ -330,6 +341,7 @@ class Baseline:
             kept=kept,
             fuller=fuller,
             stored=request.is_stored,
+            kind=request.kind if may_be_over else None,
         )
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.core.affinity import Candidate, Former
-from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.hoist import Form
 from proxy.core.turn import Rewrite
 from proxy.upstream.connection import Connection
@@ -17,6 +17,7 @@ from proxy.upstream.doubts import Doubts
 from proxy.upstream.headers import Headers
 from proxy.upstream.lifespan import Lifespan
 from proxy.upstream.newest import Newest
+from proxy.upstream.oneoffs import OneOffs
 from proxy.upstream.sizes import Sizes
 from proxy.upstream.slumber import Slumber
 from proxy.upstream.trust import Trust
@@ -112,6 +113,7 @@ class Partition:
     slumber: Slumber = field(default_factory=Slumber)
     doubts: Doubts = field(default_factory=Doubts)
     sizes: Sizes = field(default_factory=Sizes)
+    one_offs: OneOffs = field(default_factory=OneOffs)
 
     # Its connections
 
@@ -145,6 +147,16 @@ class Partition:
             others = [each for each in self.formers if each.baseline is not baseline]
             self.formers.clear()
             self.formers.extend([Former(baseline, reason, is_sound), *others][:_FORMERS_KEPT])
+
+    def note_return(self, request: TurnRequest, upload: Delta | Full) -> None:
+        """Take note where *request* goes on with a conversation that could have been over."""
+        if isinstance(upload, Delta):
+            self.one_offs.went_on(upload.baseline.kind)
+            return
+        gone = [former.baseline for former in self.formers if former.baseline.kind is not None]
+        for baseline in gone:
+            if isinstance(diff(request, baseline, "any"), Delta):
+                self.one_offs.went_on(baseline.kind)
 
     # Its chains
 

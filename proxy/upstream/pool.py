@@ -14,7 +14,7 @@ from math import inf
 from operator import itemgetter
 from typing import Self, TypeAlias
 
-from proxy.core.affinity import NoRoom, Open, Recall, Use, choose
+from proxy.core.affinity import NoRoom, Open, Recall, Take, Use, choose
 from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
 from proxy.core.items import Dropped
 from proxy.core.message import Message
@@ -355,23 +355,28 @@ class Pool:
             dropped=self._limits.dropped_output,
             fresh=fresh,
             recall=self._recall(request, partition),
+            over=partition.one_offs,
         )
         if isinstance(choice, NoRoom):
             raise NoLease(Mismatch.BUSY)
+        partition.note_return(request, choice.upload)
         upload = partition.believed(choice.upload, now)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
-        spare = None if isinstance(choice, Use) else partition.spare
+        spare = partition.spare if isinstance(choice, Open) else None
         if isinstance(choice, Open) and spare is None and not partition.trust.has_room(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
-        if not isinstance(choice, Use) and self._is_tried_beside(partition, spare):
+        if isinstance(choice, Open) and self._is_tried_beside(partition, spare):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)
-        if isinstance(choice, Use):
+        if not isinstance(choice, Open):
             slot = partition.slots[choice.key]
             slot.free, slot.wanted = False, True
             slot.claimed = slot.connection.baseline if slot.connection is not None else None
             slot.last_used = now
+            if isinstance(choice, Take):
+                partition.remember(slot.claimed, Mismatch.RETIRED)
+                slot.claimed = None
             return choice.key, slot, upload
         if spare is not None:
             slot = partition.slots[spare]
@@ -463,6 +468,8 @@ class Pool:
                     partition.hasty = 0
                 partition.slumber.survived(connection.pause)
             slot.last_used = now if last_used is None else last_used
+            if connection.baseline is not slot.claimed:
+                partition.one_offs.ended(connection.baseline.kind)
             if connection.is_open:
                 slot.free, slot.claimed = True, None
                 connection.rest()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from said import JSON, answer, assistant, baseline, call, reasoning, request, user
 
-from proxy.core.affinity import Candidate, Former, NoRoom, Open, Recall, Use, choose, explain
+from proxy.core.affinity import Candidate, Former, NoRoom, Open, Recall, Take, Use, choose, explain
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
 
 FIRST = [user("Hello")]
@@ -67,6 +67,46 @@ def test_a_new_conversation_does_not_evict_anothers_baseline() -> None:
     assert chosen(FIRST, [free(1, OTHER), free(2)]) == Use(2, Full(Mismatch.FIRST_TURN))
     assert chosen(FIRST, [free(1, OTHER)]) == Open(Full(Mismatch.FIRST_TURN))
     assert chosen(FIRST, [free(1, OTHER), busy(2)]) == Open(Full(Mismatch.FIRST_TURN))
+
+
+KIND = request(*FIRST).kind
+
+
+def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
+    """On the connection used last, which is the surest to be alive; also where another stands by."""
+    full = Full(Mismatch.FIRST_TURN)
+    candidates = [free(1, OTHER, 1.0), free(2, AFTER_FIRST, 3.0), free(3, OTHER, 2.0), free(4)]
+    assert chosen([user("New")], candidates, over={KIND}) == Take(2, full)
+    assert chosen([user("New")], candidates[:1], over={KIND}, room=0) == Take(1, full)
+    assert chosen([user("New")], candidates) == Use(4, full)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        busy(1, OTHER),
+        free(1, baseline(FIRST, call())),
+        free(1, baseline(FIRST, assistant("Yes"), temperature=0.5)),
+        free(1, baseline(SECOND, assistant("Yes"))),
+        free(1, Baseline.after(request(*FIRST), "resp_1", (), turns=2)),
+        free(1),
+    ],
+    ids=["at work", "called a tool", "of another kind", "an old conversation", "went on", "knows nothing"],
+)
+def test_no_other_makes_place(known: Candidate) -> None:
+    """It goes on, or may, or has nothing that helps."""
+    assert not isinstance(chosen([user("New")], [known], over={KIND}), Take)
+
+
+def test_only_a_conversation_that_begins_takes_a_place() -> None:
+    """Not one that was lost, nor a second attempt, nor what is continued anyway."""
+    known = free(1, OTHER)
+    assert chosen(SECOND, [known], over={KIND}) == Open(Full(Mismatch.AFTER_RESTART))
+    lost = Mismatch.CONNECTION_LOST
+    assert chosen(FIRST, [known], over={KIND}, fresh=lost) == Open(Full(lost))
+    assert isinstance(chosen(SECOND, [known, free(2, AFTER_FIRST)], over={KIND}).upload, Delta)
+    gone = [Former(stored(AFTER_FIRST), Mismatch.RETIRED)]
+    assert isinstance(chosen(SECOND, [known], over={KIND}, formers=gone, recall=Recall.ANY), Open)
 
 
 def test_a_stored_response_is_continued_on_another_connection() -> None:

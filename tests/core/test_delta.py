@@ -332,6 +332,24 @@ def test_metadata_that_agents_shuffle_keeps_a_fixed_order() -> None:
     assert request(user("x"), client_metadata=None).fields["client_metadata"] is None
 
 
+def test_requests_for_one_purpose_are_of_one_kind() -> None:
+    """Whatever their history and their names; any other setting makes another kind."""
+    named: dict[str, Any] = {"prompt_cache_key": "k", "client_metadata": {"turn": "1"}, "metadata": {"for": "s"}}
+    kind = request(user("x"), tools=[], **named).kind
+    assert request(user("y"), assistant("z"), tools=[], prompt_cache_key="l").kind == kind
+    assert request(user("x"), tools=[], text={"verbosity": "low"}).kind != kind
+    assert request(user("x"), tools=[], model="gpt-5.5-mini").kind != kind
+
+
+def test_a_conversation_may_be_over_after_one_answer_that_calls_nothing() -> None:
+    """Not where a tool has to answer, nor where the agent's history shows that it went on."""
+    asked = request(user("x"))
+    assert baseline([user("x")], assistant("Done")).kind == asked.kind
+    assert baseline([user("x")], reasoning(), call()).kind is None
+    assert baseline([user("x"), assistant("Done"), user("y")], assistant("Done")).kind is None
+    assert Baseline.after(asked, "resp_2", (), turns=2).kind is None
+
+
 def test_a_conversations_beginning_names_it() -> None:
     """The root reaches to the first user message; without one it is the whole history."""
     assert request(*HISTORY).root == request(*HISTORY, *CALLED, answer()).root

@@ -242,8 +242,8 @@ async def test_a_connection_lost_during_a_turn_is_counted_once(pooled: Start, si
 async def test_leaving_the_pool_closes_what_is_open(simulator: Simulator) -> None:
     """Every connection gets a close frame, and nothing is left behind."""
     async with Pooled(simulator.base_url) as here:
-        for text in "abc":
-            await here.lend(request(user(text)))
+        for temperature in range(3):
+            await here.lend(request(user("a"), temperature=temperature))
         assert here.connections.open == 3
     await simulator.until(lambda: not simulator.open_connections)
     assert [record.close_code for record in simulator.connections] == [1000] * 3
@@ -295,6 +295,89 @@ async def test_a_pool_at_work_throughout_has_no_room(pooled: Start) -> None:
             with pytest.raises(NoLease) as caught:
                 await here.lend(request(user("b")), fresh=fresh)
             assert caught.value.reason is Mismatch.BUSY
+
+
+# One-offs
+
+
+class Titles:
+    """An agent that has each message summed up, in a conversation of its own."""
+
+    def __init__(self, here: Pooled, simulator: Simulator) -> None:
+        self.here = here
+        self.simulator = simulator
+
+    async def ask(self, *told: str, **fields: Any) -> tuple[int, int]:
+        """Have *told* summed up; return the connection it went on, and the bytes that it took upstream."""
+        self.here.clock.advance(1)
+        sent = self.here.traffic.sent
+        history = [user(INSTRUCTIONS), *map(user, told)]
+        fields = {"prompt_cache_key": told[-1], "client_metadata": {"turn": told[-1]}, **fields}
+        turn = await self.here.lend(request(*history, **fields))
+        assert isinstance(turn.upload, Full)
+        return self.simulator.turns[-1].connection_id, self.here.traffic.sent - sent
+
+
+INSTRUCTIONS = " ".join(f"word{number * number}" for number in range(2000))
+
+
+async def test_a_one_off_goes_where_the_last_one_of_its_kind_was(pooled: Start, simulator: Simulator) -> None:
+    """From the third on, once two have not gone on: nothing is opened, and the compressor knows nearly all."""
+    here = await pooled()
+    titles = Titles(here, simulator)
+    asked = [await titles.ask(text) for text in "abcde"]
+    assert [connection for connection, _ in asked] == [0, 1, 1, 1, 1]
+    assert max(sent for _, sent in asked[2:]) < min(sent for _, sent in asked[:2]) / 20
+    assert here.connections.opened == 2
+    assert all(len(turn.context) == 2 for turn in simulator.turns)
+
+
+async def test_one_offs_of_another_kind_are_left_alone(pooled: Start, simulator: Simulator) -> None:
+    """Other settings, other tasks."""
+    titles = Titles(await pooled(), simulator)
+    for text in "abc":
+        await titles.ask(text)
+    assert (await titles.ask("d", temperature=0.5))[0] == 2
+    assert (await titles.ask("e", instructions="Be brief."))[0] == 3
+
+
+async def test_a_kind_that_goes_on_is_no_one_off(pooled: Start, simulator: Simulator) -> None:
+    """One conversation that went on is enough, however many have not."""
+    here = await pooled(max_connections=9)
+    conversation, titles = Conversation(), Titles(here, simulator)
+    await converse(here, simulator, conversation, "a")
+    assert reason(await converse(here, simulator, conversation, "b")) is None
+    for number in range(1, 5):
+        connection = (await titles.ask(str(number), prompt_cache_key=None, client_metadata=None))[0]
+        assert connection == number
+
+
+async def test_a_conversation_that_comes_back_loses_one_upload(pooled: Start, simulator: Simulator) -> None:
+    """What took its place stays where it is; no other of its kind is taken for over."""
+    here = await pooled(max_connections=9)
+    first, second, third, fourth = (Conversation() for _ in range(4))
+    for conversation in (first, second, third):
+        here.clock.advance(1)
+        await converse(here, simulator, conversation, "a")
+    assert [turn.connection_id for turn in simulator.turns] == [0, 1, 1]
+    assert reason(await converse(here, simulator, second, "b")) is Mismatch.RETIRED
+    assert reason(await converse(here, simulator, fourth, "a")) is Mismatch.FIRST_TURN
+    assert [turn.connection_id for turn in simulator.turns] == [0, 1, 1, 2, 3]
+    for conversation in (first, second, third, fourth):
+        assert reason(await converse(here, simulator, conversation, "c")) is None
+
+
+async def test_a_one_off_that_fails_says_nothing_of_what_it_replaced(pooled: Start, simulator: Simulator) -> None:
+    """The connection is closed, as ever; the conversation that was there has made room before."""
+    here = await pooled(max_connections=9)
+    conversations = [Conversation() for _ in range(3)]
+    simulator.script = scripted(["a", "b", says("half", finish=Incomplete()), "d"])
+    for conversation in conversations[:2]:
+        here.clock.advance(1)
+        await converse(here, simulator, conversation, "a")
+    await here.lend(conversations[2].says("a"))
+    await simulator.until(lambda: simulator.connections[1].closed)
+    assert reason(await converse(here, simulator, conversations[1], "b")) is Mismatch.RETIRED
 
 
 # Partitions
