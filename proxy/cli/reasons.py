@@ -21,6 +21,8 @@ EXPLANATIONS: dict[str, str] = {
     "changed (some agents compact so), or a header that tells credentials apart.",
     "busy": "Another turn was under way on the conversation's connection; or all that there may be "
     "(`max_connections`) were at work, or kept for conversations in use.",
+    "aside": "Agents come back to where they were before a request of this kind (such as a suggestion for what to "
+    "type), so it went elsewhere, and the conversation keeps its connection.",
     "too_large": "The message is larger than upstream takes over a WebSocket.",
     "unsupported_field": "The request has a field, a null or a header that a WebSocket or the Responses API has "
     "no equal for; `detail` names a field.",

@@ -6,13 +6,15 @@ not evict another's baseline. When there is no room, the least valuable baseline
 conversations than there may be connections would else take them from each other in turn, and none had a delta.
 
 A conversation of a kind that is over with its first answer (a title, a summary) goes where the last such one was:
-the compressor there has seen nearly all of it, and nobody waits for a connection.
+the compressor there has seen nearly all of it, and nobody waits for a connection. A request of a kind that leads a
+conversation nowhere (a suggestion) goes aside in full, so that the conversation keeps its connection.
 
 A response that the agent has upstream store outlives its connection: it can be continued on any other, also while
 another turn continues it on its own, and so makes room even in use.
 """
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import Enum
 
@@ -50,12 +52,14 @@ _KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
 class Former:
     """A baseline that is no more, and why a request that would continue it must be sent in full.
 
-    *is_sound* says that upstream was continuing its response when the agent hung up.
+    *is_sound* says that upstream was continuing its response when the agent hung up, or has done so. *left_by* is
+    the kind of the request that continued it, where that was another than its own.
     """
 
     baseline: Baseline
     reason: Mismatch
     is_sound: bool = False
+    left_by: Fingerprint | None = None
 
     @property
     def is_blameless(self) -> bool:
@@ -92,6 +96,19 @@ class NoRoom:
     """Every connection is at work or in use, and there may be no more: plain HTTP for this turn."""
 
 
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What agents do with requests of some kinds.
+
+    With those in *over* they begin a conversation and never go on with it; with those in *aside* they go on with
+    one, and then come back to where it was before.
+    """
+
+    over: AbstractSet[Fingerprint] = frozenset()
+    aside: AbstractSet[Fingerprint] = frozenset()
+
+
+_NO_HABITS = Habits()
 _IN_USE_SECONDS = 60.0
 """How long after a turn a conversation of several turns is taken to go on: most tools take less."""
 
@@ -106,42 +123,80 @@ def choose(
     dropped: Dropped = "reasoning",
     fresh: Mismatch | None = None,
     recall: Recall = Recall.NONE,
-    over: Container[Fingerprint] = (),
+    habits: Habits = _NO_HABITS,
 ) -> Use | Take | Open | NoRoom:
     """Choose a connection for *request*; *room* is how many more may be opened, *now* the clock of `last_used`.
 
     With *fresh*, which is the reason to record, only a new connection will do: an earlier attempt failed. A
     stored response that *recall* allows is continued although its connection is gone, with this turn or before, or
-    at work. *over* are the kinds of conversation that nobody was seen to go on with.
+    at work. What goes aside by the agents' *habits* leaves the conversation that it continues where it is, if
+    there is room.
     """
-    if fresh is None:
-        continued = [
-            (candidate, delta)
-            for candidate in candidates
-            if candidate.free and candidate.baseline is not None
-            for delta in [diff(request, candidate.baseline, dropped)]
-            if isinstance(delta, Delta)
-        ]
-        if continued:
-            best, delta = max(continued, key=lambda each: (each[1].baseline.length, each[0].last_used))
-            return Use(best.key, delta)
+    continuing = _continuing(request, candidates, dropped) if fresh is None else None
+    if continuing is not None and not _goes_aside(request, continuing.upload, habits, recall):
+        return continuing
     formers = list(formers)
-    upload: Delta | Full = Full(fresh or explain(request, candidates, formers, dropped))
-    if fresh in (None, Mismatch.CONNECTION_LOST):
-        upload = _stored(request, candidates, formers, dropped, recall) or upload
-    if isinstance(upload, Full) and fresh is None and not request.has_model_output:
-        kind = request.kind
-        alike = [each for each in candidates if each.free and each.baseline and each.baseline.kind == kind]
-        if alike and kind in over:
-            return Take(max(alike, key=lambda each: each.last_used).key, upload)
+    upload: Delta | Full = Full(Mismatch.ASIDE)
+    if continuing is None:
+        upload = Full(fresh or explain(request, candidates, formers, dropped))
+        if fresh in (None, Mismatch.CONNECTION_LOST):
+            upload = _stored(request, candidates, formers, dropped, recall) or upload
+    place = _alike(request, candidates, habits)
+    if isinstance(upload, Full) and fresh is None and place is not None:
+        return Take(place, upload)
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
     if blank is not None and fresh is None:
         return Use(blank.key, upload)
     if room > 0:
         return Open(upload)
+    if continuing is not None:
+        return continuing
     victims = (each for each in candidates if each.free and not _is_in_use(each, now, recall=recall))
     victim = min(victims, key=_value, default=None)
     return NoRoom() if victim is None else Open(upload, evict=victim.key)
+
+
+def _continuing(request: TurnRequest, candidates: Iterable[Candidate], dropped: Dropped) -> Use | None:
+    """Return the free connection with the longest baseline that *request* continues; of several, the last used."""
+    continued = [
+        (candidate, delta)
+        for candidate in candidates
+        if candidate.free and candidate.baseline is not None
+        for delta in [diff(request, candidate.baseline, dropped)]
+        if isinstance(delta, Delta)
+    ]
+    if not continued:
+        return None
+    best, delta = max(continued, key=lambda each: (each[1].baseline.length, each[0].last_used))
+    return Use(best.key, delta)
+
+
+def _goes_aside(request: TurnRequest, upload: Delta | Full, habits: Habits, recall: Recall) -> bool:
+    """Whether the conversation that *upload* continues will not go on from the answer to *request*."""
+    if not habits.aside or isinstance(upload, Full) or recall.allows(upload.baseline):
+        return False
+    known, kind = upload.baseline.kind, request.kind
+    return known is not None and known != kind and kind in habits.aside
+
+
+def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits) -> int | None:
+    """Return the connection used last whose conversation was of the kind of *request*, and is over.
+
+    A history that did not begin with its request may be that of a conversation which goes on; but not where
+    another request, for the same task, does not.
+    """
+    if not habits.over and not habits.aside:
+        return None
+    kind = request.kind
+    if kind not in habits.over and kind not in habits.aside:
+        return None
+    alike = [
+        (each.last_used, each.key)
+        for each in candidates
+        if each.free and (known := each.baseline) is not None and known.turns == 1 and known.kind == kind
+        if known.begun or known.asked == request.asked or kind in habits.aside
+    ]
+    return max(alike)[1] if alike else None
 
 
 def _stored(
@@ -171,6 +226,15 @@ def _value(candidate: Candidate) -> tuple[bool, bool, float]:
     """Rank what would be lost: nothing, a conversation of one turn (a title, a summary), a long one."""
     baseline = candidate.baseline
     return (baseline is not None, baseline is not None and baseline.turns > 1, candidate.last_used)
+
+
+def returned_to(request: TurnRequest, candidates: Iterable[Candidate], formers: Iterable[Former]) -> Former | None:
+    """Return the former that *request* goes on from; None where a connection has its baseline, or nobody."""
+    live = [Former(each.baseline, Mismatch.BUSY) for each in candidates if each.baseline is not None]
+    known = [*live, *formers]
+    found = [each for each in known if isinstance(diff(request, each.baseline, "any"), Delta)]
+    last = max(found, key=lambda each: each.baseline.length, default=None)
+    return None if last is None or last in live else last
 
 
 def explain(

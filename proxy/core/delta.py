@@ -94,6 +94,7 @@ class Mismatch(StrEnum):
     AFTER_ERROR = "after_error"
     AFTER_RESTART = "after_restart"
     BUSY = "busy"
+    ASIDE = "aside"
     TOO_LARGE = "too_large"
     UNSUPPORTED_FIELD = "unsupported_field"
     TRANSLATION_REFUSED = "translation_refused"
@@ -287,8 +288,9 @@ class Baseline:
     agent's own. *instructions* is the mark of those in force; *kept* says that upstream goes on with them and is
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
-    differs from that of the one before in the chain, which was on the same connection. *kind* is that of a request
-    which began a conversation that may be over: it was answered, and nothing was called that would have to be.
+    differs from that of the one before in the chain, which was on the same connection. *kind* is that of the
+    request where the conversation may be over: nothing was called that would have to be answered. *begun* says
+    that the conversation began with this request, for all that its history shows.
     """
 
     response_id: str
@@ -308,6 +310,7 @@ class Baseline:
     stored: bool = False
     own_id: bool = False
     kind: Fingerprint | None = None
+    begun: bool = False
 
     @classmethod
     def after(
@@ -324,7 +327,7 @@ class Baseline:
         fuller: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request* with *outputs*."""
-        may_be_over = turns == 1 and not request.has_model_output and not any(each.call_id for each in outputs)
+        may_be_over = not any(each.call_id for each in outputs)
         return cls(
             response_id=response_id,
             model=request.model,
@@ -342,6 +345,7 @@ class Baseline:
             fuller=fuller,
             stored=request.is_stored,
             kind=request.kind if may_be_over else None,
+            begun=not request.has_model_output,
         )
 
     def __repr__(self) -> str:

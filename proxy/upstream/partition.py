@@ -8,16 +8,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.core.affinity import Candidate, Former
-from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
+from proxy.core.affinity import Candidate, Former, returned_to
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
+from proxy.core.items import Fingerprint
 from proxy.core.turn import Rewrite
 from proxy.upstream.connection import Connection
 from proxy.upstream.doubts import Doubts
 from proxy.upstream.headers import Headers
+from proxy.upstream.kinds import Kinds
 from proxy.upstream.lifespan import Lifespan
 from proxy.upstream.newest import Newest
-from proxy.upstream.oneoffs import OneOffs
 from proxy.upstream.sizes import Sizes
 from proxy.upstream.slumber import Slumber
 from proxy.upstream.trust import Trust
@@ -113,7 +114,7 @@ class Partition:
     slumber: Slumber = field(default_factory=Slumber)
     doubts: Doubts = field(default_factory=Doubts)
     sizes: Sizes = field(default_factory=Sizes)
-    one_offs: OneOffs = field(default_factory=OneOffs)
+    kinds: Kinds = field(default_factory=Kinds)
 
     # Its connections
 
@@ -141,22 +142,35 @@ class Partition:
         """Whether upstream may still know a response whose connection is gone."""
         return request.is_stored and now >= self.recall.off_until
 
-    def remember(self, baseline: Baseline | None, reason: Mismatch, *, is_sound: bool = False) -> None:
+    def remember(
+        self,
+        baseline: Baseline | None,
+        reason: Mismatch,
+        *,
+        is_sound: bool = False,
+        left_by: Fingerprint | None = None,
+    ) -> None:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""
         if baseline is not None:
             others = [each for each in self.formers if each.baseline is not baseline]
             self.formers.clear()
-            self.formers.extend([Former(baseline, reason, is_sound), *others][:_FORMERS_KEPT])
+            self.formers.extend([Former(baseline, reason, is_sound, left_by), *others][:_FORMERS_KEPT])
 
-    def note_return(self, request: TurnRequest, upload: Delta | Full) -> None:
-        """Take note where *request* goes on with a conversation that could have been over."""
-        if isinstance(upload, Delta):
-            self.one_offs.went_on(upload.baseline.kind)
-            return
-        gone = [former.baseline for former in self.formers if former.baseline.kind is not None]
-        for baseline in gone:
-            if isinstance(diff(request, baseline, "any"), Delta):
-                self.one_offs.went_on(baseline.kind)
+    def note_course(self, request: TurnRequest, continued: Baseline) -> None:
+        """Take note that *request* goes on with the conversation of *continued*."""
+        self.kinds.went_on(continued.kind)
+        if continued.kind not in (None, request.kind):
+            self.remember(continued, Mismatch.HISTORY_CHANGED, is_sound=True, left_by=request.kind)
+
+    def note_return(self, request: TurnRequest) -> bool:
+        """Take note where *request* comes back to a conversation that is no more; return whether it does."""
+        former = returned_to(request, self.candidates, self.formers)
+        if former is None or former.baseline.kind is None:
+            return False
+        self.kinds.went_on(former.baseline.kind)
+        if former.left_by not in (None, request.kind):
+            self.kinds.led_aside(former.left_by)
+        return True
 
     # Its chains
 

@@ -346,20 +346,9 @@ class Pool:
         if not partition.trust.allows(now):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         self._sweep(partition, now)
-        choice = choose(
-            request,
-            partition.candidates,
-            list(partition.formers),
-            room=self._room(partition),
-            now=now,
-            dropped=self._limits.dropped_output,
-            fresh=fresh,
-            recall=self._recall(request, partition),
-            over=partition.one_offs,
-        )
-        if isinstance(choice, NoRoom):
-            raise NoLease(Mismatch.BUSY)
-        partition.note_return(request, choice.upload)
+        choice = self._choice(request, partition, fresh, fits=fits)
+        if not isinstance(choice.upload, Delta) and partition.note_return(request):
+            choice = self._choice(request, partition, fresh, fits=fits)  # what seemed to be over may not be
         upload = partition.believed(choice.upload, now)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
@@ -369,15 +358,10 @@ class Pool:
         if isinstance(choice, Open) and self._is_tried_beside(partition, spare):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)
+        if isinstance(choice.upload, Delta):
+            partition.note_course(request, choice.upload.baseline)
         if not isinstance(choice, Open):
-            slot = partition.slots[choice.key]
-            slot.free, slot.wanted = False, True
-            slot.claimed = slot.connection.baseline if slot.connection is not None else None
-            slot.last_used = now
-            if isinstance(choice, Take):
-                partition.remember(slot.claimed, Mismatch.RETIRED)
-                slot.claimed = None
-            return choice.key, slot, upload
+            return choice.key, self._taken(partition, choice, now), upload
         if spare is not None:
             slot = partition.slots[spare]
             slot.free, slot.wanted, slot.last_used = False, True, now
@@ -385,6 +369,36 @@ class Pool:
         if choice.evict is not None:
             self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
+
+    def _taken(self, partition: Partition, choice: Use | Take, now: float) -> Slot:
+        """Claim the connection of *choice*."""
+        slot = partition.slots[choice.key]
+        slot.free, slot.wanted, slot.last_used = False, True, now
+        slot.claimed = slot.connection.baseline if slot.connection is not None else None
+        if isinstance(choice, Take):
+            partition.remember(slot.claimed, Mismatch.RETIRED)
+            slot.claimed = None
+        return slot
+
+    def _choice(
+        self, request: TurnRequest, partition: Partition, fresh: Mismatch | None, *, fits: bool
+    ) -> Use | Take | Open:
+        """Choose where *request* goes. Raises NoLease where there is no room."""
+        now = self._clock()
+        choice = choose(
+            request,
+            partition.candidates,
+            list(partition.formers),
+            room=self._room(partition),
+            now=now,
+            dropped=self._limits.dropped_output,
+            fresh=fresh,
+            recall=self._recall(request, partition),
+            habits=partition.kinds.habits(may_go_aside=fits and partition.may_open(now)),
+        )
+        if isinstance(choice, NoRoom):
+            raise NoLease(Mismatch.BUSY)
+        return choice
 
     def _recall(self, request: TurnRequest, partition: Partition) -> Recall:
         """Return which stored responses *request* may continue elsewhere.
@@ -468,8 +482,9 @@ class Pool:
                     partition.hasty = 0
                 partition.slumber.survived(connection.pause)
             slot.last_used = now if last_used is None else last_used
-            if connection.baseline is not slot.claimed:
-                partition.one_offs.ended(connection.baseline.kind)
+            known = connection.baseline
+            if known.kind is not None and known.turns == 1 and known is not slot.claimed:
+                partition.kinds.ended(known.kind)
             if connection.is_open:
                 slot.free, slot.claimed = True, None
                 connection.rest()

@@ -7,7 +7,19 @@ from typing import Any
 import pytest
 from said import JSON, answer, assistant, baseline, call, reasoning, request, user
 
-from proxy.core.affinity import Candidate, Former, NoRoom, Open, Recall, Take, Use, choose, explain
+from proxy.core.affinity import (
+    Candidate,
+    Former,
+    Habits,
+    NoRoom,
+    Open,
+    Recall,
+    Take,
+    Use,
+    choose,
+    explain,
+    returned_to,
+)
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
 
 FIRST = [user("Hello")]
@@ -70,15 +82,18 @@ def test_a_new_conversation_does_not_evict_anothers_baseline() -> None:
 
 
 KIND = request(*FIRST).kind
+OVER = Habits(over={KIND})
 
 
 def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
     """On the connection used last, which is the surest to be alive; also where another stands by."""
     full = Full(Mismatch.FIRST_TURN)
     candidates = [free(1, OTHER, 1.0), free(2, AFTER_FIRST, 3.0), free(3, OTHER, 2.0), free(4)]
-    assert chosen([user("New")], candidates, over={KIND}) == Take(2, full)
-    assert chosen([user("New")], candidates[:1], over={KIND}, room=0) == Take(1, full)
+    assert chosen([user("New")], candidates, habits=OVER) == Take(2, full)
+    assert chosen([user("New")], candidates[:1], habits=OVER, room=0) == Take(1, full)
     assert chosen([user("New")], candidates) == Use(4, full)
+    others = Habits(over={request(*FIRST, temperature=0.5).kind})
+    assert chosen([user("New")], candidates, habits=others) == Use(4, full)
 
 
 @pytest.mark.parametrize(
@@ -95,18 +110,71 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
 )
 def test_no_other_makes_place(known: Candidate) -> None:
     """It goes on, or may, or has nothing that helps."""
-    assert not isinstance(chosen([user("New")], [known], over={KIND}), Take)
+    assert not isinstance(chosen([user("New")], [known], habits=OVER), Take)
 
 
-def test_only_a_conversation_that_begins_takes_a_place() -> None:
-    """Not one that was lost, nor a second attempt, nor what is continued anyway."""
+def test_one_that_says_a_conversation_anew_makes_place_for_the_next() -> None:
+    """What is asked each time with all that was said is over too, if that is the same conversation."""
+    told = [*SECOND, assistant("A folder"), user("What is to be remembered?")]
+    again = [*SECOND, assistant("A folder"), user("And?"), assistant("It"), user("What is to be remembered?")]
+    known = free(1, baseline(told, assistant("Nothing")))
+    assert chosen(again, [known], habits=OVER) == Take(1, Full(Mismatch.HISTORY_CHANGED))
+    assert isinstance(chosen([user("Other"), *again[1:]], [known], habits=OVER), Open)
+
+
+def test_what_is_continued_or_was_lost_takes_no_place() -> None:
+    """Nor does a second attempt, nor what upstream stores."""
     known = free(1, OTHER)
-    assert chosen(SECOND, [known], over={KIND}) == Open(Full(Mismatch.AFTER_RESTART))
     lost = Mismatch.CONNECTION_LOST
-    assert chosen(FIRST, [known], over={KIND}, fresh=lost) == Open(Full(lost))
-    assert isinstance(chosen(SECOND, [known, free(2, AFTER_FIRST)], over={KIND}).upload, Delta)
+    assert chosen(FIRST, [known], habits=OVER, fresh=lost) == Open(Full(lost))
+    assert isinstance(chosen(SECOND, [known, free(2, AFTER_FIRST)], habits=OVER).upload, Delta)
     gone = [Former(stored(AFTER_FIRST), Mismatch.RETIRED)]
-    assert isinstance(chosen(SECOND, [known], over={KIND}, formers=gone, recall=Recall.ANY), Open)
+    assert isinstance(chosen(SECOND, [known], habits=OVER, formers=gone, recall=Recall.ANY), Open)
+
+
+SUGGESTED: dict[str, Any] = {"reasoning": {"effort": "none"}}
+ASIDE = Habits(aside={request(*FIRST, **SUGGESTED).kind})
+
+
+def aside(candidates: Sequence[Candidate], *, room: int = 1, habits: Habits = ASIDE, **options: Any) -> Any:
+    """Choose a connection for a suggestion that goes on with SECOND."""
+    return choose(request(*SECOND, **SUGGESTED), candidates, room=room, now=1000.0, habits=habits, **options)
+
+
+def test_what_leads_nowhere_goes_aside() -> None:
+    """In full, so that the conversation keeps its connection: where the last such one was, or on a new one."""
+    main = free(1, AFTER_FIRST, 5.0)
+    full = Full(Mismatch.ASIDE)
+    assert aside([main]) == Open(full)
+    assert aside([main, free(2)]) == Use(2, full)
+    last = free(3, baseline([user("Else"), assistant("Hi"), user("?")], assistant("!"), **SUGGESTED), 1.0)
+    assert aside([main, last], room=0) == Take(3, full)
+
+
+def test_what_leads_nowhere_goes_on_where_that_costs_nobody() -> None:
+    """Or where there is no room, or nothing better: with a delta."""
+    main = free(1, AFTER_FIRST)
+    delta = diff(request(*SECOND, **SUGGESTED), AFTER_FIRST)
+    assert aside([main], habits=Habits()) == Use(1, delta)
+    assert aside([main], room=0) == Use(1, delta)
+    assert aside([free(1, baseline(FIRST, assistant("Hi"), **SUGGESTED))]).upload != Full(Mismatch.ASIDE)
+    kept = free(1, stored(AFTER_FIRST))
+    assert isinstance(aside([kept], recall=Recall.ANY), Use)
+    assert aside([kept], recall=Recall.OWN_ID) == Open(Full(Mismatch.ASIDE))
+    working = free(1, baseline(SECOND, call()))
+    asked = request(*THIRD, **SUGGESTED)
+    assert isinstance(choose(asked, [working], room=1, now=0.0, habits=ASIDE), Use)
+
+
+def test_a_request_comes_back_to_what_is_no_more() -> None:
+    """To the longest that it goes on from; not where that is on a connection, free or at work."""
+    first, second = (Former(each, Mismatch.RETIRED) for each in (AFTER_FIRST, AFTER_SECOND))
+    asked = request(*THIRD)
+    assert returned_to(asked, [], [first, second]) is second
+    assert returned_to(request(*SECOND), [free(1, OTHER)], [first, second]) is first
+    assert returned_to(asked, [busy(1, AFTER_SECOND)], [first]) is None
+    assert returned_to(asked, [free(1, AFTER_FIRST)], [second]) is second
+    assert returned_to(request(*FIRST), [], [first, second]) is None
 
 
 def test_a_stored_response_is_continued_on_another_connection() -> None:

@@ -341,13 +341,14 @@ def test_requests_for_one_purpose_are_of_one_kind() -> None:
     assert request(user("x"), tools=[], model="gpt-5.5-mini").kind != kind
 
 
-def test_a_conversation_may_be_over_after_one_answer_that_calls_nothing() -> None:
-    """Not where a tool has to answer, nor where the agent's history shows that it went on."""
+def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
+    """It began with the request if the agent's history shows no answer."""
     asked = request(user("x"))
-    assert baseline([user("x")], assistant("Done")).kind == asked.kind
+    done = baseline([user("x")], assistant("Done"))
+    assert (done.kind, done.begun) == (asked.kind, True)
     assert baseline([user("x")], reasoning(), call()).kind is None
-    assert baseline([user("x"), assistant("Done"), user("y")], assistant("Done")).kind is None
-    assert Baseline.after(asked, "resp_2", (), turns=2).kind is None
+    later = baseline([user("x"), assistant("Done"), user("y")], assistant("Done"))
+    assert (later.kind, later.begun) == (asked.kind, False)
 
 
 def test_a_conversations_beginning_names_it() -> None:

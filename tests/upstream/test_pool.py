@@ -11,6 +11,7 @@ from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
 from said import user
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch
+from proxy.core.turn import Turn
 from proxy.errors import UpstreamError
 from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
@@ -365,6 +366,85 @@ async def test_a_conversation_that_comes_back_loses_one_upload(pooled: Start, si
     assert [turn.connection_id for turn in simulator.turns] == [0, 1, 1, 2, 3]
     for conversation in (first, second, third, fourth):
         assert reason(await converse(here, simulator, conversation, "c")) is None
+
+
+class Suggesting:
+    """An agent that asks after each answer what its user may type next, in a fork of the conversation."""
+
+    def __init__(self, here: Pooled, simulator: Simulator, **fields: Any) -> None:
+        self.here = here
+        self.simulator = simulator
+        self.fields = fields
+        self.main = Conversation()
+
+    async def ask(self, text: str) -> tuple[str | None, str | None]:
+        """Say *text*, then ask for a suggestion; return why either was no delta."""
+        self.here.clock.advance(1)
+        turn = await self.here.lend(self.main.says(text, **self.fields))
+        self.main.hears(self.simulator.turns[-1].output)
+        return reason(turn.upload), reason((await self.suggest()).upload)
+
+    async def suggest(self) -> Turn:
+        """Ask for a suggestion."""
+        asked = request(*self.main.history, user("Suggest."), reasoning={"effort": "none"}, **self.fields)
+        turn = await self.here.lend(asked)
+        assert self.simulator.turns[-1].context == [*self.main.history, user("Suggest.")]
+        return turn
+
+
+async def test_what_leads_nowhere_costs_a_conversation_one_upload(pooled: Start, simulator: Simulator) -> None:
+    """Once the agent has come back to where it was, a suggestion goes aside, and then where the last one was."""
+    here = await pooled()
+    agent = Suggesting(here, simulator)
+    assert [await agent.ask(text) for text in "abcd"] == [
+        (Mismatch.FIRST_TURN, None),
+        (Mismatch.HISTORY_CHANGED, Mismatch.ASIDE),
+        (None, Mismatch.ASIDE),
+        (None, Mismatch.ASIDE),
+    ]
+    assert [turn.connection_id for turn in simulator.turns] == [0, 0, 1, 2, 1, 2, 1, 2]
+
+
+async def test_a_suggestion_that_is_taken_up_is_no_way_aside(pooled: Start, simulator: Simulator) -> None:
+    """From then on it is a delta, for the conversation may go on from there."""
+    here = await pooled(max_connections=9)
+    agent = Suggesting(here, simulator)
+    for text in "ab":
+        await agent.ask(text)
+    assert reason((await agent.suggest()).upload) is Mismatch.ASIDE
+    suggested = simulator.turns[-1].output
+    follow = request(*agent.main.history, user("Suggest."), *suggested, user("Yes."))
+    assert reason((await here.lend(follow)).upload) is None
+    assert await agent.ask("c") == (None, None)
+
+
+async def test_a_setting_that_changes_leads_nobody_aside(pooled: Start, simulator: Simulator) -> None:
+    """A conversation goes on with another setting, and so does the next one."""
+    here = await pooled()
+    for _ in range(2):
+        here.clock.advance(1)
+        conversation = Conversation()
+        for effort in ("low", "low", "high", "high", "low", "high"):
+            turn = await here.lend(conversation.says(effort, reasoning={"effort": effort}))
+            conversation.hears(simulator.turns[-1].output)
+            assert reason(turn.upload) in (None, Mismatch.FIRST_TURN)
+
+
+async def test_without_room_a_suggestion_is_a_delta(pooled: Start, simulator: Simulator) -> None:
+    """It is not worth another's connection, nor plain HTTP."""
+    here = await pooled(max_connections=1)
+    agent = Suggesting(here, simulator)
+    partition = here.partition
+    partition.kinds.led_aside(request(reasoning={"effort": "none"}).kind)
+    assert await agent.ask("a") == (Mismatch.FIRST_TURN, None)
+
+
+async def test_a_stored_conversation_goes_on_from_where_it_was(pooled: Start, simulator: Simulator) -> None:
+    """Its response is there still, so a suggestion costs it nothing."""
+    here = await pooled()
+    agent = Suggesting(here, simulator, store=True)
+    asked = [await agent.ask(text) for text in "abc"]
+    assert asked == [(Mismatch.FIRST_TURN, None), (None, None), (None, None)]
 
 
 async def test_a_one_off_that_fails_says_nothing_of_what_it_replaced(pooled: Start, simulator: Simulator) -> None:

@@ -1,0 +1,40 @@
+"""Kinds: what becomes of conversations, by the kind of request that was answered last.
+
+A title or a summary is over with its answer. A suggestion for what to type next goes on with a conversation, which
+then goes on from where it was before.
+"""
+
+from proxy.core.affinity import Habits
+from proxy.core.items import Fingerprint
+from proxy.upstream.newest import Newest
+
+_ENOUGH = 2
+"""So many of a kind have to end before the next is taken for one that will."""
+
+
+class Kinds:
+    """What was seen with one set of credentials. A kind is `TurnRequest.kind`; None is nobody's."""
+
+    def __init__(self) -> None:
+        self._ended = Newest[Fingerprint, int]()
+        self._aside = Newest[Fingerprint, None]()
+
+    def habits(self, *, may_go_aside: bool = True) -> Habits:
+        """Return what agents do: what several did with a kind and none did otherwise, or one did and came back."""
+        over = {kind for kind, ended in self._ended.items() if ended >= _ENOUGH}
+        aside = {kind for kind in self._aside if self._ended.get(kind, 0) >= 0}
+        return Habits(over, aside if may_go_aside else frozenset())
+
+    def ended(self, kind: Fingerprint) -> None:
+        """Take note of a conversation that has been answered once, and may be over."""
+        if self._ended.get(kind, 0) >= 0:
+            self._ended[kind] = self._ended.get(kind, 0) + 1
+
+    def went_on(self, kind: Fingerprint | None) -> None:
+        """Take note that one was not: none of its kind is taken for over any more."""
+        if kind is not None:
+            self._ended[kind] = -1
+
+    def led_aside(self, kind: Fingerprint) -> None:
+        """Take note that an agent came back to where it was before a request of this kind."""
+        self._aside[kind] = None
