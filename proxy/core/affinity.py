@@ -109,6 +109,9 @@ class Habits:
 
 
 _NO_HABITS = Habits()
+_OVER_SECONDS = 10.0
+"""How long after its answer a conversation of a kind that is usually over has to be idle, to be taken for over."""
+
 _IN_USE_SECONDS = 60.0
 """How long after a turn a conversation of several turns is taken to go on: most tools take less."""
 
@@ -141,7 +144,7 @@ def choose(
         upload = Full(fresh or explain(request, candidates, formers, dropped))
         if fresh in (None, Mismatch.CONNECTION_LOST):
             upload = _stored(request, candidates, formers, dropped, recall) or upload
-    place = _alike(request, candidates, habits)
+    place = _alike(request, candidates, habits, now)
     if isinstance(upload, Full) and fresh is None and place is not None:
         return Take(place, upload)
     blank = next((each for each in candidates if each.free and each.baseline is None), None)
@@ -179,7 +182,7 @@ def _goes_aside(request: TurnRequest, upload: Delta | Full, habits: Habits, reca
     return known is not None and known != kind and kind in habits.aside
 
 
-def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits) -> int | None:
+def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits, now: float) -> int | None:
     """Return the connection used last whose conversation was of the kind of *request*, and is over.
 
     A history that did not begin with its request may be that of a conversation which goes on; but not where
@@ -188,13 +191,12 @@ def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits
     if not habits.over and not habits.aside:
         return None
     kind = request.kind
-    if kind not in habits.over and kind not in habits.aside:
-        return None
     alike = [
         (each.last_used, each.key)
         for each in candidates
         if each.free and (known := each.baseline) is not None and known.turns == 1 and known.kind == kind
-        if known.begun or known.asked == request.asked or kind in habits.aside
+        if kind in habits.aside or known.begun or known.asked == request.asked
+        if kind in habits.aside or (kind in habits.over and now - each.last_used >= _OVER_SECONDS)
     ]
     return max(alike)[1] if alike else None
 

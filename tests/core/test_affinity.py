@@ -94,6 +94,8 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
     assert chosen([user("New")], candidates) == Use(4, full)
     others = Habits(over={request(*FIRST, temperature=0.5).kind})
     assert chosen([user("New")], candidates, habits=others) == Use(4, full)
+    assert chosen([user("New")], candidates, habits=OVER, now=12.9) == Take(3, full)
+    assert chosen([user("New")], candidates, habits=OVER, now=10.9) == Use(4, full)
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ class Titles:
 
     async def ask(self, *told: str, **fields: Any) -> tuple[int, int]:
         """Have *told* summed up; return the connection it went on, and the bytes that it took upstream."""
-        self.here.clock.advance(1)
+        self.here.clock.advance(10)
         sent = self.here.traffic.sent
         history = [user(INSTRUCTIONS), *map(user, told)]
         fields = {"prompt_cache_key": told[-1], "client_metadata": {"turn": told[-1]}, **fields}
@@ -331,6 +331,17 @@ async def test_a_one_off_goes_where_the_last_one_of_its_kind_was(pooled: Start, 
     assert max(sent for _, sent in asked[2:]) < min(sent for _, sent in asked[:2]) / 20
     assert here.connections.opened == 2
     assert all(len(turn.context) == 2 for turn in simulator.turns)
+
+
+async def test_who_begins_at_once_takes_nobodys_place(pooled: Start, simulator: Simulator) -> None:
+    """Whoever goes on does so in moments, as a rule: three that begin at once keep their connections."""
+    here = await pooled()
+    conversations = [Conversation() for _ in range(3)]
+    for text in "ab":
+        for conversation in conversations:
+            here.clock.advance(3)
+            await converse(here, simulator, conversation, text)
+    assert [turn.connection_id for turn in simulator.turns] == [0, 1, 2] * 2
 
 
 async def test_one_offs_of_another_kind_are_left_alone(pooled: Start, simulator: Simulator) -> None:
@@ -358,7 +369,7 @@ async def test_a_conversation_that_comes_back_loses_one_upload(pooled: Start, si
     here = await pooled(max_connections=9)
     first, second, third, fourth = (Conversation() for _ in range(4))
     for conversation in (first, second, third):
-        here.clock.advance(1)
+        here.clock.advance(10)
         await converse(here, simulator, conversation, "a")
     assert [turn.connection_id for turn in simulator.turns] == [0, 1, 1]
     assert reason(await converse(here, simulator, second, "b")) is Mismatch.RETIRED
@@ -453,8 +464,8 @@ async def test_a_one_off_that_fails_says_nothing_of_what_it_replaced(pooled: Sta
     conversations = [Conversation() for _ in range(3)]
     simulator.script = scripted(["a", "b", says("half", finish=Incomplete()), "d"])
     for conversation in conversations[:2]:
-        here.clock.advance(1)
         await converse(here, simulator, conversation, "a")
+        here.clock.advance(10)
     await here.lend(conversations[2].says("a"))
     await simulator.until(lambda: simulator.connections[1].closed)
     assert reason(await converse(here, simulator, conversations[1], "b")) is Mismatch.RETIRED
