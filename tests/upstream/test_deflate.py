@@ -71,19 +71,25 @@ async def test_what_upstream_was_told_costs_next_to_nothing_again() -> None:
     assert len(await ours.compress(message)) < first / 50
 
 
-async def test_a_message_that_fits_the_window_is_searched_harder() -> None:
-    """Its size bounds the time that takes; a longer one is written as level 7 does."""
+def sized(size: int) -> Message:
+    """Return a message of *size* bytes: zeros and ones, among which zlib finds much and searches long."""
     rng = random.Random(1)
-    table = [[0, 0, 0, rng.randrange(3)] for _ in range(20_000)]
-    for rows, better in ((3000, True), (20_000, False)):
-        message = Message.of({"input": table[:rows]})
-        usual = zlib.compressobj(7, wbits=-15, memLevel=5)
-        written = len(usual.compress(bytes(message)) + usual.flush(zlib.Z_SYNC_FLUSH)) - 4
-        assert (len(await Deflate(False, False, 15, 15, {}).compress(message)) < written) is better  # noqa: FBT003
+    return Message.of({"input": "".join(rng.choices("01", k=size - len(Message.of({"input": ""}))))})
+
+
+@pytest.mark.parametrize(("size", "level"), [(32_767, 8), (32_768, 8), (32_769, 7)])
+async def test_a_message_that_fits_the_window_is_searched_harder(size: int, level: int) -> None:
+    """Its size bounds the time that takes; level 9 would take three times as long for such a table."""
+    sizes = {}
+    for each in (7, 8, 9):
+        encoder = zlib.compressobj(each, wbits=-15, memLevel=5)
+        sizes[each] = len(encoder.compress(bytes(sized(size))) + encoder.flush(zlib.Z_SYNC_FLUSH)) - 4
+    assert len(set(sizes.values())) == 3
+    assert len(await Deflate(False, False, 15, 15, {}).compress(sized(size))) == sizes[level]  # noqa: FBT003
 
 
 async def test_settings_in_a_block_of_their_own_cost_less() -> None:
-    """Than in one with what is new, and upstream reads both alike."""
+    """Than in one with what is new, and upstream reads both alike: the cut takes no flush."""
     ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
     theirs = PerMessageDeflate(False, False, 15, 15, {})  # noqa: FBT003
     one = zlib.compressobj(9, wbits=-15, memLevel=5)
