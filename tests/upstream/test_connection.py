@@ -6,7 +6,7 @@ import socket
 import string
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from time import get_clock_info
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from pooling import KEY, TIMING, request
 from proxied import Peer, RawUpstream
 from said import user
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.utils import accept_key, apply_mask
 
 from proxy.core.delta import Baseline
@@ -789,6 +790,32 @@ async def test_a_message_that_is_given_up_ends_its_connection(
     over.set()
     await ended.wait()
     assert not any(finals)
+
+
+async def test_a_message_that_is_given_up_while_it_is_compressed_ends_its_connection(connect: Connect) -> None:
+    """What was not sent is in no window: nothing may follow it on this connection."""
+    arrived: list[str | bytes] = []
+    over = asyncio.Event()
+
+    async def listen(socket: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                arrived.append(await socket.recv())
+        over.set()
+
+    async with serve(listen, "127.0.0.1", 0, max_size=None) as server:
+        connection = await connect("http://{}:{}/v1".format(*next(iter(server.sockets)).getsockname()))
+        assert connection.compression is not None
+        sending = asyncio.get_running_loop().create_task(connection.send(Message.of({"input": LARGE * 10})))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        with pytest.raises(ConnectionLost):
+            await connection.send(MESSAGE)
+        await over.wait()
+        assert not connection.is_open
+    assert arrived == []
 
 
 @pytest.mark.parametrize("deflate", ["15", "12", "no_takeover", "off"])

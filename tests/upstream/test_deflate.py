@@ -4,8 +4,11 @@ import asyncio
 import random
 import tracemalloc
 import zlib
+from itertools import permutations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
@@ -43,6 +46,47 @@ async def test_what_was_cut_is_read_as_it_was(size: int, *, takeover: bool) -> N
         assert b"".join(bytes(theirs.decode(frame).data) for frame in frames) == bytes(message)
 
 
+def inflated(decoder: "zlib._Decompress", payload: bytes) -> bytes:
+    """Return what *decoder* makes of *payload*, a little at a time: it looks back no further than its window."""
+    pieces, left = [], payload + b"\x00\x00\xff\xff"
+    while left:
+        pieces.append(decoder.decompress(left, 64))
+        left = decoder.unconsumed_tail
+    while pieces[-1]:
+        pieces.append(decoder.decompress(b"", 64))
+    return b"".join(pieces)
+
+
+WORDS = bytes(told(20_000)).decode()
+SIZES = st.one_of(st.sampled_from([0, 500, 9000, 32_506, 32_768]), st.integers(0, 40_000))
+PIECE = st.one_of(st.none(), st.builds(lambda begin, size: WORDS[begin:][:size], st.integers(0, 40_000), SIZES))
+"""A member's text, much of which other pieces have too; or no such member."""
+
+
+@given(
+    turns=st.lists(st.fixed_dictionaries(dict.fromkeys(("instructions", "tools", "input"), PIECE)), max_size=6),
+    again=st.integers(1, 3),
+    bits=st.tuples(st.integers(9, 15), st.integers(9, 15)),
+    takeover=st.tuples(st.booleans(), st.booleans()),
+)
+def test_upstream_reads_what_was_sent(
+    turns: list[dict[str, str | None]], again: int, bits: tuple[int, int], takeover: tuple[bool, bool]
+) -> None:
+    """Byte for byte, whatever comes after what, with a window no larger than was negotiated, or with none."""
+
+    async def send() -> None:
+        ours = Deflate(not takeover[0], not takeover[1], *bits, {})
+        decoder = zlib.decompressobj(wbits=-bits[1])
+        for fields in turns * again:
+            message = Message.of({name: text for name, text in fields.items() if text is not None})
+            if not takeover[1]:
+                decoder = zlib.decompressobj(wbits=-bits[1])
+            data = inflated(decoder, await ours.compress(message))
+            assert data in {bytes(message), *map(message.ordered, permutations(message.places))}
+
+    asyncio.run(send())
+
+
 def test_control_frames_are_left_alone() -> None:
     """They may come between two pieces of a message."""
     ping = Frame(Opcode.PING, b"1")
@@ -59,8 +103,11 @@ async def test_cutting_costs_no_compression() -> None:
 
 
 async def test_what_upstream_was_told_costs_next_to_nothing_again() -> None:
-    """As long as it is in the last 32 KB that were sent, in however many messages, and none longer."""
-    ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
+    """As long as it is in the last 32 KB that were sent, in however many messages, and none longer.
+
+    How upstream compresses what it sends is another matter.
+    """
+    ours = Deflate(True, False, 9, 15, {})  # noqa: FBT003
     message, other, long = told(1500), told(2500, 2), told(20_000, 3)
     first = len(await ours.compress(message))
     await ours.compress(other)
@@ -99,6 +146,7 @@ async def test_settings_in_a_block_of_their_own_cost_less() -> None:
         data = await ours.compress(message)
         whole = one.compress(bytes(message)) + one.flush(zlib.Z_SYNC_FLUSH)
         assert number == 1 or len(data) < len(whole) - 4 - 15
+        assert b"\x00\x00\xff\xff" not in data
         assert bytes(theirs.decode(ours.encode(Frame(Opcode.TEXT, data))).data) == bytes(message)
 
 
@@ -128,11 +176,23 @@ async def test_a_large_message_leaves_the_loop_free() -> None:
         assert not compressing.done()
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(1000, True), (256 * 1024 - 1, True), (256 * 1024, False)])
+async def test_a_small_message_does_not_wait_for_a_thread(size: int, *, at_once: bool) -> None:
+    """Which takes longer than to compress it, and others may use all of them."""
+    ours = Deflate(False, False, 15, 15, {})  # noqa: FBT003
+    compressing = asyncio.get_running_loop().create_task(ours.compress(sized(size)))
+    await asyncio.sleep(0)
+    assert compressing.done() is at_once
+    await compressing
+
+
 @pytest.mark.parametrize("takeover", [True, False])
 async def test_members_are_ordered_where_that_helps(*, takeover: bool) -> None:
     """The first message's tools come last, so that the next finds them; without context takeover none would."""
     ours = Deflate(not takeover, not takeover, 15, 15, {})
     theirs = PerMessageDeflate(not takeover, not takeover, 15, 15, {})
-    message = Message.of({"tools": "t" * 2000, "input": "i" * 40_000})
-    frame = ours.encode(Frame(Opcode.TEXT, await ours.compress(message)))
-    assert bytes(theirs.decode(frame).data) == message.ordered(sorted(message.places, reverse=not takeover))
+    message = Message.of({"tools": bytes(told(2000)).decode(), "input": bytes(told(5000, 2)).decode()})
+    moved, kept = message.ordered(["input", "tools"]), bytes(message)
+    for expected in (moved, kept) if takeover else (kept, kept):
+        frame = ours.encode(Frame(Opcode.TEXT, await ours.compress(message)))
+        assert bytes(theirs.decode(frame).data) == expected

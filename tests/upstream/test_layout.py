@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.message import Message
-from proxy.upstream.layout import Layout
+from proxy.upstream.layout import Layout, _Past
 
 WINDOW = 1 << 15
 
@@ -179,6 +179,23 @@ def test_settings_that_are_never_found_are_cut_off_from_nothing() -> None:
     """Tools that are larger than the window, or all settings of the first message."""
     layout = Layout(WINDOW)
     assert [blocks(turn(n, tools=40_000, new=2000), layout) for n in range(3)] == [["tn"]] * 3
+
+
+@pytest.mark.parametrize(("settings", "new", "cut"), [(8000, 1000, True), (7999, 1000, False), (8000, 999, False)])
+def test_a_block_is_worth_its_beginning(settings: int, new: int, *, cut: bool) -> None:
+    """From so many bytes on, of either side."""
+    past = _Past(WINDOW - 262, 10_000, {"tools": 1000})
+    assert past.cuts(50, [("tools", settings), ("input", new)]) == ([50 + settings] if cut else [])
+
+
+@pytest.mark.parametrize("before", [0, 2000])
+def test_settings_are_found_as_far_back_as_the_window_reaches(before: int) -> None:
+    """Counted from where they are in the message, behind its small members and whatever comes first."""
+    past = _Past(32_506, 20_000, {"tools": 100})
+    front = 32_506 - 19_900 - before
+    order = [("input", 2000), ("tools", 9000)] if before else [("tools", 9000), ("input", 2000)]
+    assert past.cuts(front, order) == [front + order[0][1]]
+    assert past.cuts(front + 1, order) == []
 
 
 SIZES = st.one_of(st.integers(0, 40), st.integers(900, 1100), st.integers(5000, 40_000))
