@@ -12,6 +12,7 @@ import orjson
 from meaning import Held, Raw, Token
 from pooling import TIMING
 
+from proxy.core.affinity import Take, Use
 from proxy.core.delta import Mismatch
 from proxy.core.events import ServerEvent
 from proxy.core.message import Message
@@ -21,7 +22,7 @@ from proxy.upstream.connection import Connection
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.layout import Layout
 from proxy.upstream.meter import Meter
-from proxy.upstream.partition import NoLease, Partition
+from proxy.upstream.partition import NoLease, Partition, Slot
 from proxy.upstream.pool import Limits, Pool
 
 Pick = Callable[[int], int]
@@ -460,7 +461,10 @@ class _Idle:
 
 
 class MemoryPool(Pool):
-    """The proxy's pool; a connection that it opens leads to *upstream*."""
+    """The proxy's pool; a connection that it opens leads to *upstream*.
+
+    *taken* counts the turns that began in place of a conversation that was over.
+    """
 
     def __init__(self, upstream: ModelUpstream, limits: Limits, clock: Callable[[], float]) -> None:
         super().__init__(
@@ -474,6 +478,7 @@ class MemoryPool(Pool):
         self._upstream = upstream
         self._background = cast("Any", _AtOnce())
         self._rescue = cast("Any", _Idle())
+        self.taken = 0
 
     async def _open(self, partition: Partition, key: int, *, beside: bool = False) -> Connection:
         upstream = self._upstream
@@ -489,6 +494,10 @@ class MemoryPool(Pool):
         self._connections.opened += 1
         self._connections.open += 1
         return cast("Connection", connection)
+
+    def _taken(self, partition: Partition, choice: Use | Take, now: float) -> Slot:
+        self.taken += isinstance(choice, Take)
+        return super()._taken(partition, choice, now)
 
     @property
     def partitions(self) -> list[Partition]:

@@ -20,7 +20,7 @@ import orjson
 from meaning import Dropped, Held, Raw, Token, agree, meaning
 from model_upstream import Answer, MemoryPool, ModelUpstream, Pick, settings_read
 
-from proxy.core.delta import Delta
+from proxy.core.delta import Delta, Full, Mismatch
 from proxy.core.events import ServerEvent
 from proxy.core.turn import Rewrite, Turn
 from proxy.errors import ConnectionLost, UpstreamError
@@ -46,6 +46,9 @@ ARGUMENTS = (
     '{"x',
     '{"x":1,"x":2}',
 )
+BESIDE: tuple[Raw, ...] = ({"temperature": 0.25}, {"temperature": 0.75}, {"temperature": 1.25})
+"""What tells apart the purposes of requests beside a conversation: titles, suggestions, notes of what was said."""
+
 FIXED = ("model", "store", "novelty", "truncation")
 """The settings that make another chain."""
 
@@ -89,7 +92,10 @@ class Entry:
 
 @dataclass
 class Agent:
-    """A conversation. *heard* is what the model said last, which the agent has yet to write down."""
+    """A conversation. *heard* is what the model said last, which the agent has yet to write down.
+
+    One that *suggests* has each answer followed by a suggestion, beside it; *has_asked* says that this was done.
+    """
 
     key: int
     echo: int
@@ -97,6 +103,8 @@ class Agent:
     history: list[Entry]
     heard: list[Raw] = field(default_factory=list)
     busy: bool = False
+    suggests: bool = False
+    has_asked: bool = False
 
 
 @dataclass
@@ -139,7 +147,12 @@ class World(ABC):
         self.cases = 0
         self.outcomes: Counter[str] = Counter()
         self.dropped = self.policies[pick(len(self.policies))]
-        self.upstream = ModelUpstream(pick, self._say, self._read_item, self._pieces, faults)
+        self._is_interactive = pick(3) == 2
+        self._their_settings = pick(self.usual_settings) if self._is_interactive else 0
+        self.length = 4 * CASES_A_WORLD if self._is_interactive else CASES_A_WORLD
+        self.upstream = ModelUpstream(
+            pick, self._say, self._read_item, self._pieces, faults // 2 if self._is_interactive else faults
+        )
         self.hoists = bool(pick(2))
         self.upstream.refuses_tools = pick(6) == 5
         self.upstream.keeps_instructions = pick(4) == 3
@@ -149,9 +162,9 @@ class World(ABC):
         repeats_ids = {0: False, 4: True}.get(self.upstream.sharing)
         self._now = 0.0
         limits = Limits(
-            max_connections=(8, 6, 4, 8, 3, 2, 1)[pick(7)],
+            max_connections=(12, 12, 12, 2)[pick(4)] if self._is_interactive else (8, 6, 4, 8, 3, 2, 1)[pick(7)],
             max_age_seconds=200,
-            idle_seconds=50,
+            idle_seconds=150 if self._is_interactive else 50,
             websocket_retry_seconds=20,
             dropped_output=self.dropped,
             open_ahead=False,
@@ -162,6 +175,7 @@ class World(ABC):
         self._speakers: dict[str, Agent] = {}
         self._is_uploading = False
         self._next: Agent | None = None
+        self._sayings = ("m",) * 40 * self._is_interactive + tuple(self.sayings)
         self._restoring = Restoring(
             self.pool,
             Ledger(since=datetime.now(UTC)),
@@ -255,7 +269,7 @@ class World(ABC):
 
     def step(self) -> None:
         """Let something happen: a request begins, or one that is under way goes on, or is given up."""
-        self._now += self.pick(4)
+        self._now += 12 if self.pick(10) == 9 else self.pick(4)
         crowded = len(self._running) > 2 or not any(not agent.busy for agent in self._agents)
         if self._running and self.pick(3) < (3 if crowded else 2):
             self._advance(self.pick(len(self._running)))
@@ -266,7 +280,7 @@ class World(ABC):
             return
         agent = self._agent()
         case = self._next_case(agent)
-        agent.busy = True
+        case.agent.busy = True
         self._running.append((case, self._run(case)))
         self._advance(len(self._running) - 1)
 
@@ -274,6 +288,7 @@ class World(ABC):
         """Let everything under way end; then every place in the pool is free, every socket accounted for."""
         while self._running:
             self._advance(0)
+        self.outcomes["taken"] += self.pool.taken
         assert self.upstream.unexpected_misses == 0, "the proxy continued a response that is not the latest"
         for partition in self.pool.partitions:
             for slot in partition.slots.values():
@@ -378,6 +393,7 @@ class World(ABC):
             return
         except (UpstreamError, ConnectionLost) as exc:
             self.outcomes[type(exc).__name__] += 1
+        self.outcomes["aside"] += turn.upload == Full(Mismatch.ASIDE)
         assert turn.collapse is None, f"an honest upstream was accused: {turn.collapse}"
         self.outcomes["weighed"] += _is_weighed(turn)
         if turn.baseline is not None:
@@ -463,7 +479,7 @@ class World(ABC):
 
     def _say(self, _context: list[Held]) -> list[tuple[Raw, Token]]:
         """Decide what the model says."""
-        kinds = ("", "", "r")[self.pick(3)] + self.sayings[self.pick(len(self.sayings))]
+        kinds = ("", "", "r")[self.pick(3)] + self._sayings[self.pick(len(self._sayings))]
         makers = {
             "m": self._spoken,
             "c": self._call,
@@ -529,7 +545,7 @@ class World(ABC):
         following, self._next = self._next, None
         if following in idle and act < 13:
             return following
-        if idle and act < 13:
+        if idle and act < (16 if self._is_interactive and self._agents[1:] and self.pick(3) else 13):
             return idle[self.pick(len(idle))]
         if self._agents and act < 15:
             other = self._agents[self.pick(len(self._agents))]
@@ -538,7 +554,10 @@ class World(ABC):
         else:
             key = self.pick(2 + self.pick(2))
             agent = Agent(key, self.pick(self.echoes), self.pick(self.usual_settings), [self._user()])
-        if len(self._agents) >= 4 and idle:
+            if self._is_interactive:
+                agent.key, agent.echo, agent.settings = 0, 0, self._their_settings
+                agent.suggests = self.pick(2) == 1
+        if len(self._agents) >= (2 if self._is_interactive else 4) and idle:
             self._agents.remove(idle[self.pick(len(idle))])
         self._agents.append(agent)
         return agent
@@ -547,21 +566,43 @@ class World(ABC):
         """Return the agent's next request."""
         pick = self.pick
         settings = self.settings[pick(len(self.settings)) if pick(10) == 9 else agent.settings]
-        if pick(16) == 15:
-            title = [self._user()]
-            return Case(Agent(agent.key, 0, 0, title), self.settings[pick(2)], title, agent.key)
+        if agent.suggests and agent.heard and not agent.has_asked:
+            agent.has_asked, self._next = True, agent
+            return self._beside(agent, 1)
+        if pick(16) >= (9 if self._is_interactive else 15):
+            return self._beside(agent, (0, 0, 2, 2, 1)[pick(5)])
+        agent.has_asked = False
         if (agent.heard or agent.history[1:]) and pick(8) != 7:  # else: the same body once more
             self._go_on(agent)
         return Case(agent, settings, list(agent.history), agent.key)
 
+    def _beside(self, agent: Agent, purpose: int) -> Case:
+        """Return a request for *purpose* beside the conversation of *agent*; mostly nobody goes on with it."""
+        pick = self.pick
+        settings = self.settings[agent.settings if purpose else self._their_settings]
+        told = [self._user() for _ in range(3)]  # as nobody else begins
+        if purpose:
+            told = [*agent.history, *self._echoed(agent), *self._answers(agent.heard), self._user()]
+        if purpose == 2:
+            told = [told[0], self._user(), *told[1:]]
+        if pick(8) != 7:
+            asked = settings.asked
+            settings = Settings(
+                settings.said | BESIDE[purpose], None if asked is None else asked | BESIDE[purpose]
+            )
+        other = Agent(agent.key, agent.echo, agent.settings, told)
+        if pick(100) == 99:
+            self._agents.append(other)  # somebody goes on there after all
+        return Case(other, settings, list(told), agent.key)
+
     def _go_on(self, agent: Agent) -> None:
         pick = self.pick
-        if pick(10) == 9:
+        if pick(40 if self._is_interactive else 10) == 9:
             agent.echo = pick(self.echoes)
         echoed = self._echoed(agent)
         reply = self._reply(agent.heard)
         agent.heard = []
-        if pick(4) == 3:
+        if pick(16 if self._is_interactive else 4) == 3:
             where = pick(4)  # mostly near the end, where an echo is compared
             if where == 0:
                 history = [*agent.history, *echoed, *reply]
@@ -572,7 +613,7 @@ class World(ABC):
                 agent.history = [*agent.history, *self._changed([*echoed, *reply])]
         else:
             agent.history += [*echoed, *reply]
-        if len(agent.history) > self.longest:
+        if len(agent.history) > self.longest * (1 + self._is_interactive):
             agent.history = self._compacted(agent.history)
         if not agent.history:
             agent.history = [self._user()]
@@ -638,7 +679,7 @@ def play(world_of: type[World], seeds: range) -> Counter[str]:
     for seed in seeds:
         try:
             with world_of(seeded(seed)) as world:
-                while world.cases < CASES_A_WORLD:
+                while world.cases < world.length:
                     world.step()
                 world.settle()
         except AssertionError as exc:
