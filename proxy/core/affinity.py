@@ -178,8 +178,8 @@ def _goes_aside(request: TurnRequest, upload: Delta | Full, habits: Habits, reca
     """Whether the conversation that *upload* continues will not go on from the answer to *request*."""
     if not habits.aside or isinstance(upload, Full) or recall.allows(upload.baseline):
         return False
-    known, kind = upload.baseline.kind, request.kind
-    return known is not None and known != kind and kind in habits.aside
+    known = upload.baseline.kind
+    return known is not None and known != request.kind and request.kind in habits.aside
 
 
 def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits, now: float) -> int | None:

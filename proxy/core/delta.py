@@ -5,7 +5,7 @@ reason why everything has to be sent (`Full`). It never guesses: any doubt is a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from typing import Any, TypeAlias
 
@@ -132,6 +132,7 @@ class TurnRequest:
     size: int
     echo: Echo | None = None
     hoisted: Hoisted | None = None
+    _kind: list[Fingerprint] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -209,7 +210,10 @@ class TurnRequest:
     @property
     def kind(self) -> Fingerprint:
         """The mark of its settings, without those that name the conversation or the turn: what it is asked for."""
-        return digest({name: value for name, value in self.fields.items() if name not in _NAMING})
+        if not self._kind:  # settings are long, and several ask
+            told = {name: value for name, value in self.fields.items() if name not in _NAMING}
+            self._kind.append(digest(told))
+        return self._kind[0]
 
     @property
     def is_stored(self) -> bool:

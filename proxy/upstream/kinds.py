@@ -13,7 +13,7 @@ _ENOUGH = 2
 
 
 class Kinds:
-    """What was seen with one set of credentials. A kind is `TurnRequest.kind`; None is nobody's."""
+    """What was seen with one set of credentials. A kind is `TurnRequest.kind`."""
 
     def __init__(self) -> None:
         self._ended = Newest[Fingerprint, int]()
@@ -30,10 +30,9 @@ class Kinds:
         if self._ended.get(kind, 0) >= 0:
             self._ended[kind] = self._ended.get(kind, 0) + 1
 
-    def went_on(self, kind: Fingerprint | None) -> None:
+    def went_on(self, kind: Fingerprint) -> None:
         """Take note that one was not: none of its kind is taken for over any more."""
-        if kind is not None:
-            self._ended[kind] = -1
+        self._ended[kind] = -1
 
     def led_aside(self, kind: Fingerprint) -> None:
         """Take note that an agent came back to where it was before a request of this kind."""

@@ -158,8 +158,10 @@ class Partition:
 
     def note_course(self, request: TurnRequest, continued: Baseline) -> None:
         """Take note that *request* goes on with the conversation of *continued*."""
+        if continued.kind is None:
+            return
         self.kinds.went_on(continued.kind)
-        if continued.kind not in (None, request.kind):
+        if continued.kind != request.kind:
             self.remember(continued, Mismatch.HISTORY_CHANGED, is_sound=True, left_by=request.kind)
 
     def note_return(self, request: TurnRequest) -> bool:
