@@ -186,7 +186,8 @@ def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits
     """Return the connection used last whose conversation was of the kind of *request*, and is over.
 
     A history that did not begin with its request may be that of a conversation which goes on; but not where
-    another request, for the same task, does not.
+    another request, for the same task, does not. One that began with much would be dear to lose, and is of little
+    use to the compressor.
     """
     if not habits.over and not habits.aside:
         return None
@@ -195,7 +196,7 @@ def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits
         (each.last_used, each.key)
         for each in candidates
         if each.free and (known := each.baseline) is not None and known.turns == 1 and known.kind == kind
-        if kind in habits.aside or known.begun or known.asked == request.asked
+        if kind in habits.aside or known.brief or known.asked == request.asked
         if kind in habits.aside or (kind in habits.over and now - each.last_used >= _OVER_SECONDS)
     ]
     return max(alike)[1] if alike else None

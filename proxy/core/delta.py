@@ -216,6 +216,11 @@ class TurnRequest:
         return self._kind[0]
 
     @property
+    def is_brief(self) -> bool:
+        """Whether its history shows no turn before it, and is so short that a compressor sees all of it."""
+        return not self.has_model_output and len(orjson.dumps(self.input)) <= _BRIEF
+
+    @property
     def is_stored(self) -> bool:
         """Whether the agent has upstream keep the response beyond the connection, as the API does by default."""
         return self.fields.get("store") is not False
@@ -261,6 +266,9 @@ _PROBED = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_iden
 _SENT = frozenset({Reuse.MAY_DIFFER, Reuse.MUST_MATCH})
 
 
+_BRIEF = 1 << 15
+"""Bytes: the window of DEFLATE (RFC 1951)."""
+
 _NAMING = frozenset({"client_metadata", "metadata", "prompt_cache_key"})
 """Fields that agents give another value with each conversation, or with each turn."""
 
@@ -293,8 +301,8 @@ class Baseline:
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
     differs from that of the one before in the chain, which was on the same connection. *kind* is that of the
-    request where the conversation may be over: nothing was called that would have to be answered. *begun* says
-    that the conversation began with this request, for all that its history shows.
+    request where the conversation may be over: nothing was called that would have to be answered. *brief* says
+    that the conversation began with this request, for all that its history shows, and with little.
     """
 
     response_id: str
@@ -314,7 +322,7 @@ class Baseline:
     stored: bool = False
     own_id: bool = False
     kind: Fingerprint | None = None
-    begun: bool = False
+    brief: bool = False
 
     @classmethod
     def after(
@@ -349,7 +357,7 @@ class Baseline:
             fuller=fuller,
             stored=request.is_stored,
             kind=request.kind if may_be_over else None,
-            begun=not request.has_model_output,
+            brief=may_be_over and request.is_brief,
         )
 
     def __repr__(self) -> str:

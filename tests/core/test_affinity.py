@@ -106,9 +106,18 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
         free(1, baseline(FIRST, assistant("Yes"), temperature=0.5)),
         free(1, baseline(SECOND, assistant("Yes"))),
         free(1, Baseline.after(request(*FIRST), "resp_1", (), turns=2)),
+        free(1, baseline([user("x" * 2**15)], assistant("Yes"))),
         free(1),
     ],
-    ids=["at work", "called a tool", "of another kind", "an old conversation", "went on", "knows nothing"],
+    ids=[
+        "at work",
+        "called a tool",
+        "of another kind",
+        "an old conversation",
+        "went on",
+        "began with much",
+        "knows nothing",
+    ],
 )
 def test_no_other_makes_place(known: Candidate) -> None:
     """It goes on, or may, or has nothing that helps."""

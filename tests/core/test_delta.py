@@ -342,13 +342,16 @@ def test_requests_for_one_purpose_are_of_one_kind() -> None:
 
 
 def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
-    """It began with the request if the agent's history shows no answer."""
+    """It began with the request if the agent's history shows no answer, and is brief up to what DEFLATE sees."""
     asked = request(user("x"))
     done = baseline([user("x")], assistant("Done"))
-    assert (done.kind, done.begun) == (asked.kind, True)
+    assert (done.kind, done.brief) == (asked.kind, True)
     assert baseline([user("x")], reasoning(), call()).kind is None
     later = baseline([user("x"), assistant("Done"), user("y")], assistant("Done"))
-    assert (later.kind, later.begun) == (asked.kind, False)
+    assert (later.kind, later.brief) == (asked.kind, False)
+    room = 2**15 - len(orjson.dumps([user("")]))
+    assert baseline([user("x" * room)], assistant("Done")).brief
+    assert not baseline([user("x" * (room + 1))], assistant("Done")).brief
 
 
 def test_a_conversations_beginning_names_it() -> None:

@@ -344,6 +344,17 @@ async def test_who_begins_at_once_takes_nobodys_place(pooled: Start, simulator: 
     assert [turn.connection_id for turn in simulator.turns] == [0, 1, 2] * 2
 
 
+async def test_who_began_with_much_makes_no_place(pooled: Start, simulator: Simulator) -> None:
+    """Conversations over documents, by turns: each of them goes on with a delta."""
+    here = await pooled(max_connections=9)
+    conversations = [Conversation() for _ in range(4)]
+    for text in (INSTRUCTIONS * 2, ""):
+        for number, conversation in enumerate(conversations):
+            here.clock.advance(15)
+            await converse(here, simulator, conversation, f"{text}{number}")
+    assert [turn.connection_id for turn in simulator.turns] == [0, 1, 2, 3] * 2
+
+
 async def test_one_offs_of_another_kind_are_left_alone(pooled: Start, simulator: Simulator) -> None:
     """Other settings, other tasks."""
     titles = Titles(await pooled(), simulator)
