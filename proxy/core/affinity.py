@@ -53,7 +53,8 @@ class Former:
     """A baseline that is no more, and why a request that would continue it must be sent in full.
 
     *is_sound* says that upstream was continuing its response when the agent hung up, or has done so. *left_by* is
-    the kind of the request that continued it, where that was another than its own.
+    the kind of the request that continued it, where that was another than its own, or that went aside from it: it
+    is on its connection then as before.
     """
 
     baseline: Baseline
@@ -233,11 +234,18 @@ def _value(candidate: Candidate) -> tuple[bool, bool, float]:
 
 def returned_to(request: TurnRequest, candidates: Iterable[Candidate], formers: Iterable[Former]) -> Former | None:
     """Return the former that *request* goes on from; None where a connection has its baseline, or nobody."""
-    live = [Former(each.baseline, Mismatch.BUSY) for each in candidates if each.baseline is not None]
-    known = [*live, *formers]
-    found = [each for each in known if isinstance(diff(request, each.baseline, "any"), Delta)]
-    last = max(found, key=lambda each: each.baseline.length, default=None)
-    return None if last is None or last in live else last
+    formers = list(formers)
+    live = [each.baseline for each in candidates if each.baseline is not None]
+    last = gone_on_from(request, [*live, *(each.baseline for each in formers)])
+    if any(last is each for each in live):
+        return None
+    return next((each for each in formers if each.baseline is last), None)
+
+
+def gone_on_from(request: TurnRequest, baselines: Iterable[Baseline]) -> Baseline | None:
+    """Return the longest of *baselines* that *request* goes on from; of several the first."""
+    found = [each for each in baselines if isinstance(diff(request, each, "any"), Delta)]
+    return max(found, key=lambda each: each.length, default=None)
 
 
 def explain(

@@ -9,7 +9,10 @@ from proxy.core.items import Fingerprint
 from proxy.upstream.newest import Newest
 
 _ENOUGH = 2
-"""So many of a kind have to end before the next is taken for one that will."""
+"""So many of a kind have to end before the next is taken for one that will.
+
+And so many in a row go aside without anybody coming back, before none does any more.
+"""
 
 
 class Kinds:
@@ -17,12 +20,12 @@ class Kinds:
 
     def __init__(self) -> None:
         self._ended = Newest[Fingerprint, int]()
-        self._aside = Newest[Fingerprint, None]()
+        self._aside = Newest[Fingerprint, int]()
 
     def habits(self, *, may_go_aside: bool = True) -> Habits:
         """Return what agents do: what several did with a kind and none did otherwise, or one did and came back."""
         over = {kind for kind, ended in self._ended.items() if ended >= _ENOUGH}
-        aside = {kind for kind in self._aside if self._ended.get(kind, 0) >= 0}
+        aside = {kind for kind, left in self._aside.items() if left > 0 and self._ended.get(kind, 0) >= 0}
         return Habits(over, aside if may_go_aside else frozenset())
 
     def ended(self, kind: Fingerprint) -> None:
@@ -36,4 +39,8 @@ class Kinds:
 
     def led_aside(self, kind: Fingerprint) -> None:
         """Take note that an agent came back to where it was before a request of this kind."""
-        self._aside[kind] = None
+        self._aside[kind] = _ENOUGH
+
+    def went_aside(self, kind: Fingerprint) -> None:
+        """Take note of such a request that left a conversation where it is, which may come back there, or not."""
+        self._aside[kind] = self._aside.get(kind, 0) - 1

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.core.affinity import Candidate, Former, returned_to
+from proxy.core.affinity import Candidate, Former, gone_on_from, returned_to
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.items import Fingerprint
@@ -156,13 +156,26 @@ class Partition:
             self.formers.clear()
             self.formers.extend([Former(baseline, reason, is_sound, left_by), *others][:_FORMERS_KEPT])
 
-    def note_course(self, request: TurnRequest, continued: Baseline) -> None:
-        """Take note that *request* goes on with the conversation of *continued*."""
+    def note_course(self, request: TurnRequest, upload: Delta | Full) -> None:
+        """Take note of the conversation that *request* goes on with, or goes aside from."""
+        if isinstance(upload, Delta):
+            self._note_continued(request, upload.baseline)
+        elif upload.reason is Mismatch.ASIDE:
+            self._note_aside(request)
+
+    def _note_continued(self, request: TurnRequest, continued: Baseline) -> None:
         if continued.kind is None:
             return
         self.kinds.went_on(continued.kind)
+        self._note_back(request, next((each for each in self.formers if each.baseline is continued), None))
         if continued.kind != request.kind:
             self.remember(continued, Mismatch.HISTORY_CHANGED, is_sound=True, left_by=request.kind)
+
+    def _note_aside(self, request: TurnRequest) -> None:
+        """Take note that *request* leaves the conversation that it goes on with where it is."""
+        self.kinds.went_aside(request.kind)
+        left = gone_on_from(request, [each.baseline for each in self.candidates if each.baseline is not None])
+        self.remember(left, Mismatch.HISTORY_CHANGED, left_by=request.kind)
 
     def note_return(self, request: TurnRequest) -> bool:
         """Take note where *request* comes back to a conversation that is no more; return whether it does."""
@@ -170,9 +183,13 @@ class Partition:
         if former is None or former.baseline.kind is None:
             return False
         self.kinds.went_on(former.baseline.kind)
-        if former.left_by not in (None, request.kind):
-            self.kinds.led_aside(former.left_by)
+        self._note_back(request, former)
         return True
+
+    def _note_back(self, request: TurnRequest, former: Former | None) -> None:
+        """Take note where *request* goes on from *former*, which one of another kind had gone on from before."""
+        if former is not None and former.left_by is not None and former.left_by != request.kind:
+            self.kinds.led_aside(former.left_by)
 
     # Its chains
 

@@ -358,8 +358,7 @@ class Pool:
         if isinstance(choice, Open) and self._is_tried_beside(partition, spare):
             raise NoLease(Mismatch.NO_WEBSOCKET)
         partition.trust.begin(now)
-        if isinstance(choice.upload, Delta):
-            partition.note_course(request, choice.upload.baseline)
+        partition.note_course(request, choice.upload)
         if not isinstance(choice, Open):
             return choice.key, self._taken(partition, choice, now), upload
         if spare is not None:

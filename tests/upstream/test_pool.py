@@ -418,13 +418,29 @@ async def test_what_leads_nowhere_costs_a_conversation_one_upload(pooled: Start,
     """Once the agent has come back to where it was, a suggestion goes aside, and then where the last one was."""
     here = await pooled()
     agent = Suggesting(here, simulator)
-    assert [await agent.ask(text) for text in "abcd"] == [
+    assert [await agent.ask(text) for text in "abcdef"] == [
         (Mismatch.FIRST_TURN, None),
         (Mismatch.HISTORY_CHANGED, Mismatch.ASIDE),
         (None, Mismatch.ASIDE),
         (None, Mismatch.ASIDE),
+        (None, Mismatch.ASIDE),
+        (None, Mismatch.ASIDE),
     ]
-    assert [turn.connection_id for turn in simulator.turns] == [0, 0, 1, 2, 1, 2, 1, 2]
+    assert [turn.connection_id for turn in simulator.turns] == [0, 0, *[1, 2] * 5]
+
+
+async def test_what_an_agent_came_back_from_once_is_a_delta_again(pooled: Start, simulator: Simulator) -> None:
+    """A summary may be thrown away: if those behind it are not, two go up in full, in vain, and then none."""
+    here = await pooled(max_connections=9)
+    agent = Suggesting(here, simulator)
+    await agent.ask("a")
+    assert await agent.ask("b") == (Mismatch.HISTORY_CHANGED, Mismatch.ASIDE)
+    summed_up = []
+    for _ in range(3):
+        agent.main = Conversation()
+        summed_up.append(await agent.ask("c"))
+    assert [how for _, how in summed_up] == [Mismatch.ASIDE, None, None]
+    assert await agent.ask("d") == (Mismatch.HISTORY_CHANGED, Mismatch.ASIDE)
 
 
 async def test_a_suggestion_that_is_taken_up_is_no_way_aside(pooled: Start, simulator: Simulator) -> None:
