@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from peerage import OURS, PEERS, Place
+from peer import Place
+from peerage import OURS, PEERS
 from peers import DIRECT, figures_of, lines, measure
 from shapes import SHAPES
 

@@ -17,7 +17,8 @@ from agent import TurnFailed, play
 from charts import Group, bars
 from install import NotInstalled, default_cache
 from link import Link
-from peerage import OURS, PEERS, Peer, PeerFailed, Running, running
+from peer import Peer, PeerFailed, Running, running
+from peerage import OURS, PEERS
 from session import Session
 from shapes import SHAPES, Shape
 
