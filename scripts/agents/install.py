@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sources import Npm, Program, PyPI
@@ -33,8 +33,10 @@ def install(agent: Program, cache: Path) -> tuple[str, ...]:
     """Install *agent* below *cache* if it is not there yet; return the beginning of its command line."""
     match agent.source:
         case Npm() as source:
-            folder = _npm_install(source.package, agent.version, cache)
-            return (*_node(source, cache), str(folder / "node_modules/.bin" / source.program))
+            modules = _npm_install(source, agent.version, cache) / "node_modules"
+            if isinstance(source.program, Path):
+                return (*(_node(source, cache) or ("node",)), str(modules / source.program))
+            return (*_node(source, cache), str(modules / ".bin" / source.program))
         case PyPI() as source:
             programs = _pip_install(source, agent.version, cache)
             if isinstance(source.program, Path):
@@ -48,7 +50,12 @@ def _node(source: Npm, cache: Path) -> tuple[str, ...]:
     """Return the Node.js to name on the command line, if the one on the PATH is too old."""
     if source.node <= _node_here():
         return ()
-    return (str(_npm_install("node", NODE, cache) / "node_modules/.bin/node"),)
+    return (str(_newer_node(cache) / "node"),)
+
+
+def _newer_node(cache: Path) -> Path:
+    """Return the folder of the Node.js that is installed for agents."""
+    return _npm_install(Npm(package="node", program="node", node=0), NODE, cache) / "node_modules/.bin"
 
 
 def _node_here() -> int:
@@ -59,12 +66,15 @@ def _node_here() -> int:
     return int(answer.stdout.removeprefix("v").split(".")[0])
 
 
-def _npm_install(package: str, version: str, cache: Path) -> Path:
-    """Return the folder with *package*."""
-    folder = cache / f"{package.replace('/', '+')}-{version}"
+def _npm_install(source: Npm, version: str, cache: Path) -> Path:
+    """Return the folder with the package of *source*, whose own scripts met the Node.js that will run it."""
+    folder = cache / f"{source.package.replace('/', '+')}-{version}"
+    environ = dict(os.environ)
+    if source.node > _node_here():
+        environ["PATH"] = os.pathsep.join((str(_newer_node(cache)), environ["PATH"]))
     options = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
-    npm = ("npm", "install", *options, "--prefix", str(folder), f"{package}@{version}")
-    _install_once(folder, f"{package}@{version}", npm)
+    npm = ("npm", "install", *options, "--prefix", str(folder), f"{source.package}@{version}")
+    _install_once(folder, f"{source.package}@{version}", npm, environ=environ)
     return folder
 
 
@@ -92,7 +102,9 @@ def _python(source: PyPI) -> str:
     return found
 
 
-def _install_once(folder: Path, what: str, *commands: Sequence[str]) -> None:
+def _install_once(
+    folder: Path, what: str, *commands: Sequence[str], environ: Mapping[str, str] | None = None
+) -> None:
     """Fill *folder* with *commands*, unless that was done before."""
     complete = folder / ".complete"
     if complete.exists():
@@ -105,6 +117,7 @@ def _install_once(folder: Path, what: str, *commands: Sequence[str]) -> None:
             subprocess.run(
                 command,
                 cwd=folder,
+                env=environ,
                 check=True,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr,

@@ -7,10 +7,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Npm:
-    """An npm *package* whose *program* runs on Node.js *node* or newer."""
+    """An npm *package* whose *program*, a command of its or a script in it, runs on Node.js *node* or newer."""
 
     package: str
-    program: str
+    program: str | Path
     node: int = 20
 
 
