@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sources import Npm, Program, PyPI
 
-NODE = "24.21.0"  # for agents that need a newer Node.js than there is
+NODES = {22: "22.23.3", 24: "24.21.0"}  # for agents that need another Node.js than there is
 OLDEST_PYTHON, NEWEST_PYTHON = 11, 14  # for programs that do not know ours: 3.11 to 3.14
 INSTALL_SECONDS = 600
 
@@ -47,15 +47,17 @@ def install(agent: Program, cache: Path) -> tuple[str, ...]:
 
 
 def _node(source: Npm, cache: Path) -> tuple[str, ...]:
-    """Return the Node.js to name on the command line, if the one on the PATH is too old."""
-    if source.node <= _node_here():
-        return ()
-    return (str(_newer_node(cache) / "node"),)
+    """Return the Node.js to name on the command line, if the one on the PATH will not do."""
+    other = _other_node(source, cache)
+    return () if other is None else (str(other / "node"),)
 
 
-def _newer_node(cache: Path) -> Path:
-    """Return the folder of the Node.js that is installed for agents."""
-    return _npm_install(Npm(package="node", program="node", node=0), NODE, cache) / "node_modules/.bin"
+def _other_node(source: Npm, cache: Path) -> Path | None:
+    """Return the folder of a Node.js that is installed for *source*; None if the one on the PATH will do."""
+    if source.node <= _node_here() <= (source.newest_node or sys.maxsize):
+        return None
+    version = NODES[source.newest_node or max(NODES)]
+    return _npm_install(Npm(package="node", program="node", node=0), version, cache) / "node_modules/.bin"
 
 
 def _node_here() -> int:
@@ -68,14 +70,26 @@ def _node_here() -> int:
 
 def _npm_install(source: Npm, version: str, cache: Path) -> Path:
     """Return the folder with the package of *source*, whose own scripts met the Node.js that will run it."""
-    folder = cache / f"{source.package.replace('/', '+')}-{version}"
-    environ = dict(os.environ)
-    if source.node > _node_here():
-        environ["PATH"] = os.pathsep.join((str(_newer_node(cache)), environ["PATH"]))
+    wanted = (f"{source.package}@{version}", *source.pins)
+    folder = cache / "+".join((f"{source.package}-{version}", *source.pins)).replace("/", "+")
     options = ("--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error")
-    npm = ("npm", "install", *options, "--prefix", str(folder), f"{source.package}@{version}")
-    _install_once(folder, f"{source.package}@{version}", npm, environ=environ)
+    npm = ("npm", "install", *options, "--prefix", str(folder), *wanted)
+    _install_once(folder, " ".join(wanted), npm, environ=_npm_environ(_other_node(source, cache)))
+    if source.built is not None:
+        file, place = (folder / "node_modules" / path for path in source.built)
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, place)
     return folder
+
+
+def _npm_environ(node: Path | None) -> dict[str, str]:
+    """Return our environment, in which the Node.js in the folder *node* comes first and its headers are known."""
+    environ = dict(os.environ)
+    if node is not None:
+        environ["PATH"] = os.pathsep.join((str(node), environ["PATH"]))
+        for header in node.parent.glob("**/include/node/node.h"):
+            environ["npm_config_nodedir"] = str(header.parents[2])
+    return environ
 
 
 def _pip_install(source: PyPI, version: str, cache: Path) -> Path:

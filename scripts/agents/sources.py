@@ -7,11 +7,19 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Npm:
-    """An npm *package* whose *program*, a command of its or a script in it, runs on Node.js *node* or newer."""
+    """An npm *package* whose *program*, a command of its or a script in it, runs on Node.js *node* or newer.
+
+    *newest_node*, 22 if any, is the newest that it runs on. *pins* are other packages, as ``NAME@VERSION``, where
+    the newest of what the package asks for will not do. *built* is a file of another package, and the folder in
+    which this one looks for it: where it would be downloaded otherwise.
+    """
 
     package: str
     program: str | Path
     node: int = 20
+    newest_node: int | None = None
+    pins: tuple[str, ...] = ()
+    built: tuple[Path, Path] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
