@@ -14,7 +14,7 @@ import aiohttp
 from install import install
 from sources import Npm, PyPI
 
-READY_SECONDS = 90
+READY_SECONDS = 180
 STOP_SECONDS = 10
 
 
@@ -36,8 +36,9 @@ class Peer:
     """A proxy: how it is installed, started and asked.
 
     *configure* writes what it needs into its place and returns its arguments and environment; *ready* is asked
-    until it answers 200; *enrol* does what a user would do next. Agents are pointed at *path*, and send *headers*
-    made of the place. A *lenient* upstream is one that takes an item twice. *told* says what it is.
+    until it answers 200; *enrol* does what a user would do next. Agents are pointed at *path*, name the model as
+    *model* says, and send *headers* made of the place. A *lenient* upstream is one that takes an item twice.
+    *told* says what it is.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Peer:
     source: Npm | PyPI | Path
     configure: Callable[[Place], tuple[tuple[str, ...], Mapping[str, str]]]
     path: str = "/v1"
+    model: str = "{}"
     ready: str = "/v1/models"
     enrol: Callable[[Place], Awaitable[None]] | None = None
     lenient: bool = False
@@ -80,7 +82,7 @@ async def running(peer: Peer, upstream: str, *, cache: Path, home: Path) -> Asyn
             *program,
             *arguments,
             cwd=home,
-            env={**_environ(home), **environ},
+            env={**_environ(home, Path(program[0]).parent), **environ},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
@@ -88,11 +90,19 @@ async def running(peer: Peer, upstream: str, *, cache: Path, home: Path) -> Asyn
         )
     try:
         await _until_ready(peer, place, process, log)
-        if peer.enrol is not None:
-            await peer.enrol(place)
+        await _enrol(peer, place)
         yield Running(peer, place, process.pid)
     finally:
         await _stop(process)
+
+
+async def _enrol(peer: Peer, place: Place) -> None:
+    if peer.enrol is None:
+        return
+    try:
+        await peer.enrol(place)
+    except (aiohttp.ClientError, LookupError) as exc:
+        raise PeerFailed(f"could not be set up: {exc!r}") from exc
 
 
 async def _until_ready(peer: Peer, place: Place, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -120,23 +130,31 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     """End *process*, and its children where the system has process groups."""
     if process.returncode is not None:
         return
-    if os.name == "posix":
-        os.killpg(process.pid, signal.SIGTERM)
-    else:
-        process.terminate()
+    _end(process)
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await process.wait()
     except TimeoutError:
-        process.kill()
+        _end(process, at_once=True)
         await process.wait()
 
 
-def _environ(home: Path) -> dict[str, str]:
+def _end(process: asyncio.subprocess.Process, *, at_once: bool = False) -> None:
+    if os.name == "posix":
+        os.killpg(process.pid, signal.SIGKILL if at_once else signal.SIGTERM)
+    elif at_once:
+        process.kill()
+    else:
+        process.terminate()
+
+
+def _environ(home: Path, programs: Path) -> dict[str, str]:
+    """Return our environment without what is ours; what is beside the program, it finds first on its path."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
     for name in list(kept):
         if name.startswith(("PACKLIGHT_", "PYTHONPATH")):
             del kept[name]
+    kept["PATH"] = os.pathsep.join((str(programs), kept.get("PATH", os.defpath)))
     return kept | {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "NO_PROXY": "127.0.0.1"}
 
 

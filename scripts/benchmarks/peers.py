@@ -3,10 +3,11 @@
 import asyncio
 import statistics
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,19 @@ from shapes import SHAPES, Shape
 from proxy.simulator import Simulator, SimulatorSettings
 
 DIRECT = "direct"
+FAILURE_WIDTH = 120
 
 
 @dataclass(slots=True)
 class Measured:
-    """What one way came to, session by session: bytes *up* and *down*, and the seconds of each turn."""
+    """What one way came to, session by session: bytes *up* and *down*, tokens the model read, seconds by turn."""
 
     name: str
     version: str = ""
     told: str = ""
     up: list[int] = field(default_factory=list)
     down: list[int] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
     seconds: list[list[float]] = field(default_factory=list)
     transports: list[str] = field(default_factory=list)
     resident_before: int | None = None
@@ -54,6 +57,8 @@ class Lane:
 
     async def play(self, shape: Shape, seed: int, *, counts: bool) -> None:
         """Play one session; note its figures if it *counts*."""
+        if self.peer is not None:
+            shape = replace(shape, model=self.peer.peer.model.format(shape.model))
         session = Session(shape, seed=seed)
         self.simulator.script = session.script()
         up, down, turns = self.link.up.passed, self.link.down.passed, len(self.simulator.turns)
@@ -72,6 +77,7 @@ class Lane:
         if counts:
             self.measured.up.append(self.link.up.passed - up)
             self.measured.down.append(self.link.down.passed - down)
+            self.measured.read.append(sum(turn.usage["input_tokens"] for turn in self.simulator.turns[turns:]))
             self.measured.seconds.append(seconds)
             self.measured.transports += [
                 "delta" if turn.previous_response_id else turn.transport for turn in self.simulator.turns[turns:]
@@ -164,6 +170,7 @@ def figures_of(measured: Measured, direct: Measured) -> dict[str, Any]:
         "failure": measured.failure,
         "up": measured.up,
         "down": measured.down,
+        "read": measured.read,
         "transports": {kind: measured.transports.count(kind) for kind in sorted(set(measured.transports))},
         "resident_before": measured.resident_before,
         "resident_after": measured.resident_after,
@@ -178,6 +185,7 @@ def figures_of(measured: Measured, direct: Measured) -> dict[str, Any]:
         row |= {
             "up_of_direct": statistics.median(a / b for a, b in zip(measured.up, direct.up, strict=True)),
             "down_of_direct": statistics.median(a / b for a, b in zip(measured.down, direct.down, strict=True)),
+            "read_of_direct": statistics.median(a / b for a, b in zip(measured.read, direct.read, strict=True)),
             "added_ms": {"median": quarters[1], "quarter": quarters[0], "three_quarters": quarters[2]},
             "turn_ms": statistics.median(each * 1000 for session in measured.seconds for each in session),
         }
@@ -187,13 +195,13 @@ def figures_of(measured: Measured, direct: Measured) -> dict[str, Any]:
 def lines(figures: dict[str, Any]) -> list[str]:
     """Return the table in Markdown."""
     told = [
-        "| | turns upstream | up | of direct | down | of direct | added to a turn (quartiles) | memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | turns upstream | up | of direct | down | of direct | read | added to a turn (quartiles) | memory |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in figures["rows"]:
         name = f"{row['name']} {row['version']}".strip()
         if row["failure"]:
-            told.append(f"| {name} | {row['failure']} | | | | | | |")
+            told.append(f"| {name} | {_short(row['failure'])} | | | | | | | |")
             continue
         kinds = ", ".join(f"{count} {kind}" for kind, count in row["transports"].items())
         up, down = statistics.median(row["up"]), statistics.median(row["down"])
@@ -205,9 +213,14 @@ def lines(figures: dict[str, Any]) -> list[str]:
         is_direct = row["name"] == DIRECT
         told.append(
             f"| {name} | {kinds} | {up:,.0f} | {row['up_of_direct']:.1%} | {down:,.0f} | "
-            f"{row['down_of_direct']:.1%} | {'' if is_direct else late} | {memory} |"
+            f"{row['down_of_direct']:.1%} | {row['read_of_direct']:.1%} | {'' if is_direct else late} | {memory} |"
         )
     return told
+
+
+def _short(failure: str) -> str:
+    """Return a reason that fits a table."""
+    return textwrap.shorten(failure, FAILURE_WIDTH, placeholder=" ...").replace("|", "\\|")
 
 
 def _draw(figures: dict[str, Any], folder: Path) -> None:
