@@ -84,16 +84,22 @@ Mode = Literal["off", "auto", "on"]
 Places = st.integers(0, 7)
 Styles = st.integers(0, 40)
 Said = st.sampled_from(OUTPUTS)
+Pauses = st.sampled_from((1.0, 12.0))
+Words = st.sampled_from(OUTPUTS[:2])
 
 
 @dataclass
 class Agent:
-    """A conversation over the Responses API; *heard* is what the model said last."""
+    """A conversation over the Responses API; *heard* is what the model said last.
+
+    *purpose* is a setting that tells requests beside conversations from others.
+    """
 
     key: str
     style: str
     history: list[Raw]
     heard: list[Raw] = field(default_factory=list)
+    purpose: float | None = None
 
     front_end: ClassVar[FrontEnd] = Responses()
     styles: ClassVar[Sequence[str]] = STYLES_HERE
@@ -113,10 +119,19 @@ class Agent:
         self.history += replies or [user(text)]
         self.heard = []
 
+    def aside(self, purpose: float) -> Self:
+        """Return another with the same past, for a *purpose*."""
+        return replace(self.forked(), purpose=purpose)
+
+    @property
+    def fields(self) -> Raw:
+        """The settings of the request."""
+        return {"model": "m", "stream": True} | ({} if self.purpose is None else {"temperature": self.purpose})
+
     @property
     def body(self) -> Raw:
         """The request."""
-        return {"model": "m", "store": False, "stream": True, "input": self.history}
+        return {**self.fields, "store": False, "input": self.history}
 
     @property
     def told(self) -> list[Token]:
@@ -158,7 +173,7 @@ class ChatAgent(Agent):
     @property
     def body(self) -> Raw:
         """The request."""
-        return {"model": "m", "stream": True, "messages": self.history}
+        return {**self.fields, "messages": self.history}
 
     @property
     def told(self) -> list[Token]:
@@ -218,7 +233,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.now = 0.0
 
     @initialize(
-        max_connections=st.integers(1, 4),
+        max_connections=st.sampled_from((1, 2, 3, 4, 6)),
         dropped=st.sampled_from(("reasoning", "none", "any")),
         terminal_output=st.sampled_from(("full", "empty", "omitted")),
         terminal_ciphertext=st.sampled_from(("same", "different")),
@@ -333,6 +348,28 @@ class PoolMachine(RuleBasedStateMachine):
         self.agents.append(other)
         other.go_on("a")
         self._ask(said, other)
+
+    @rule(key=st.sampled_from(KEYS), texts=st.text("ab", min_size=1, max_size=5), seconds=Pauses, said=Words)
+    def ask_for_titles(self, key: str, texts: str, seconds: float, said: Output) -> None:
+        """Somebody asks for titles, with which nobody goes on."""
+        for text in texts:
+            self.now += seconds
+            self._ask(said, self.agent_of(key, self.agent_of.styles[0], [user(f"Title: {text}")], purpose=0.25))
+
+    @precondition(lambda self: self.agents)
+    @rule(place=Places, texts=st.text("ab", min_size=1, max_size=5), seconds=Pauses, said=Words)
+    def go_on_with_suggestions(self, place: int, texts: str, seconds: float, said: Output) -> None:
+        """Somebody goes on, and asks after each answer for a suggestion, and for a note of all that was said."""
+        agent = self._agent(place)
+        for text in texts:
+            self.now += seconds
+            agent.go_on(text)
+            self._ask(said, agent)
+            suggestion, note = agent.aside(0.5), agent.aside(0.75)
+            suggestion.go_on(text)
+            self._ask(said, suggestion)
+            note.history.insert(1, user("Note"))
+            self._ask(said, note)
 
     @precondition(lambda self: self.agents)
     @rule(place=Places, said=Said)
