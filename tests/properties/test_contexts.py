@@ -50,8 +50,8 @@ def test_no_generated_case_has_a_wrong_context(
     assert outcomes["weighed"] > outcomes["cases"] / 20
     assert outcomes["hoisted"] > outcomes["cases"] / 20
     assert outcomes["restored"] > outcomes["cases"] / 2000
-    assert outcomes["taken"] > outcomes["cases"] / 50
-    assert outcomes["aside"] > outcomes["cases"] / 500
+    assert outcomes["taken"] > outcomes["cases"] / 200
+    assert outcomes["aside"] > outcomes["cases"] / 2000
     assert min(outcomes[each] for each in ("incomplete", "failed", "UpstreamError", "ConnectionLost")) > 0
 
 
