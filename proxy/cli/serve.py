@@ -21,7 +21,6 @@ from proxy.cli.terminal import encodable
 from proxy.config import SIMULATED, Config
 from proxy.errors import BadConfiguration
 from proxy.server import Server
-from proxy.simulator import Simulator, SimulatorSettings, agent_script
 
 _NO_WORDS = "Unknown error"
 """What `os.strerror` says of numbers that it does not know, such as those of Windows' sockets."""
@@ -53,9 +52,7 @@ async def _serve(config: Config) -> None:
     with Stop() as stop:
         async with AsyncExitStack() as stack:
             if config.upstream == SIMULATED:
-                lenient = SimulatorSettings(require_key=False, strict_fields=False, keep_records=100)
-                simulator = await stack.enter_async_context(Simulator(lenient, script=agent_script()))
-                config = replace(config, upstream=simulator.base_url)
+                config = replace(config, upstream=await _simulated(stack))
             try:
                 server = await stack.enter_async_context(Server(config, shown=shown))
             except OSError as exc:
@@ -68,6 +65,15 @@ async def _serve(config: Config) -> None:
             await stop.wait()
             log.get("serve").info("draining", drain_seconds=config.drain_seconds)
             await stop.patiently(server.drain())
+
+
+async def _simulated(stack: AsyncExitStack) -> str:
+    """Run a simulated upstream until *stack* closes; return its base URL."""
+    from proxy.simulator import Simulator, SimulatorSettings, agent_script  # noqa: PLC0415  (few need it in memory)
+
+    lenient = SimulatorSettings(require_key=False, strict_fields=False, keep_records=100)
+    simulator = await stack.enter_async_context(Simulator(lenient, script=agent_script()))
+    return simulator.base_url
 
 
 def _announce(line: str) -> None:
