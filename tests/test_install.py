@@ -1,19 +1,20 @@
 """Where a program that was installed is found, and what runs it."""
 
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from install import NODES, install
-from sources import Npm
+from sources import Checkout, Npm
 
 
 @dataclass(frozen=True)
 class Installed:
     """A package that is in the cache already."""
 
-    source: Npm
+    source: Npm | Checkout
     version: str = "1.2.3"
 
 
@@ -68,3 +69,20 @@ def test_a_file_that_another_package_built_is_put_where_it_is_looked_for(cache: 
     source = Npm(package="@maker/thing", program="thing", node=18, pins=("other@4.5.6",), built=built)
     assert install(Installed(source), cache) == (str(modules / ".bin/thing"),)
     assert (modules / "@maker/thing/drivers/driver.node").read_text() == "built"
+
+
+def test_a_checkout_is_installed_as_it_is_now(tmp_path: Path) -> None:
+    """What was installed before it changed is replaced."""
+    checkout, cache = tmp_path / "thing", tmp_path / "cache"
+    checkout.mkdir()
+    (checkout / "constraints.txt").touch()
+    (checkout / "pyproject.toml").write_text(
+        '[project]\nname = "thing"\nversion = "1.2.3"\nscripts = {thing = "thing:main"}\n'
+    )
+    said = []
+    for word in ("before", "after"):
+        (checkout / "thing.py").write_text(f"def main():\n    print('{word}')\n")
+        command = install(Installed(Checkout(folder=checkout, program="thing")), cache)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)  # noqa: S603
+        said.append(done.stdout)
+    assert said == ["before\n", "after\n"]

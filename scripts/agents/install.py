@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sources import Npm, Program, PyPI
+from sources import Checkout, Npm, Program, PyPI
 
 NODES = {22: "22.23.3", 24: "24.21.0"}  # for agents that need another Node.js than there is
 OLDEST_PYTHON, NEWEST_PYTHON = 11, 14  # for programs that do not know ours: 3.11 to 3.14
@@ -42,6 +42,8 @@ def install(agent: Program, cache: Path) -> tuple[str, ...]:
             if isinstance(source.program, Path):
                 return (str(programs / "python"), str(source.program))
             return (str(programs / source.program),)
+        case Checkout() as source:
+            return (str(_install_anew(source, cache) / source.program),)
         case Path() as script:
             return (sys.executable, str(script))
 
@@ -102,6 +104,17 @@ def _pip_install(source: PyPI, version: str, cache: Path) -> Path:
     return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
 
 
+def _install_anew(source: Checkout, cache: Path) -> Path:
+    """Return the folder of the programs of the virtual environment for *source*, which is as it is now."""
+    folder = cache / source.folder.name
+    venv = (sys.executable, "-m", "venv", "--without-pip", str(folder))
+    pip = (sys.executable, "-m", "pip", "--python", str(folder), "-qq", "--disable-pip-version-check", "install")
+    pinned = (*pip, "-c", str(source.folder / "constraints.txt"))
+    _install_once(folder, f"what {source.folder.name} needs", venv, (*pinned, str(source.folder)))
+    _run((*pip, "--force-reinstall", "--no-deps", str(source.folder)), folder, source.folder.name)
+    return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
+
+
 def _python(source: PyPI) -> str:
     """Return a Python that *source* knows: our own if it will do."""
     ours = sys.version_info[:2]
@@ -126,17 +139,21 @@ def _install_once(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(f"installing {what}", file=sys.stderr)
+    for command in commands:
+        _run(command, folder, what, environ)
+    complete.touch()
+
+
+def _run(command: Sequence[str], folder: Path, what: str, environ: Mapping[str, str] | None = None) -> None:
     try:
-        for command in commands:
-            subprocess.run(
-                command,
-                cwd=folder,
-                env=environ,
-                check=True,
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr,
-                timeout=INSTALL_SECONDS,
-            )
+        subprocess.run(
+            command,
+            cwd=folder,
+            env=environ,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+            timeout=INSTALL_SECONDS,
+        )
     except (OSError, subprocess.SubprocessError) as exc:
         raise NotInstalled(f"could not install {what}: {exc}") from exc
-    complete.touch()

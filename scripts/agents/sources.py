@@ -37,6 +37,14 @@ class PyPI:
     oldest_python: tuple[int, int] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """The package whose source is in *folder*, installed anew each time as its users do, and its *program*."""
+
+    folder: Path
+    program: str
+
+
 class Program(Protocol):
     """What can be installed: something at a *version*, from a *source*."""
 
@@ -45,5 +53,5 @@ class Program(Protocol):
         """Which one."""
 
     @property
-    def source(self) -> Npm | PyPI | Path:
+    def source(self) -> Npm | PyPI | Checkout | Path:
         """Where it comes from; a path is a script of ours."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 from install import install
-from sources import Npm, PyPI
+from sources import Checkout, Npm, PyPI
 
 READY_SECONDS = 180
 STOP_SECONDS = 10
@@ -44,7 +44,7 @@ class Peer:
     name: str
     version: str
     told: str
-    source: Npm | PyPI | Path
+    source: Npm | PyPI | Checkout | Path
     configure: Callable[[Place], tuple[tuple[str, ...], Mapping[str, str]]]
     path: str = "/v1"
     model: str = "{}"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pointing
 from peer import Peer
-from sources import Npm, PyPI
+from sources import Checkout, Npm, PyPI
 
 OURS = Peer(
     name="packlight",
     version="this tree",
     told="deltas over a WebSocket, found by content",
-    source=pointing.ROOT / "proxy/__main__.py",
+    source=Checkout(folder=pointing.ROOT, program="packlight"),
     configure=pointing.packlight,
     ready="/_packlight/health",
 )

@@ -27,7 +27,7 @@ CODEX = {
 def packlight(place: Place) -> Told:
     """Run it as a user does."""
     flags = ("--upstream", f"{place.upstream}/v1", "--port", str(place.port), "--log-format", "json")
-    return ("serve", *flags), {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    return ("serve", *flags), {}
 
 
 def codex_lb(place: Place) -> Told:
