@@ -1,0 +1,48 @@
+"""``packlight`` and its commands: what there is, and what each has in memory."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+COMMANDS = ["serve", "demo", "bench", "simulate", "status", "config"]
+
+
+def test_help_names_every_command(packlight: Any) -> None:
+    """In the order in which a newcomer needs them."""
+    told = packlight.call("--help").output
+    places = [told.index(f"\n  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_own_help(packlight: Any, name: str) -> None:
+    """Each is found where it is said to be."""
+    result = packlight.call(name, "--help")
+    assert result.exit_code == 0
+    assert f"packlight {name} [OPTIONS]" in result.output
+
+
+def test_an_unknown_command_is_refused(packlight: Any) -> None:
+    """As click refuses it: exit 2, and what was not known."""
+    result = packlight.call("srve")
+    assert result.exit_code == 2
+    assert "'srve'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "unwanted"),
+    [
+        ("serve", {"proxy.simulator", "proxy.cli.demo", "proxy.cli.bench"}),
+        ("status", {"proxy.simulator", "proxy.server", "aiohttp"}),
+        ("config", {"proxy.simulator", "proxy.server", "aiohttp"}),
+    ],
+)
+def test_a_command_has_nothing_in_memory_for_others(name: str, unwanted: set[str]) -> None:
+    """The proxy runs for weeks, and a command that is short begins at once."""
+    program = f"import sys; from proxy.cli import main; main(['{name}', '--help'], standalone_mode=False)"
+    told = [sys.executable, "-c", f"{program}; print(*sys.modules)"]
+    loaded = subprocess.run(told, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603
+    assert "proxy.cli" in loaded
+    assert unwanted.isdisjoint(loaded)
