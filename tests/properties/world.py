@@ -147,7 +147,7 @@ class World(ABC):
         self.cases = 0
         self.outcomes: Counter[str] = Counter()
         self.dropped = self.policies[pick(len(self.policies))]
-        self._is_interactive = pick(8) == 7
+        self._is_interactive = pick(16) == 15
         self._their_settings = pick(self.usual_settings) if self._is_interactive else 0
         self.length = 4 * CASES_A_WORLD if self._is_interactive else CASES_A_WORLD
         self.upstream = ModelUpstream(
