@@ -1,6 +1,8 @@
 """The documents: what they point at is there."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from proxy.config import DOCS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+LOGGING = re.compile(r"\blog\b.*\.(debug|info|warning|error)$|^get\(\)\.log$")
+"""How events are logged, such as `log.info` or `log.get("serve").warning`."""
 
 
 def anchors(text: str) -> set[str]:
@@ -49,3 +53,19 @@ def test_each_module_has_its_noun_in_the_table(folder: str) -> None:
     modules = {each.name for each in (ROOT / "proxy" / folder).glob("*.py") if not each.name.startswith("__")}
     assert modules
     assert modules <= told
+
+
+def logged(module: Path) -> Iterator[str]:
+    """Yield the names of the events that *module* logs."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and LOGGING.search(ast.unparse(node.func)):
+            words = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            yield from (each for each in words[:1] if isinstance(each, str))
+
+
+def test_each_event_of_the_log_is_explained() -> None:
+    """The log's part of docs/figures.md has them all, and no others; the simulated upstream logs nothing here."""
+    modules = [each for each in (ROOT / "proxy").rglob("*.py") if "simulator" not in each.parts]
+    _, _, log = (ROOT / "docs/figures.md").read_text(encoding="utf-8").partition("\n## The log\n")
+    told = re.findall(r"^\| `(\w+)` \|", log, re.MULTILINE)
+    assert sorted(told) == sorted({event for module in modules for event in logged(module)})
