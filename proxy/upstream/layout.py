@@ -40,7 +40,7 @@ class Arranged(NamedTuple):
 
 
 class Layout:
-    """The order of members, chosen by what the *window*, in bytes, of one compressor holds of earlier messages."""
+    """The order of members, chosen by what the *window*, in bytes, of one connection holds of earlier messages."""
 
     def __init__(self, window: int) -> None:
         self._past = _Past(window - _BLIND)
