@@ -65,9 +65,9 @@ class Config:
     )
     http_compression: Literal["auto", "off", "gzip", "zstd"] = setting(
         "auto",
-        "What goes over plain HTTP. auto: turns in zstd where upstream takes it (api.openai.com, chatgpt.com), "
-        "and answers in gzip where the agent asks for no encoding. gzip, zstd: turns so for any upstream, until "
-        "it refuses one. off: everything as the agent sends it.",
+        "What goes over plain HTTP. auto: turns of the Responses API in zstd where upstream takes it "
+        "(api.openai.com, chatgpt.com), and answers in gzip where the agent asks for no encoding. gzip, zstd: "
+        "turns of both APIs so for any upstream, until it refuses one. off: everything as the agent sends it.",
     )
     dropped_output: Literal["none", "reasoning", "any"] = setting(
         "reasoning",
