@@ -103,7 +103,8 @@ def _link(link: Figures, terminal: Terminal) -> list[str]:
 def _collapses(count: int, terminal: Terminal) -> list[str]:
     if not count:
         return []
-    warning = f"warning      upstream confirmed {count} times that it continued a conversation, and had lost it"
+    often = "once" if count == 1 else f"{count} times"
+    warning = f"warning      upstream confirmed {often} that it continued a conversation, and had lost it"
     advice = 'answers may have missed their history; set websocket = "off" for this upstream'
     return [terminal.style(warning, bold=True), f"{'':13}{advice}"]
 
@@ -111,7 +112,9 @@ def _collapses(count: int, terminal: Terminal) -> list[str]:
 def _hoists(hoists: Figures) -> list[str]:
     if not any(hoists.values()):
         return []
-    verdicts = f"{hoists['proven']} models found to read both forms alike, {hoists['disproven']} not"
+    verdicts = (
+        f"verdicts that both forms are read alike: {hoists['proven']}, that they are not: {hoists['disproven']}"
+    )
     return [f"settings     told once per chain in {hoists['turns']} turns; {verdicts}"]
 
 

@@ -1,5 +1,7 @@
 """``packlight demo``: a session that really happens, and figures that are checked."""
 
+import os
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -168,3 +170,27 @@ def test_it_fits_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= max(width, 80)
     assert ("█" in report.line(ROW)) is (width >= 110)
     assert any("✓ check ok" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("called", "is_installed", "told"),
+    [
+        ("{here}/.venv/bin/packlight", False, "run `.venv/bin/packlight serve`"),
+        ("/a folder/bin/packlight", False, "run `'/a folder/bin/packlight' serve`"),
+        ("{here}/.venv/bin/packlight", True, "run `packlight serve`"),
+        ("{here}/proxy/__main__.py", False, "run `packlight serve`"),
+    ],
+)
+def test_it_ends_with_a_command_that_the_shell_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: str, told: str, *, is_installed: bool
+) -> None:
+    """Also where packlight is in a folder of its own, as scripts/demo has it."""
+    installed = tmp_path / "bin" / ("packlight.exe" if os.name == "nt" else "packlight")
+    installed.parent.mkdir()
+    if is_installed:
+        installed.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(installed.parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [called.format(here=Path.cwd())])
+    text = "\n".join(Report(Terminal()).ending(Summary([ROW], STATS)))
+    assert told in text

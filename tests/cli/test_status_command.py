@@ -137,8 +137,10 @@ def test_reasons_stand_in_a_column_and_times_have_a_zone() -> None:
 
 def test_a_collapsed_chain_is_a_warning() -> None:
     """Whoever looks is told that answers may have missed their history, and what to do."""
-    text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"chains": {"collapsed": 2}}}, Terminal()))
-    assert "warning      upstream confirmed 2 times that it continued a conversation, and had lost it" in text
+    for count, often in ((1, "once"), (2, "2 times")):
+        stats = FIGURES["stats"] | {"chains": {"collapsed": count}}
+        text = "\n".join(summary(FIGURES | {"stats": stats}, Terminal()))
+        assert f"warning      upstream confirmed {often} that it continued a conversation, and had lost it" in text
     assert 'websocket = "off"' in text
     assert "warning" not in "\n".join(summary(FIGURES, Terminal()))
 
@@ -147,7 +149,8 @@ def test_settings_told_once_are_counted() -> None:
     """How often, and for how many models it was found that they may be; nothing where nobody asked."""
     hoists = {"turns": 3, "proven": 1, "disproven": 2}
     text = "\n".join(summary(FIGURES | {"stats": FIGURES["stats"] | {"hoists": hoists}}, Terminal()))
-    assert "settings     told once per chain in 3 turns; 1 models found to read both forms alike, 2 not" in text
+    verdicts = "verdicts that both forms are read alike: 1, that they are not: 2"
+    assert f"settings     told once per chain in 3 turns; {verdicts}" in text
     assert "told once" not in "\n".join(summary(FIGURES, Terminal()))
 
 

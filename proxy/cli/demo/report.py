@@ -1,7 +1,11 @@
 """Report: what the demo shows, turn by turn and at its end."""
 
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+from shutil import which
 from textwrap import wrap
 from typing import Any
 
@@ -109,7 +113,7 @@ class Report:
             "",
             self._check(summary),
             "",
-            "For real: run `packlight serve`, and start your agent with",
+            f"For real: run `{_command()} serve`, and start your agent with",
             "  OPENAI_BASE_URL=http://127.0.0.1:8484/v1",
         ]
 
@@ -134,3 +138,13 @@ class Report:
 
     def _rule(self) -> str:
         return self._terminal.style(self._terminal.rule(self._width), dim=True)
+
+
+def _command() -> str:
+    """Return how the user calls this program: by its path where the shell does not know its name."""
+    program = Path(sys.argv[0])
+    if program.stem != "packlight" or which("packlight") is not None:
+        return "packlight"
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    return quote(program.as_posix())
