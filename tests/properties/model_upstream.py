@@ -6,6 +6,7 @@ yields once, so that a test can let other turns run in between; no event loop is
 
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, cast
 
 import orjson
@@ -474,6 +475,7 @@ class MemoryPool(Pool):
             traffic=Traffic(),
             connections=Connections(),
             clock=clock,
+            jitter=Random(1).random,  # the same each time: a seed is to find the same again
         )
         self._upstream = upstream
         self._background = cast("Any", _AtOnce())
