@@ -98,20 +98,31 @@ def _pip_install(source: PyPI, version: str, cache: Path) -> Path:
     """Return the folder of the programs of the virtual environment for *source*."""
     wanted = (f"{source.package}=={version}", *source.pins)
     folder = cache / "+".join(wanted)
-    venv = (_python(source), "-m", "venv", "--without-pip", str(folder))
-    pip = (sys.executable, "-m", "pip", "--python", str(folder), "-qq", "--disable-pip-version-check")
-    _install_once(folder, " ".join(wanted), venv, (*pip, "install", "--no-compile", *wanted))
-    return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
+    pip = (*_pip(folder), "--no-compile", *wanted)
+    _install_once(folder, " ".join(wanted), _venv(_python(source), folder), pip)
+    return _programs(folder)
 
 
 def _install_anew(source: Checkout, cache: Path) -> Path:
     """Return the folder of the programs of the virtual environment for *source*, which is as it is now."""
-    folder = cache / source.folder.name
-    venv = (sys.executable, "-m", "venv", "--without-pip", str(folder))
-    pip = (sys.executable, "-m", "pip", "--python", str(folder), "-qq", "--disable-pip-version-check", "install")
-    pinned = (*pip, "-c", str(source.folder / "constraints.txt"))
-    _install_once(folder, f"what {source.folder.name} needs", venv, (*pinned, str(source.folder)))
-    _run((*pip, "--force-reinstall", "--no-deps", str(source.folder)), folder, source.folder.name)
+    name = source.folder.name
+    folder = cache / name
+    _install_once(folder, name, _venv(sys.executable, folder))
+    _run((*_pip(folder), "-c", str(source.folder / "constraints.txt"), str(source.folder)), folder, name)
+    return _programs(folder)
+
+
+def _venv(python: str, folder: Path) -> tuple[str, ...]:
+    return (python, "-m", "venv", "--without-pip", str(folder))
+
+
+def _pip(folder: Path) -> tuple[str, ...]:
+    """Return the command that installs into the virtual environment *folder*."""
+    pip = (sys.executable, "-m", "pip", "--python", str(folder), "-qq", "--disable-pip-version-check")
+    return (*pip, "install")
+
+
+def _programs(folder: Path) -> Path:
     return Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
 
 
