@@ -606,6 +606,7 @@ async def test_pitfall_14_age_limit_is_safe_to_retry(proxied: Start, turns_befor
     assert text_of(await agent.turn("one")) == "alpha"
     assert_in_full(world, agent.history[:-1])
     refused, turn = world.simulator.turns[-2:]
+    assert turn.transport == "ws"
     assert turn.connection_id != refused.connection_id
 
 
@@ -1021,7 +1022,7 @@ async def test_pitfall_24_transport_fields(proxied: Start) -> None:
 async def test_pitfall_24_nulls_refused_over_a_websocket(proxied: Start) -> None:
     """A service that refuses nulls over a WebSocket alone gets such requests over HTTP, and asks again later."""
     now = 1000.0
-    world = await proxied(scripted(["alpha", "beta", "gamma", "delta"]), clock=lambda: now)
+    world = await proxied(scripted(["alpha", "beta", "gamma", "delta", "epsilon"]), clock=lambda: now)
     world.simulator.inject(
         Fault(
             "before_created",
@@ -1036,12 +1037,14 @@ async def test_pitfall_24_nulls_refused_over_a_websocket(proxied: Start) -> None
     assert text_of(await agent.turn("one")) == "alpha"
     assert world.simulator.requests[-1].body_sha256 == hashlib.sha256(agent.sent).hexdigest()
     await agent.turn("two")
-    assert [turn.transport for turn in world.simulator.turns] == ["ws", "http", "http"]
+    await Agent(world, temperature=None).turn("another conversation")
+    assert [turn.transport for turn in world.simulator.turns] == ["ws", "http", "http", "http"]
+    assert newest(world).reason == "unsupported_field"
     world.simulator.faults.clear()
     await Agent(world).turn("without")
     now += 301
     await agent.turn("three")
-    assert [turn.transport for turn in world.simulator.turns[3:]] == ["ws", "ws"]
+    assert [turn.transport for turn in world.simulator.turns[4:]] == ["ws", "ws"]
 
 
 async def test_pitfall_24_websocket_fields_over_http(proxied: Start) -> None:
