@@ -423,17 +423,18 @@ def _beyond_echo(
     Nothing follows where it is not an echo.
     """
     left_out: list[Output] = []
+    behind = 0  # how many of the items are the echo
     for output in outputs:
-        echoed = output.echoed_by(items)
+        echoed = output.echoed_by(items, behind)
         if not echoed:
             if not output.may_be_dropped(dropped):
                 return (), left_out
             left_out.append(output)
-        items = items[echoed:]
+        behind += echoed
     if outputs and len(left_out) == len(outputs):
         return (), left_out  # nothing of the response came back: the agent may have rewound to before it
-    if (left_out or not outputs) and items and items[0].from_model:
+    if (left_out or not outputs) and behind < len(items) and items[behind].from_model:
         return (), left_out  # rewritten, or an answer whose items upstream never told: held already
-    if any(output.echoed_by(items[n:]) for output in left_out for n in range(len(items))):
+    if any(output.echoed_by(items, n) for output in left_out for n in range(behind, len(items))):
         return (), left_out  # not left out but moved: upstream would hold it twice
-    return items, left_out
+    return items[behind:], left_out

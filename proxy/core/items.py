@@ -186,26 +186,26 @@ class Output:
             return dropped != "none"
         return self.type == "message" and dropped == "any"
 
-    def echoed_by(self, items: Sequence[Item]) -> int:
-        """Return how many of the leading *items* are the agent's echo of this output; 0 if they are not."""
-        if not items:
+    def echoed_by(self, items: Sequence[Item], start: int = 0) -> int:
+        """Return how many of *items*, from number *start* on, are the agent's echo of this output; 0 for none."""
+        if start >= len(items):
             return 0
-        first = items[0].raw
-        kind = item_type(first)
-        if kind == "item_reference":
-            return int(self.id is not None and first.get("id") == self.id)
-        if kind != self.type:
+        first = items[start]
+        if first.type == "item_reference":
+            return int(self.id is not None and first.raw.get("id") == self.id)
+        if first.type != self.type:
             return 0
-        if kind in {"reasoning", "compaction"}:
-            return self._same_reasoning(items)
-        if first.get("phase") not in (None, self.phase):
+        if self.type in {"reasoning", "compaction"}:
+            return self._same_reasoning(items, start)
+        if first.raw.get("phase") not in (None, self.phase):
             return 0
-        return int(_meaning(first) == self.meaning)
+        return int(_meaning(first.raw) == self.meaning)
 
-    def _same_reasoning(self, items: Sequence[Item]) -> int:
+    def _same_reasoning(self, items: Sequence[Item], start: int) -> int:
         """Match reasoning by identity, which some agents split into an item for each part of its summary."""
         run: list[Raw] = []
-        for item in items:
+        for number in range(start, len(items)):
+            item = items[number]
             if item.type != self.type or not self._identified_by(item.raw):
                 return 0
             run.append(item.raw)

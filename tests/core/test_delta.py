@@ -1,5 +1,6 @@
 """What a request adds to what upstream holds, and every reason to send it whole."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -360,6 +361,30 @@ def test_a_conversations_beginning_names_it() -> None:
     assert request(*HISTORY).root != request(HISTORY[0], user("Something else")).root
     assert request(HISTORY[0]).root == request(HISTORY[0]).marks[-1]
     assert request(*HISTORY).session == request(*HISTORY).root.hex()[:8]
+
+
+class CopiedItems(tuple[Item, ...]):
+    """Items that count how many of them were copied into another tuple, in *copied*."""
+
+    __slots__ = ()
+    copied = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if not isinstance(index, slice):
+            return found
+        type(self).copied += len(found)
+        return type(self)(found)
+
+
+def test_an_old_baseline_costs_no_more_than_a_look_at_each_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the agent leaves out is looked for in all that follows; a long history is not copied for that."""
+    monkeypatch.setattr(CopiedItems, "copied", 0)
+    new = [answer(), *(user(str(number)) for number in range(500))]
+    sent = request(*HISTORY, call(), *new)
+    found = diff(replace(sent, items=CopiedItems(sent.items)), baseline(HISTORY, *CALLED))
+    assert added(found) == new
+    assert CopiedItems.copied < 3 * len(sent.items)
 
 
 def test_a_conversation_keeps_what_was_asked_first() -> None:
