@@ -243,10 +243,9 @@ class Fault:
     @property
     def is_miss(self) -> bool:
         """Whether upstream no longer knows the response we continue; some have a code of their own, or none."""
-        return "previous_response" in self.code or (
-            (self.is_about("previous_response_id") or _GONE.search(self.message) is not None)
-            and self.code in _VAGUE
-        )
+        if self.code not in _VAGUE:
+            return "previous_response" in self.code
+        return self.is_about("previous_response_id") or _GONE.search(self.message, 0, _GONE_WITHIN) is not None
 
     @property
     def is_age_limit(self) -> bool:
@@ -334,5 +333,8 @@ _REFUSAL = re.compile(
 _GONE = re.compile(
     r"\bresponse with id\b.*\bnot found\b|\bprevious response\b.*\b(not found|expired|no longer)\b", re.IGNORECASE
 )
+_GONE_WITHIN = 1000
+"""Characters of a message in which it is looked for: some quote megabytes, and the time grows with the square."""
+
 _VAGUE = frozenset({"", "api_error", "invalid_request", "invalid_request_error", "not_found_error"})
 """Codes, or types where there is none, that leave it to the message to say what is wrong."""

@@ -193,6 +193,14 @@ def test_other_errors_are_no_miss(error: JSON) -> None:
     assert not Fault.of({"type": "error", "error": error}).is_miss
 
 
+def test_a_message_that_quotes_a_whole_request_is_read_at_its_beginning() -> None:
+    """There it says what is wrong; to look for it in a megabyte would hold everybody up for minutes."""
+    said = {"message": "The request is invalid: " + "response with id " * 60_000, "code": "invalid_request_error"}
+    assert not Fault.of({"type": "error", "error": said}).is_miss
+    said["message"] = "Response with id=resp_1 not found in: " + said["message"]
+    assert Fault.of({"type": "error", "error": said}).is_miss
+
+
 @pytest.mark.parametrize(
     ("said", "status", "code", "message"),
     [
