@@ -116,12 +116,15 @@ def _likely(given: Raw) -> dict[str, Any]:
 
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
+_PARTIAL = re.compile("[\ud800-\udfff\ufffd]")
+"""Half a character, or its replacement, which some servers write for a piece of one: its bytes are not told."""
+
 
 def _spelt(token: str) -> list[int] | None:
     r"""Return the bytes of *token*, which events leave out; a piece of a character is written like `\xe2\x80`."""
     if _ESCAPED.fullmatch(token):
         return list(bytes.fromhex(token.replace("\\x", "")))
-    return None if "\\x" in token or "\ufffd" in token else list(token.encode())
+    return None if "\\x" in token or _PARTIAL.search(token) else list(token.encode())
 
 
 def fault(error: Raw, status: int) -> dict[str, Any]:

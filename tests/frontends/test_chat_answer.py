@@ -269,6 +269,14 @@ def test_log_probabilities_go_with_their_words() -> None:
     }
 
 
+def test_half_a_character_is_a_token_without_bytes() -> None:
+    """Some servers write a token so that ends in the middle of one."""
+    answer = StreamedCompletion(usage=False, logprobs=True)
+    told = rb'"delta":"\ud83d","logprobs":[{"token":"\ud83d","logprob":-0.5}]'
+    written = answer.add(ServerEvent.parse(b'{"type":"response.output_text.delta",%b}' % told))
+    assert rb'"content":[{"token":"\ud83d","logprob":-0.5,"bytes":null,"top_logprobs":[]}]' in written
+
+
 def test_no_record_is_broken_by_what_some_clients_take_for_a_line_break() -> None:
     """They split at more than server-sent events do."""
     answer = StreamedCompletion(usage=False, logprobs=False)
