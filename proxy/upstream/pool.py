@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Self, TypeAlias
 
 from proxy.core.affinity import NoRoom, Open, Recall, Take, Use, choose
-from proxy.core.delta import Delta, Full, Mismatch, TurnRequest
+from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.items import Dropped
 from proxy.core.message import Message
 from proxy.core.turn import Turn
@@ -247,8 +247,8 @@ class Pool:
         *fits* says whether the whole history fits a WebSocket message; if not, only a delta will do. *last_used*
         is when the conversation went on last, where that is not now.
 
-        Leaving the block with a baseline on the connection gives it back; leaving it without one, or by an
-        exception, closes it: what upstream may still send on it is nobody's.
+        However the block is left, a connection that has a baseline by then is given back. One that has none is
+        closed: what upstream may still send on it is nobody's.
 
         Raises NoLease where plain HTTP should be used, and UpstreamError where upstream refuses the agent.
         """
@@ -475,15 +475,9 @@ class Pool:
         connection = slot.connection
         if connection is not None and connection.baseline is not None and self._knows(partition):
             now = self._clock()
-            partition.lifespan.done(now - slot.last_used, age=now - connection.opened_at)
-            if connection.pause > PAUSE:
-                if connection.turns > 1:  # on a new one upstream may have other workers
-                    partition.hasty = 0
-                partition.slumber.survived(connection.pause)
+            if connection.baseline is not slot.claimed:  # else it carried no turn
+                _note_turn(partition, connection, connection.baseline, now=now, seconds=now - slot.last_used)
             slot.last_used = now if last_used is None else last_used
-            known = connection.baseline
-            if known.kind is not None and known.turns == 1 and known is not slot.claimed:
-                partition.kinds.ended(known.kind)
             if connection.is_open:
                 slot.free, slot.claimed = True, None
                 connection.rest()
@@ -569,3 +563,16 @@ class Pool:
             rests = slot.baseline is not None and now - slot.last_used < LATELY_SECONDS
             if (rests and not connection.unanswered) if slot.free else connection.is_delivered:
                 self._background.start(connection.ask(), "keep a connection awake")
+
+
+def _note_turn(
+    partition: Partition, connection: Connection, known: Baseline, *, now: float, seconds: float
+) -> None:
+    """Learn from a turn that took so many *seconds* and came to its end: *known* is what upstream holds now."""
+    partition.lifespan.done(seconds, age=now - connection.opened_at)
+    if connection.pause > PAUSE:
+        if connection.turns > 1:  # on a new one upstream may have other workers
+            partition.hasty = 0
+        partition.slumber.survived(connection.pause)
+    if known.kind is not None and known.turns == 1:
+        partition.kinds.ended(known.kind)

@@ -52,7 +52,7 @@ async def test_a_lease_that_leaves_no_baseline_closes_the_connection(pooled: Sta
 async def test_a_lease_that_ends_in_an_exception_closes_the_connection(
     pooled: Start, simulator: Simulator
 ) -> None:
-    """Whatever went wrong in the block: even a connection that knows something again is not trusted."""
+    """Where it left no baseline: what went wrong then was in the middle of a turn."""
     here, conversation = await pooled(), Conversation()
     await converse(here, simulator, conversation, "a")
     asked = conversation.says("b")
@@ -78,6 +78,36 @@ async def test_a_lease_that_sends_nothing_keeps_the_baseline(pooled: Start, simu
     async with here.pool.lease(request(*conversation.history), here.partition) as lease:
         assert isinstance(lease.upload, Delta)
     assert len(simulator.connections) == 1
+
+
+async def test_a_lease_that_sends_nothing_teaches_nothing(pooled: Start, simulator: Simulator) -> None:
+    """The pause that a connection outlived before its latest turn says nothing of one that was fatal since."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    here.partition.connections[0].pause = 20.0
+    here.partition.slumber.lost(10.0, here.clock())
+    async with here.pool.lease(conversation.says("b"), here.partition):
+        pass
+    assert here.partition.slumber.rhythm(here.clock()) == 5.0
+
+
+async def test_a_turn_that_ended_is_not_undone_by_an_exception(pooled: Start, simulator: Simulator) -> None:
+    """An agent may hang up as soon as it has the last event."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+
+    async def answered_in_vain() -> None:
+        async with here.pool.lease(asked, here.partition) as lease:
+            await run(lease, asked)
+            raise ConnectionResetError
+
+    asked = conversation.says("b")
+    simulator.script = scripted(["b", "c"])
+    with pytest.raises(ConnectionResetError):
+        await answered_in_vain()
+    (connection,) = here.partition.connections
+    assert connection.baseline is not None
+    assert connection.baseline.turns == 2
 
 
 async def test_a_connection_is_claimed_before_anyone_waits(pooled: Start, simulator: Simulator) -> None:
