@@ -177,9 +177,14 @@ class Turn:
         return None not in (self._parent, self.response_id) and self._parent == self._earlier != self.response_id
 
     @property
+    def _continued(self) -> Baseline | None:
+        """What upstream was asked to continue."""
+        return self.upload.baseline if isinstance(self.upload, Delta) else None
+
+    @property
     def _parent(self) -> str | None:
         """The id of the response that upstream was asked to continue."""
-        return self.upload.baseline.response_id if isinstance(self.upload, Delta) else None
+        return self._continued.response_id if self._continued is not None else None
 
     @property
     def goes_on(self) -> bool:
@@ -260,7 +265,7 @@ class Turn:
             return self._error(event)
         if self._is_earlier(event):
             return ()
-        if event.type == "response.failed" and self._is_unheard and self._is_to_repeat(event):
+        if event.type == "response.failed" and self._is_unheard and self._repeat_after_failure(event):
             return ()
         if self.state is State.SENT:
             if not event.of_response:
@@ -355,7 +360,7 @@ class Turn:
         if isinstance(response_id, str):
             self.response_id = response_id
         if not self._is_asked(response):
-            self._ignored()
+            self._note_ignored()
 
     def _is_asked(self, response: Raw) -> bool:
         """Whether *response* names the parent it was asked to continue, or none where it was asked for none."""
@@ -363,26 +368,26 @@ class Turn:
             return True
         return bool(response.get("previous_response_id", self._parent) == self._parent)
 
-    def _ignored(self) -> None:
+    def _note_ignored(self) -> None:
         """Take note that upstream answers to another history than it was told: the agent must not see that."""
         self.chain_ignored = True
         if not self.shown:
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
 
-    def _is_to_repeat(self, failed: ServerEvent) -> bool:
-        """Whether the turn has to be sent again after *failed*, a `response.failed` before anything was said.
+    def _repeat_after_failure(self, failed: ServerEvent) -> bool:
+        """Have the turn sent again after *failed*, a `response.failed` before anything was said; return whether.
 
         Raises UpstreamError where upstream may take the agent's own request over HTTP.
         """
         fault = Fault.of(failed.json())
-        if self._is_miss(fault):
+        if self._repeat_after_miss(fault):
             return True
         # It may be the last word on the attempt that was refused on this connection, or about the chain.
         is_straggler = self._retried_here and not self.begun
         if is_straggler or (isinstance(self.upload, Delta) and self._may_be_about_chain(fault)):
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return True
-        if self._is_refused_rewrite(fault, fresh=False):
+        if self._repeat_without_rewrite(fault, fresh=False):
             return True
         is_too_long = self.request.echo is not None and fault.code == "context_length_exceeded"
         if is_too_long or (self.request.is_in_doubt and fault.is_rejection):
@@ -390,12 +395,13 @@ class Turn:
             raise fault.as_error()
         return False
 
-    def _is_miss(self, fault: Fault) -> bool:
+    def _repeat_after_miss(self, fault: Fault) -> bool:
+        """Have the turn sent again if *fault*, of a `response.failed`, is a miss; return whether."""
         continued = isinstance(self.upload, Delta)
-        if (continued or self._reused) and fault.is_miss:
-            self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=not continued)
-            return True
-        return False
+        if not (fault.is_miss and (continued or self._reused)):
+            return False
+        self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=not continued)
+        return True
 
     def _may_be_about_chain(self, fault: Fault) -> bool:
         """Whether upstream may take in full what it refused as a delta.
@@ -427,13 +433,13 @@ class Turn:
             # About items of an earlier turn, or the end of an earlier attempt: both stay with the connection.
             self._repeat(Mismatch.UPSTREAM_FORGOT, fresh=True)
             return ()
-        if self._is_refused_rewrite(fault, fresh=self.begun or self._retried_here):
+        if self._repeat_without_rewrite(fault, fresh=self.begun or self._retried_here):
             return ()
         self.state = State.FAILED
         raise fault.as_error()
 
-    def _is_refused_rewrite(self, fault: Fault, *, fresh: bool) -> bool:
-        """Whether upstream refused a full history that was rewritten; it is then sent again with one rewrite less.
+    def _repeat_without_rewrite(self, fault: Fault, *, fresh: bool) -> bool:
+        """Have a full history that was refused, perhaps for a rewrite, sent again without that; return whether.
 
         With *fresh* on a new connection: here more of the refused attempt may follow, and would be taken for the
         answer to the next.
@@ -460,9 +466,9 @@ class Turn:
         response = _response(event)
         reading = self.reading = self._reading(response)
         if not self._is_asked(response):
-            self._ignored()
+            self._note_ignored()
             return
-        if self._has_collapsed(reading) or self.state is not State.COMPLETED:
+        if self._note_collapse(reading) or self.state is not State.COMPLETED:
             return
         response_id = response.get("id")
         if not isinstance(response_id, str) or self.response_id not in (None, response_id):
@@ -472,7 +478,6 @@ class Turn:
         outputs = self._account.outputs(response.get("output"))
         if outputs is None:
             return
-        turns = self.upload.baseline.turns + 1 if isinstance(self.upload, Delta) else 1
         self.response_id = response_id
         weight = self._weight(reading, outputs)
         told, retold = self._as_told(outputs)
@@ -480,7 +485,7 @@ class Turn:
             self.request,
             response_id,
             told,
-            turns=turns,
+            turns=self._continued.turns + 1 if self._continued is not None else 1,
             weight=weight,
             retold=retold,
             hoisted=self.hoisted.mark if self.hoisted is not None else None,
@@ -496,9 +501,12 @@ class Turn:
     def _reading(self, response: Raw) -> Reading | None:
         return Reading.of(self.request.fields, self._sent, response) if self.request.keeps_history else None
 
-    def _has_collapsed(self, reading: Reading | None) -> bool:
-        """Whether upstream read less than the chain that it confirmed; then send in full, if nothing was shown."""
-        parent = self.upload.baseline.weight if isinstance(self.upload, Delta) else None
+    def _note_collapse(self, reading: Reading | None) -> bool:
+        """Note it where upstream read less than the chain that it confirmed; return whether it did.
+
+        The turn is then sent again in full, if nothing was shown.
+        """
+        parent = self._continued.weight if self._continued is not None else None
         if parent is None or reading is None or reading.read >= (expected := parent.expected(reading)):
             return False
         self.collapse = Collapse(expected, reading.read, shown=self.shown)
@@ -507,14 +515,14 @@ class Turn:
         return True
 
     def _weight(self, reading: Reading | None, outputs: tuple[Output, ...]) -> Weight | None:
-        parent = self.upload.baseline.weight if isinstance(self.upload, Delta) else None
-        if reading is None or (isinstance(self.upload, Delta) and parent is None):
+        parent = self._continued.weight if self._continued is not None else None
+        if reading is None or (self._continued is not None and parent is None):
             return None  # of a chain whose beginning has no weight, it is not known what may be left out
         return Weight.of(reading, self._sent, outputs, parent)
 
     def _as_told(self, outputs: tuple[Output, ...]) -> tuple[tuple[Output, ...], bool]:
         """Return *outputs* as the agent's history will show them, and whether its chain has any in other words."""
-        retold = isinstance(self.upload, Delta) and self.upload.baseline.retold
+        retold = self._continued is not None and self._continued.retold
         if self.request.echo is None:
             return outputs, retold
         told = tuple(Output.of(item) for item in self.request.echo(self._account.held))
