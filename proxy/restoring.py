@@ -19,7 +19,7 @@ from proxy.core.hoist import Form
 from proxy.core.items import Dropped
 from proxy.core.turn import State, Turn
 from proxy.core.warmup import Keepsake, WarmUp
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from proxy.errors import ConnectionLost, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from proxy.ledger import Ledger, Traffic
 from proxy.upstream.background import Background
 from proxy.upstream.connection import Connection
@@ -256,7 +256,7 @@ class Restoring:
             self._pause(partition)
             return Outcome.REFUSED
         except (NoLease, UpstreamUnavailable, GarbledEvent) as exc:
-            if isinstance(exc, UpstreamTimeout) or getattr(exc, "code", _LOST) != _LOST:
+            if isinstance(exc, UpstreamTimeout) or (isinstance(exc, ConnectionLost) and exc.code != _LOST):
                 self._pause(partition)  # it was silent, or closed the connection in so many words
             return Outcome.FAILED
         if warm_up.restored is not None:
@@ -320,12 +320,9 @@ class Restoring:
 
     async def _on(self, lease: Lease, job: Job, warm_up: WarmUp) -> None:
         lost = Full(Mismatch.CONNECTION_LOST)
-        message = lease.start(warm_up, lost)
-        if len(message) > self._max_message_bytes or not job.partition.sizes.may_be_taken(
-            len(message), self._clock()
-        ):
+        message, began = lease.start(warm_up, lost), self._clock()
+        if len(message) > self._max_message_bytes or not job.partition.sizes.may_be_taken(len(message), began):
             return
-        began = self._clock()
         await lease.send(message)
         job.holds_link = False
         await self._hear(warm_up, lease, max(_LEAST_PATIENCE, self._clock() - began))

@@ -101,8 +101,10 @@ class History(Sequence[Item]):
     def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
 
     def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
-        if isinstance(index, slice) and index == slice(index.start, None) and (index.start or 0) >= self._known:
-            return self._new[(index.start or 0) - self._known :]
+        if isinstance(index, slice) and index.stop is None and index.step is None:
+            start = index.start or 0
+            if start >= self._known:
+                return self._new[start - self._known :]
         return self.whole[index]
 
     @cached_property

@@ -41,8 +41,6 @@ class Listening:
     async def stop(self) -> None:
         """Take no more connections."""
         asyncio.get_running_loop().set_exception_handler(self._handler)
-        if self._reopening is not None:
-            self._reopening.cancel()
         await self._background.close(0)
         if self._site in self._runner.sites:
             await self._site.stop()

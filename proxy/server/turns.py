@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable
 from traceback import extract_tb
+from typing import Literal
 
 import structlog
 from aiohttp import web
@@ -288,9 +289,14 @@ class AgentRequest:
 
     def _record(self, front_end: str) -> TurnRecord:
         turn = self._turn
-        upload = turn.upload if turn is not None and not self._relay.attempts else None
-        total = len(turn.request.items) if turn is not None else 0
-        reason = self._reason if upload is None else None if isinstance(upload, Delta) else upload.reason
+        total = sent = len(turn.request.items) if turn is not None else 0
+        how: Literal["delta", "full", "http"] = "http"
+        reason = self._reason
+        if turn is not None and not self._relay.attempts:
+            if isinstance(turn.upload, Delta):
+                how, reason, sent = "delta", None, len(turn.upload.items)
+            else:
+                how, reason = "full", turn.upload.reason
         first_shown, started = self._first_shown, self._started
         if first_shown is None:
             first_shown = self._relay.first_shown
@@ -300,11 +306,11 @@ class AgentRequest:
             front_end=front_end,
             session=turn.request.session if turn is not None else "",
             model=self._model and self._model[:_MODEL_SHOWN],
-            upload="http" if upload is None else "delta" if isinstance(upload, Delta) else "full",
+            upload=how,
             reason=reason.value if reason is not None else None,
             detail=self._detail,
             items_total=total,
-            items_sent=len(upload.items) if isinstance(upload, Delta) else total,
+            items_sent=sent,
             bytes_from_agent=self._received,
             bytes_to_upstream=self._traffic.sent,
             bytes_from_upstream=self._traffic.received,

@@ -177,9 +177,10 @@ class Http:
         Redirects are not followed, and a network's sign-in page is no response to a turn. Raises
         UpstreamUnavailable.
         """
-        is_turn = method == "POST" and path.partition("?")[0] in _TURNS
+        endpoint = path.partition("?")[0]
+        is_turn = method == "POST" and endpoint in _TURNS
         await self._link.look(is_turn=is_turn)
-        encoding = self._encodings.get(path.partition("?")[0]) if is_turn else None
+        encoding = self._encodings.get(endpoint) if is_turn else None
         encoded = await _encoded(encoding, headers, body)
         send = partial(self._send, method, path, traffic)
         if encoding is None or encoded is None:

@@ -144,8 +144,6 @@ class Link:
 
     async def close(self) -> None:
         """Look no more."""
-        if self._watching is not None:
-            self._watching.cancel()
         await self._background.close(0)
 
     def _change(self, trouble: Trouble | None, detail: str) -> None:
