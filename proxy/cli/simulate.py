@@ -64,9 +64,6 @@ async def _simulate(settings: SimulatorSettings, script: Script, host: str, port
                 await stack.enter_async_context(simulator)
             except OSError as exc:
                 raise cannot_listen(host, port, exc) from exc
-            shown = f"[{host}]" if ":" in host else host
-            click.echo(
-                f"packlight {__version__} simulated upstream ({settings.citizen}) "
-                f"listening on http://{shown}:{simulator.port}/v1"
-            )
+            who = f"packlight {__version__} simulated upstream ({settings.citizen})"
+            click.echo(f"{who} listening on {simulator.base_url}")
             await stop.wait()

@@ -173,7 +173,7 @@ class Journal:
     def _trim(self, records: list[Any]) -> None:
         limit = self._limit()
         if limit is not None:
-            del records[:-limit]
+            del records[: max(len(records) - limit, 0)]
         self.note()
 
     def note(self) -> None:

@@ -110,7 +110,8 @@ class Simulator:
     def base_url(self) -> str:
         """The API's base, ``http://HOST:PORT/v1``."""
         scheme = "https" if self._ssl else "http"
-        return f"{scheme}://{self._host}:{self._port}/v1"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{scheme}://{host}:{self._port}/v1"
 
     @property
     def websocket_url(self) -> str:

@@ -223,3 +223,17 @@ async def test_records_can_be_limited(simulate: Simulate, talk: Talk) -> None:
     assert [turn.number for turn in simulator.turns] == [1, 2]
     assert [connection.id for connection in simulator.connections] == [1, 2]
     assert len(simulator.requests) == 2
+
+
+async def test_no_records_need_be_kept(simulate: Simulate, talk: Talk) -> None:
+    """A limit of 0 means none, not all."""
+    simulator = await simulate(keep_records=0)
+    await (await talk(simulator)).complete()
+    assert (simulator.turns, simulator.connections, simulator.requests) == ([], [], [])
+
+
+def test_an_ipv6_address_is_in_brackets() -> None:
+    """Both URLs work as they are."""
+    simulator = Simulator(host="::1", port=9000)
+    assert simulator.base_url == "http://[::1]:9000/v1"
+    assert simulator.websocket_url == "ws://[::1]:9000/v1/responses"
