@@ -43,7 +43,7 @@ _LOST_UNSHOWN, _LOST = 2, 3
 """Turns lost in a row after which WebSockets are suspect: those of which nothing was shown, and any."""
 
 _FAULTS = frozenset({HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY})
-"""Statuses of an error that may be that of whoever carries WebSockets; of others HTTP has its share."""
+"""Statuses of an error that may be due to how a gateway carries WebSockets; others would come over HTTP too."""
 
 _FAULTS_BELIEVED = 2
 """After so many of them that HTTP did not have, a conversation goes over HTTP at once."""
@@ -318,7 +318,7 @@ class Exchange:
         """Take note that the agent no longer waits for the turn.
 
         Where upstream was answering it, nothing speaks against the response that it continues. Where nothing had
-        come, upstream may be at a loss with that one, and the agent has lost its patience.
+        come, it may be that one which upstream cannot continue.
         """
         turn = self.turn
         if turn.in_flight and isinstance(turn.upload, Delta):

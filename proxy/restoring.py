@@ -48,7 +48,7 @@ _LEAST_PATIENCE = 5.0
 
 
 _SOON = 5.0
-"""Seconds behind an upload in which an upstream that closes the connection does so behind every response."""
+"""Where upstream closes the connection within so many seconds of an upload, it is taken to do so after each."""
 
 
 class Outcome(Enum):

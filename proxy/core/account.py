@@ -51,10 +51,12 @@ class Account:
         """Return what upstream holds of the response, which its last event says is *final*; None where in doubt.
 
         The streamed items count. The terminal list may be empty or shorter, and may seal reasoning in another
-        ciphertext. It is uncertain what upstream holds where that list has an item beyond the streamed ones, or
-        one of them in other words or at another place, and where that list is shorter and the agent was shown
-        pieces of an item that was not told whole, which it may give back though upstream holds it, or what may be
-        one item twice. So is it where an item cannot be known again, or where there were too many to keep.
+        ciphertext. It is uncertain what upstream holds
+
+        - where that list has an item that was not streamed, or one in other words or at another place;
+        - where it is shorter, and an item was begun and not told whole: the agent was shown pieces of it;
+        - where it is shorter, and two items were told at one place, which may be one item twice;
+        - where an item cannot be known again, or there were too many to keep.
         """
         if self._told_bytes > _MOST_TOLD:
             return None

@@ -53,8 +53,8 @@ class Former:
     """A baseline that is no more, and why a request that would continue it must be sent in full.
 
     *is_sound* says that upstream was continuing its response when the agent hung up, or has done so. *left_by* is
-    the kind of the request that continued it, where that was another than its own, or that went aside from it: it
-    is on its connection then as before.
+    the kind of a request that left it: one of another kind than its own that took its place on the connection, or
+    one that went aside, so that it is still there.
     """
 
     baseline: Baseline
@@ -227,7 +227,10 @@ def _is_in_use(candidate: Candidate, now: float, *, recall: Recall) -> bool:
 
 
 def _value(candidate: Candidate) -> tuple[bool, bool, float]:
-    """Rank what would be lost: nothing, a conversation of one turn (a title, a summary), a long one."""
+    """Rank *candidate* by what would be lost with it: nothing, a conversation of one turn, a longer one.
+
+    Of equals that counts least which was used longest ago.
+    """
     baseline = candidate.baseline
     return (baseline is not None, baseline is not None and baseline.turns > 1, candidate.last_used)
 

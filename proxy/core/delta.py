@@ -397,7 +397,7 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
     if baseline.length >= len(request.items) or request.marks[baseline.length] != baseline.mark:
         return Full(Mismatch.HISTORY_CHANGED)
     if baseline.retold and request.echo is None:
-        return Full(Mismatch.HISTORY_CHANGED)  # these very words, from an agent that speaks upstream's own API
+        return Full(Mismatch.HISTORY_CHANGED)  # upstream holds other items, for which a translated history stands
     new, left_out = _beyond_echo(request.items[baseline.length :], baseline.outputs, dropped)
     if not new:
         return Full(Mismatch.HISTORY_CHANGED)
@@ -406,9 +406,9 @@ def diff(request: TurnRequest, baseline: Baseline, dropped: Dropped = "reasoning
     if request.settings != baseline.settings:
         return Full(Mismatch.SETTINGS_CHANGED)
     if baseline.hoisted is not None and (request.hoisted is None or request.hoisted.mark != baseline.hoisted):
-        return Full(Mismatch.SETTINGS_CHANGED)  # upstream would go on with those that it holds
+        return Full(Mismatch.SETTINGS_CHANGED)  # upstream would go on with the settings that it holds
     if request.instructions != baseline.instructions and (baseline.kept or not request.fields.get("instructions")):
-        return Full(Mismatch.SETTINGS_CHANGED)  # as above; where it is told none, also one not known to keep them
+        return Full(Mismatch.SETTINGS_CHANGED)  # as above; given none, any upstream may keep those before
     answered = {item.answers for item in new}
     if any(output.call_id is not None and output.call_id not in answered for output in baseline.outputs):
         return Full(Mismatch.CALL_UNANSWERED)

@@ -54,7 +54,7 @@ class Item:
 
     @property
     def from_model(self) -> bool:
-        """Whether only a model writes such items, so that one at the wrong place means an edit."""
+        """Whether only a model writes such items: one where none of its output is expected means an edit."""
         kind = self.type
         if kind == "message":
             return self.raw.get("role") == "assistant"
@@ -233,7 +233,7 @@ def contradicts(account: Raw, other: Raw) -> bool:
 
 
 def _words(raw: Raw) -> Any:
-    """Return what a message says, or a call asks for, without all that is only told of it."""
+    """Return the text of a message, or the name and the arguments of a call; None of anything else."""
     match item_type(raw):
         case "message":
             content = parts(raw.get("content"), "output_text")

@@ -78,9 +78,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """How many tokens the continuation of a response reads: *least* or more, but *loose* ones may be left out.
+    """How many tokens the continuation of a response reads: *least* or more, of which *loose* may be left out.
 
-    That holds for a prompt with settings of the same *shape*, read by the same *reader*.
+    Those are of reasoning, which a server need not read again. All this holds for a prompt with settings of the
+    same *shape*, read by the same *reader*.
     """
 
     least: int

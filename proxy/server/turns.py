@@ -24,7 +24,7 @@ from proxy.upstream.headers import fits_a_handshake, of_answer, of_identity
 
 log = structlog.get_logger("turns")
 
-_CALMLY = {
+_RETRY_LATER = {
     trouble: {"retry-after": "10", "x-should-retry": "true"}
     for trouble in (Trouble.CAPTIVE_PORTAL, Trouble.OFFLINE)
 }
@@ -260,7 +260,7 @@ class AgentRequest:
                 return await self._events.fail(UpstreamError(status, body, {}))
         if self._reply.begun:
             return self._reply.abort()
-        return self._reply.error(status, told, "upstream_unavailable", headers=_CALMLY.get(fault.trouble))
+        return self._reply.error(status, told, "upstream_unavailable", headers=_RETRY_LATER.get(fault.trouble))
 
     def _note_arrived(self, size: int) -> None:
         self._bytes_from_agent += size

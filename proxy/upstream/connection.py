@@ -37,7 +37,7 @@ _SLOWEST = 4096
 """Bytes per second of the slowest link that a message is believed to be still queueing for."""
 
 _FAR = 0.15
-"""Seconds of round trip from which a message is worth guarding: what a loss costs goes with them."""
+"""Seconds of round trip from which a message is worth guarding: the loss of its end costs two or more of them."""
 
 _GUARDS, _APART = 3, 0.005
 """How many packets follow a message over such a link, and how many seconds lie between them."""

@@ -48,7 +48,7 @@ def is_doubtful(signs: Signs, *, ping_interval: float) -> bool:
 def is_merely_silent(signs: Signs) -> bool:
     """Whether a connection that gave no pong may have been forgotten for its silence: nothing else explains it.
 
-    Whoever forgot it, somebody before him acknowledges what is sent.
+    What is sent on such a connection may be acknowledged all the same, by something nearer than what forgot it.
     """
     return not (signs.moved or signs.owing or signs.slept > _NAP)
 
