@@ -98,28 +98,32 @@ class Rescue:
             await asyncio.sleep(_LOOK_SECONDS)
             partition.answers_at_work = partition.answers_at_work or connection.answers_at_work
             connection.pongs_count = partition.answers_at_work
-            if not connection.is_stuck:
-                if not asked and connection.is_delivered:
-                    asked, partition.asked_at_work = True, partition.asked_at_work + 1
-                    await connection.ask()
-                if connection.is_unheard and (partition.answers_at_work or (connection.is_mute and not looked)):
-                    looked = True
-                    await self._outlive(partition, connection)
-                elif not hasty and connection.is_forgotten(2**partition.hasty):
-                    hasty = True
-                    await self._outlive(partition, connection, behind_a_pause=True)
-                continue
-            if partition.may_open(self._clock()) and await self._opens_beside(partition, connection):
-                found = "a new connection did"
-            elif not partition.may_open(self._clock()) and await self._answers_beside(connection):
-                found = "no new WebSocket can be had"
-            else:
-                continue
-            await asyncio.sleep(_GRACE)
             if connection.is_stuck:
-                if not TELLS:
-                    _doubt_pongs(partition)
-                connection.give_up(f"nothing got through, where {found} (stuck_timeout)")
+                await self._unstick(partition, connection)
+                continue
+            if not asked and connection.is_delivered:
+                asked, partition.asked_at_work = True, partition.asked_at_work + 1
+                await connection.ask()
+            if connection.is_unheard and (partition.answers_at_work or (connection.is_mute and not looked)):
+                looked = True
+                await self._outlive(partition, connection)
+            elif not hasty and connection.is_forgotten(2**partition.hasty):
+                hasty = True
+                await self._outlive(partition, connection, behind_a_pause=True)
+
+    async def _unstick(self, partition: Partition, stuck: Connection) -> None:
+        """Give up a connection that stays *stuck* where another opens, or else where the next hop answers."""
+        if partition.may_open(self._clock()) and await self._opens_beside(partition, stuck):
+            found = "a new connection did"
+        elif not partition.may_open(self._clock()) and await self._answers_beside(stuck):
+            found = "no new WebSocket can be had"
+        else:
+            return
+        await asyncio.sleep(_GRACE)
+        if stuck.is_stuck:
+            if not TELLS:
+                _doubt_pongs(partition)
+            stuck.give_up(f"nothing got through, where {found} (stuck_timeout)")
 
     async def _outlive(self, partition: Partition, silent: Connection, *, behind_a_pause: bool = False) -> None:
         """Give up a connection that goes on to be *silent* where another one has its ping answered.
