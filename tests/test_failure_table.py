@@ -779,6 +779,28 @@ async def test_an_ending_that_is_not_completed_passes_and_leaves_no_baseline(
 
 
 @pytest.mark.parametrize(("finish", "status"), [(Failed(), "failed"), (Incomplete(), "incomplete")])
+async def test_a_first_turn_that_is_not_completed_is_why_the_second_is_full(
+    proxied: Start, agents: Agents, finish: Any, status: str
+) -> None:
+    """The figures blame the turn that was cut short, not a restart, until one that completed is known."""
+    start = await proxied(scripted([says("half an ans", finish=finish), "two", "three", "four"]))
+    agent = await agents(start.server.url)
+    async with agent.streaming("first") as stream:
+        await stream.rest()
+    agent.history.append({"type": "message", "role": "assistant", "content": "half an ans"})
+    await agent.turn("second")
+    await agent.turn("third")
+    agent.history[0] = {"role": "user", "content": "what nobody asked"}
+    await agent.turn("fourth")
+    assert await figures(start, 4) == [
+        ("full", "first_turn", 1, status),
+        ("full", "after_error", 1, "completed"),
+        ("delta", None, 1, "completed"),
+        ("full", "after_restart", 1, "completed"),
+    ]
+
+
+@pytest.mark.parametrize(("finish", "status"), [(Failed(), "failed"), (Incomplete(), "incomplete")])
 async def test_an_ending_that_is_not_completed_is_the_whole_answer(
     proxied: Start, agents: Agents, finish: Any, status: str
 ) -> None:

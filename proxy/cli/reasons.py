@@ -18,8 +18,8 @@ EXPLANATIONS: dict[str, str] = {
     "chain_collapsed": "Upstream confirmed a chain that it had lost, so everything is sent for a while.",
     "after_error": "The turn before failed, was cut short, or was given up by the agent, after which nothing is "
     "taken for granted.",
-    "after_restart": "The conversation began elsewhere: packlight was restarted, or what its user said first "
-    "changed (some agents compact so), or a header that tells credentials apart.",
+    "after_restart": "The conversation began elsewhere: packlight was restarted, or it went over plain HTTP until "
+    "now, or what its user said first changed (some agents compact so), or a header that tells credentials apart.",
     "busy": "Another turn was under way on the conversation's connection; or all that there may be "
     "(`max_connections`) were at work, or kept for conversations in use.",
     "aside": "Agents come back to where they were before a request of this kind (such as a suggestion for what to "

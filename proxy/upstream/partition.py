@@ -94,7 +94,8 @@ class Partition:
     *chaining* is told apart by whether responses are stored: some servers remember no others. *recall* is about
     stored ones that are continued on another connection than their own. *answers_at_work* says that upstream was
     seen to answer a ping in the middle of a turn, *asked_at_work* counts the turns in which that was asked.
-    *hasty* counts those in a row that were given up behind a pause.
+    *hasty* counts those in a row that were given up behind a pause. *cut_short* has what the conversations asked
+    of which a turn began none that could go on.
     """
 
     headers: Headers
@@ -102,6 +103,7 @@ class Partition:
     trust: Trust
     slots: dict[int, Slot] = field(default_factory=dict)
     formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
+    cut_short: Newest[Fingerprint, bool] = field(default_factory=Newest)
     chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
     recall: Chaining = field(default_factory=Chaining)
     collapses: int = 0
@@ -199,6 +201,11 @@ class Partition:
             return upload
         chaining = self.chaining[upload.baseline.stored]
         return Full(chaining.reason) if now < chaining.off_until else upload
+
+    def blamed(self, upload: Delta | Full, request: TurnRequest) -> Delta | Full:
+        """Return *upload*, whose reason is an earlier turn that failed where that is all that is known."""
+        is_unknown = isinstance(upload, Full) and upload.reason is Mismatch.AFTER_RESTART
+        return Full(Mismatch.AFTER_ERROR) if is_unknown and request.asked in self.cut_short else upload
 
     def note_delta(
         self,

@@ -280,7 +280,7 @@ class Pool:
                 guard.cancel()
             if slot.opening is not None:
                 slot.opening.cancel()
-            self._give_back(partition, key, slot, last_used)
+            self._give_back(partition, key, slot, request, last_used)
 
     async def _race(self, partition: Partition, doubtful: Connection) -> tuple[int, Slot] | None:
         """Race a *doubtful* connection as `Rescue.race` does, and learn which silence it outlived, or did not."""
@@ -349,7 +349,7 @@ class Pool:
         choice = self._choice(request, partition, fresh, fits=fits)
         if not isinstance(choice.upload, Delta) and partition.note_return(request):
             choice = self._choice(request, partition, fresh, fits=fits)  # what seemed to be over may not be
-        upload = partition.believed(choice.upload, now)
+        upload = partition.blamed(partition.believed(choice.upload, now), request)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
         spare = partition.spare if isinstance(choice, Open) else None
@@ -471,7 +471,9 @@ class Pool:
             self._connections.open -= 1
             self._connections.lost += 1
 
-    def _give_back(self, partition: Partition, key: int, slot: Slot, last_used: float | None) -> None:
+    def _give_back(
+        self, partition: Partition, key: int, slot: Slot, request: TurnRequest, last_used: float | None
+    ) -> None:
         connection = slot.connection
         if connection is not None and connection.baseline is not None and self._knows(partition):
             now = self._clock()
@@ -489,6 +491,8 @@ class Pool:
         if connection is None:
             return
         lost = slot.closing is not None
+        if slot.claimed is None and not lost:
+            partition.cut_short[request.asked] = True
         partition.remember(slot.claimed, Mismatch.CONNECTION_LOST if lost else Mismatch.AFTER_ERROR)
         self._retire(slot, Mismatch.AFTER_ERROR, abort=True)
 
