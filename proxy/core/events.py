@@ -128,6 +128,23 @@ class ServerEvent:
         shown = {name: value for name, value in fields.items() if name in response}
         return ServerEvent(self.type, _written({**event, "response": {**response, **shown}}))
 
+    def continuing_none(self, parent: str) -> "ServerEvent":
+        """Return this event with null for *parent* where its `response` names that as the one before it.
+
+        All else stays to the byte, unless the same words stand elsewhere as well, as in metadata.
+        """
+        named = re.compile(rb'("previous_response_id"\s*:\s*)' + re.escape(orjson.dumps(parent)))
+        if named.search(self.raw) is None:
+            return self
+        try:
+            response = self.json().get("response")
+        except GarbledEvent:
+            return self
+        if not isinstance(response, dict) or response.get("previous_response_id") != parent:
+            return self
+        raw, times = named.subn(rb"\1null", self.raw)
+        return ServerEvent(self.type, raw) if times == 1 else self.telling({"previous_response_id": None})
+
     def __repr__(self) -> str:
         return f"<{self.type}, {len(self.raw)} bytes>"
 

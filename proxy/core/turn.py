@@ -318,9 +318,15 @@ class Turn:
             return ()
         shown = self._held_back.followed_by(event)
         self.shown = True
-        if not self.untold:
+        if not self.untold and self._parent is None:
             return shown
-        return tuple(each.telling(self.untold) for each in shown)
+        return tuple(self._as_asked(each) for each in shown)
+
+    def _as_asked(self, event: ServerEvent) -> ServerEvent:
+        """Return *event* as it answers the agent's own request, which continues nothing and tells all."""
+        if self._parent is not None and self.request.echo is None:
+            event = event.continuing_none(self._parent)
+        return event.telling(self.untold) if self.untold else event
 
     def may_go_elsewhere(self) -> bool:
         """Count an attempt that is given up with nothing shown; return whether the turn may be sent again."""

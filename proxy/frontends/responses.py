@@ -80,7 +80,7 @@ def _items(given: Any) -> tuple[Item, ...] | None:
 
 
 class StreamedAnswer:
-    """Each event as it came, the same bytes that upstream sent.
+    """Each event as it came: the bytes that upstream sent, as far as they answer what the agent sent.
 
     An error in the middle of a response is followed by the `response.failed` that HTTP has there: some agents know
     no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90).

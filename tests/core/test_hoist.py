@@ -186,6 +186,7 @@ def test_the_agent_is_shown_its_own_settings(is_delta: bool) -> None:  # noqa: F
     assert turn.receive(created(**told))[0].json()["response"] == {
         **created(**told).json()["response"],
         **{name: FIELDS[name] for name in ("instructions", "tools")},
+        **dict.fromkeys(parent),
     }
     assert turn.receive(word) == (word,)
     (shown,) = turn.receive(event("response.in_progress", response={"id": "resp_2", "tools": []}))

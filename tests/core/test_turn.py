@@ -93,10 +93,45 @@ def test_a_delta_continues_the_chain_and_counts_its_turns() -> None:
     message = orjson.loads(bytes(turn.start(delta(), reused=True)))
     assert message["previous_response_id"] == "resp_1"
     assert message["input"] == [answer()]
-    for each in (continued(), done(assistant("Hi")), completed()):
+    assert turn.receive(continued()) == (created(previous_response_id=None),)
+    for each in (done(assistant("Hi")), completed()):
         assert turn.receive(each) == (each,)
     assert turn.baseline == Baseline.after(SENT, "resp_2", outputs(assistant("Hi")), turns=2)
     assert not turn.chain_ignored
+
+
+def test_the_agent_is_not_told_of_a_chain_that_it_knows_nothing_of() -> None:
+    """Each event that tells the response names no parent, as over HTTP; the rest is to the byte what came."""
+    turn = started(delta())
+    names = b'{"type":"%b" , "response": {"id":"resp_2","previous_response_id" : "resp_1","n":1e2, "output":[]}}'
+    none = names.replace(b'"resp_1"', b"null")
+    for kind in (b"response.created", b"response.in_progress", b"response.completed"):
+        (shown,) = turn.receive(ServerEvent.parse(names % kind))
+        assert shown.raw == none % kind
+    assert turn.baseline is not None
+
+
+@pytest.mark.parametrize("metadata", [{"previous_response_id": "resp_1"}, {"previous_response_id": "resp_0"}])
+def test_what_the_agent_itself_says_of_a_parent_stays(metadata: JSON) -> None:
+    """Its metadata come back as they were."""
+    for parent in ({}, {"previous_response_id": "resp_1"}, {"previous_response_id": None}):
+        (shown,) = started(delta(), reused=False).receive(
+            event("response.in_progress", response={"id": "resp_2", "metadata": metadata, **parent})
+        )
+        assert shown.json()["response"] == {"id": "resp_2", "metadata": metadata, **dict.fromkeys(parent)}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"type":"response.x","previous_response_id":"resp_1"',
+        b'{"type":"response.x","response":[{"previous_response_id":"resp_1"}]}',
+    ],
+)
+def test_what_is_no_response_is_passed_on_as_it_came(raw: bytes) -> None:
+    """It is not ours to mend."""
+    came = ServerEvent.parse(raw)
+    assert came.continuing_none("resp_1") is came
 
 
 @pytest.mark.parametrize(
@@ -647,7 +682,7 @@ def test_a_refusal_of_a_response_that_has_begun_is_one_all_the_same() -> None:
     turn = untold(delta())
     assert turn.receive(WORD) == ()
     last = refusal(400, code="invalid_value")
-    assert turn.receive(last) == (continued(), WORD, last)
+    assert turn.receive(last) == (created(previous_response_id=None), WORD, last)
     assert (turn.state, turn.again) == (State.FAILED, None)
 
 
