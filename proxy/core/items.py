@@ -199,6 +199,8 @@ class Output:
             return self._same_reasoning(items, start)
         if first.raw.get("phase") not in (None, self.phase):
             return 0
+        if first.type not in _AUTHORED and first.raw.get("id") not in (None, self.id):
+            return 0  # an answer may refer to it: `approval_request_id`
         return int(_meaning(first.raw) == self.meaning)
 
     def _same_reasoning(self, items: Sequence[Item], start: int) -> int:

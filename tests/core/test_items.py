@@ -370,6 +370,15 @@ def test_other_calls_are_compared_whole() -> None:
     assert echoed(search, {**search, "action": {"query": "y"}}) == 0
 
 
+def test_the_id_of_what_is_neither_said_nor_called_is_not_another() -> None:
+    """An agent approves a request by its id, so one with another id is not what upstream holds."""
+    asked = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "rm", "arguments": "{}", "server_label": "s"}
+    assert echoed(asked, asked) == 1
+    assert echoed(asked, {**asked, "id": None}) == 1
+    assert echoed(asked, {**asked, "id": "mcpr_2"}) == 0
+    assert echoed(call(), call(id="fc_2")) == echoed(assistant("a"), assistant("a", id="msg_2")) == 1
+
+
 def test_nothing_echoes_nothing() -> None:
     """At the end of the history there is no echo."""
     assert echoed(assistant("a")) == 0
