@@ -44,6 +44,10 @@ _ENDINGS = {
 """How the turn ended, by its terminal event; any other terminal event is a failure."""
 
 
+_COMPLETE = ("response.completed", "response.done")
+"""How a response ends that completed: some servers say the latter as well, behind the former."""
+
+
 # Looked into several times for each event. A tuple compares by identity; a set would hash an Enum, in Python.
 _OVER = (State.COMPLETED, State.INCOMPLETE, State.FAILED)
 _UNDER_WAY = (State.STREAMING, State.SENT)
@@ -297,14 +301,15 @@ class Turn:
     def _is_earlier(self, event: ServerEvent) -> bool:
         """Whether *event* is the end of the previous response on this connection, come late or a second time.
 
-        Raises ConnectionLost where that comes in the middle of this turn's response.
+        That one completed; where another ending with its id is the first word on this turn, upstream may give all
+        responses one id. Raises ConnectionLost where any comes in the middle of this turn's response.
         """
-        if self._earlier is None or self._earlier == self.response_id or event.type != "response.completed":
+        if self._earlier is None or self._earlier == self.response_id or not event.terminal:
             return False  # where all responses have one id, the two cannot be told apart
         is_earlier = self._earlier.encode() in event.raw and _response(event).get("id") == self._earlier
         if is_earlier and self.begun:
             raise ConnectionLost(f"{event.type} of an earlier response came in the middle of this one")
-        return is_earlier
+        return is_earlier and event.type in _COMPLETE
 
     def _released(self, event: ServerEvent) -> tuple[ServerEvent, ...]:
         """Return what the agent is to see now: *event* and those held back before it, or nothing yet.

@@ -950,15 +950,27 @@ def test_a_response_is_stored_unless_the_agent_says_no(fields: JSON, stored: boo
 EARLIER = event("response.completed", response={"id": "resp_1", "output": []})
 
 
-def test_the_end_of_the_response_before_is_not_this_ones() -> None:
+@pytest.mark.parametrize("kind", ["response.completed", "response.done"])
+def test_the_end_of_the_response_before_is_not_this_ones(kind: str) -> None:
     """Before the response begins it is nobody's; in its middle nothing on the connection can be trusted."""
+    earlier = event(kind, response={"id": "resp_1", "output": []})
     turn = Turn(SENT)
     turn.start(delta(), reused=True, earlier="resp_1")
-    assert turn.receive(EARLIER) == ()
+    assert turn.receive(earlier) == ()
     assert turn.state is State.SENT
     turn.receive(continued())
     with pytest.raises(ConnectionLost, match="of an earlier response"):
-        turn.receive(EARLIER)
+        turn.receive(earlier)
+
+
+@pytest.mark.parametrize("kind", ["response.failed", "response.incomplete", "response.cancelled"])
+def test_no_other_ending_of_the_response_before_is_this_ones(kind: str) -> None:
+    """The agent is not told that its turn failed, or that it was cut short, in the words on another."""
+    turn = Turn(SENT)
+    turn.start(delta(), reused=True, earlier="resp_1")
+    turn.receive(continued())
+    with pytest.raises(ConnectionLost, match="of an earlier response"):
+        turn.receive(event(kind, response={"id": "resp_1", "error": {"code": "server_error"}}))
 
 
 def test_a_server_that_gives_all_responses_one_id_is_taken_at_its_word() -> None:
