@@ -36,6 +36,7 @@ _ASIDES = ("codex.", "responsesapi.")
 
 _TYPE_FIRST = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z0-9_.]+)"')
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_NAMES_PARENT = re.compile(rb'"previous_response_id"\s*:\s*("[^"\\]*")')
 
 
 class GarbledEvent(ValueError):
@@ -133,8 +134,8 @@ class ServerEvent:
 
         All else stays to the byte, unless the same words stand elsewhere as well, as in metadata.
         """
-        named = re.compile(rb'("previous_response_id"\s*:\s*)' + re.escape(orjson.dumps(parent)))
-        if named.search(self.raw) is None:
+        quoted = orjson.dumps(parent)
+        if quoted not in self.raw:
             return self
         try:
             response = self.json().get("response")
@@ -142,8 +143,11 @@ class ServerEvent:
             return self
         if not isinstance(response, dict) or response.get("previous_response_id") != parent:
             return self
-        raw, times = named.subn(rb"\1null", self.raw)
-        return ServerEvent(self.type, raw) if times == 1 else self.telling({"previous_response_id": None})
+        named = [found for found in _NAMES_PARENT.finditer(self.raw) if found[1] == quoted]
+        if len(named) != 1:
+            return self.telling({"previous_response_id": None})
+        start, end = named[0].span(1)
+        return ServerEvent(self.type, self.raw[:start] + b"null" + self.raw[end:])
 
     def __repr__(self) -> str:
         return f"<{self.type}, {len(self.raw)} bytes>"
