@@ -66,6 +66,7 @@ _VOLATILE = frozenset(
         "x-client-request-id",
         "x-initiator",
         "x-litellm-session-id",
+        "x-parent-session-id",
         "x-session-affinity",
         "x-session-id",
         "x-request-id",

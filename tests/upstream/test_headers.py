@@ -56,6 +56,7 @@ OF_ONE_REQUEST = [
     "x-stainless-retry-count",
     "x-stainless-read-timeout",
     "session_id",
+    "x-parent-session-id",
     "x-codex-turn-metadata",
     "Idempotency-Key",
 ]
