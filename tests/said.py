@@ -50,14 +50,24 @@ def request(*items: JSON, stream: bool = True, **fields: Any) -> TurnRequest:
     """Return the request whose history is *items*."""
     body = {"model": "gpt-5.5", "store": False, "input": list(items), **fields}
     return TurnRequest.of(
-        body, tuple(Item.of(item) for item in items), model=body["model"], stream=stream, size=100
+        body,
+        tuple(Item.of(item) for item in items),
+        model=body["model"],
+        stream=stream,
+        size=len(orjson.dumps(body)),
     )
 
 
-def baseline(history: list[JSON], *outputs: JSON, response_id: str = "resp_1", **fields: Any) -> Baseline:
-    """Return what upstream holds once it answered *history* with *outputs*."""
+def baseline(
+    history: list[JSON],
+    *outputs: JSON,
+    response_id: str = "resp_1",
+    parent: Baseline | None = None,
+    **fields: Any,
+) -> Baseline:
+    """Return what upstream holds once it answered *history*, which continued *parent*, with *outputs*."""
     said = tuple(Output.of(output) for output in outputs)
-    return Baseline.after(request(*history, **fields), response_id, said)
+    return Baseline.after(request(*history, **fields), response_id, said, parent=parent)
 
 
 def event(kind: str, **fields: Any) -> ServerEvent:

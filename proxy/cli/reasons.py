@@ -11,7 +11,7 @@ EXPLANATIONS: dict[str, str] = {
     "call_unanswered": "The model had called a tool whose result is missing from the agent's history.",
     "connection_lost": "The connection to upstream broke, and what it held went with it.",
     "retired": "The connection had been idle for long, was close to an age limit, or made room for "
-    "another conversation (`max_connections`; or one of its kind, where such were over with their first answer), "
+    "another conversation (`max_connections`; or one of its kind, where such were over with their answer), "
     "or for a request where an outbound proxy grants few tunnels.",
     "upstream_forgot": "Upstream no longer knew the earlier response, or refused to continue it; if that goes on, "
     "all is sent for a while.",

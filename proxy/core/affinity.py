@@ -5,8 +5,8 @@ continues wins. A conversation nobody knows gets a connection that knows nothing
 not evict another's baseline. When there is no room, the least valuable baseline makes some, but none in use: more
 conversations than there may be connections would else take them from each other in turn, and none had a delta.
 
-A conversation of a kind that is over with its first answer (a title, a summary) goes where the last such one was:
-the compressor there has seen nearly all of it, and nobody waits for a connection. A request of a kind that leads a
+A conversation of a kind that is over with its answer (a title, a sub-agent) goes where the last such one was: the
+compressor there has seen much of it, and nobody waits for a connection. A request of a kind that leads a
 conversation nowhere (a suggestion) goes aside in full, so that the conversation keeps its connection.
 
 A response that the agent has upstream store outlives its connection: it can be continued on any other, also while
@@ -101,8 +101,8 @@ class NoRoom:
 class Habits:
     """What agents do with requests of some kinds.
 
-    With those in *over* they begin a conversation and never go on with it; with those in *aside* they go on with
-    one, and then come back to where it was before.
+    With those in *over* they begin a conversation and never go on with it once it has its answer; with those in
+    *aside* they go on with one, and then come back to where it was before.
     """
 
     over: AbstractSet[Fingerprint] = frozenset()
@@ -184,23 +184,31 @@ def _goes_aside(request: TurnRequest, upload: Delta | Full, habits: Habits, reca
 
 
 def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits, now: float) -> int | None:
-    """Return the connection used last whose conversation was of the kind of *request*, and is over.
+    """Return the connection used last whose conversation was of the kind of *request*, and is over."""
+    kind = request.kind if habits.over or habits.aside else None
+    found = [
+        (each.last_used, each.key)
+        for each in candidates
+        if each.free and each.baseline is not None and each.baseline.kind == kind is not None
+        if _is_past(each.baseline, habits)
+        or (now - each.last_used >= _OVER_SECONDS and _is_over(each.baseline, request, habits))
+    ]
+    return max(found)[1] if found else None
+
+
+def _is_past(known: Baseline, habits: Habits) -> bool:
+    """Whether agents come back to where they were before *known*, all of which went aside."""
+    return known.kind in habits.aside and known.turns == 1
+
+
+def _is_over(known: Baseline, request: TurnRequest, habits: Habits) -> bool:
+    """Whether *known* will not be gone on with, if *request* is not.
 
     A history that did not begin with its request may be that of a conversation which goes on; but not where
     another request, for the same task, does not. One that began with much would be dear to lose, and is of little
     use to the compressor.
     """
-    if not habits.over and not habits.aside:
-        return None
-    kind = request.kind
-    alike = [
-        (each.last_used, each.key)
-        for each in candidates
-        if each.free and (known := each.baseline) is not None and known.turns == 1 and known.kind == kind
-        if kind in habits.aside or known.brief or known.asked == request.asked
-        if kind in habits.aside or (kind in habits.over and now - each.last_used >= _OVER_SECONDS)
-    ]
-    return max(alike)[1] if alike else None
+    return known.kind in habits.over and (known.brief or (known.turns == 1 and known.asked == request.asked))
 
 
 def _stored(

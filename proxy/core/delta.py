@@ -269,6 +269,9 @@ _SENT = frozenset({Reuse.MAY_DIFFER, Reuse.MUST_MATCH})
 _BRIEF = 1 << 15
 """Bytes: the window of DEFLATE (RFC 1951)."""
 
+_MODEST = 1 << 18
+"""Bytes of a request that it would not be too dear to send again."""
+
 _NAMING = frozenset({"client_metadata", "metadata", "prompt_cache_key"})
 """Fields that agents give another value with each conversation, or with each turn."""
 
@@ -302,7 +305,7 @@ class Baseline:
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
     differs from that of the one before in the chain, which was on the same connection. *kind* is that of the
     request where the conversation may be over: nothing was called that would have to be answered. *brief* says
-    that the conversation began with this request, for all that its history shows, and with little.
+    that the conversation began on this chain, for all that the history shows, and with little, and is not long.
     """
 
     response_id: str
@@ -331,14 +334,14 @@ class Baseline:
         response_id: str,
         outputs: tuple[Output, ...],
         *,
-        turns: int = 1,
+        parent: "Baseline | None" = None,
         weight: Weight | None = None,
         retold: bool = False,
         hoisted: Fingerprint | None = None,
         kept: bool = False,
         fuller: bool = False,
     ) -> "Baseline":
-        """Return what upstream holds once it has answered *request* with *outputs*."""
+        """Return what upstream holds once it has answered *request*, which continued *parent*, with *outputs*."""
         may_be_over = not any(each.call_id for each in outputs)
         return cls(
             response_id=response_id,
@@ -349,7 +352,7 @@ class Baseline:
             asked=request.asked,
             outputs=outputs,
             instructions=request.instructions,
-            turns=turns,
+            turns=1 if parent is None else parent.turns + 1,
             weight=weight,
             retold=retold,
             hoisted=hoisted,
@@ -357,7 +360,7 @@ class Baseline:
             fuller=fuller,
             stored=request.is_stored,
             kind=request.kind if may_be_over else None,
-            brief=may_be_over and request.is_brief,
+            brief=request.is_brief if parent is None else parent.brief and request.size <= _MODEST,
         )
 
     def __repr__(self) -> str:

@@ -496,7 +496,7 @@ class Turn:
             self.request,
             response_id,
             told,
-            turns=self._continued.turns + 1 if self._continued is not None else 1,
+            parent=self._continued,
             weight=weight,
             retold=retold,
             hoisted=self.hoisted.mark if self.hoisted is not None else None,

@@ -1,7 +1,7 @@
 """Kinds: what becomes of conversations, by the kind of request that was answered last.
 
-A title or a summary is over with its answer. A suggestion for what to type next goes on with a conversation, which
-then goes on from where it was before.
+A title, a summary or a sub-agent's task is over with its answer. A suggestion for what to type next goes on with a
+conversation, which then goes on from where it was before.
 """
 
 from proxy.core.affinity import Habits
@@ -29,7 +29,7 @@ class Kinds:
         return Habits(over, aside if may_go_aside else frozenset())
 
     def ended(self, kind: Fingerprint) -> None:
-        """Take note of a conversation that has been answered once, and may be over."""
+        """Take note of a conversation that has its answer, and may be over."""
         if self._ended.get(kind, 0) >= 0:
             self._ended[kind] = self._ended.get(kind, 0) + 1
 

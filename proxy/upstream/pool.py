@@ -578,5 +578,5 @@ def _note_turn(
         if connection.turns > 1:  # on a new one upstream may have other workers
             partition.hasty = 0
         partition.slumber.survived(connection.pause)
-    if known.kind is not None and known.turns == 1:
+    if known.kind is not None:
         partition.kinds.ended(known.kind)

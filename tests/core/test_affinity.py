@@ -105,7 +105,7 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
         free(1, baseline(FIRST, call())),
         free(1, baseline(FIRST, assistant("Yes"), temperature=0.5)),
         free(1, baseline(SECOND, assistant("Yes"))),
-        free(1, Baseline.after(request(*FIRST), "resp_1", (), turns=2)),
+        free(1, baseline(THIRD, assistant("Done"), parent=AFTER_SECOND)),
         free(1, baseline([user("x" * 2**15)], assistant("Yes"))),
         free(1),
     ],
@@ -114,7 +114,7 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
         "called a tool",
         "of another kind",
         "an old conversation",
-        "went on",
+        "went on from an old one",
         "began with much",
         "knows nothing",
     ],
@@ -122,6 +122,15 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
 def test_no_other_makes_place(known: Candidate) -> None:
     """It goes on, or may, or has nothing that helps."""
     assert not isinstance(chosen([user("New")], [known], habits=OVER), Take)
+
+
+def test_one_that_called_tools_makes_place_too() -> None:
+    """A sub-agent is over when it answers, whatever it did before."""
+    called = baseline([user("Look")], call())
+    done = baseline([user("Look"), call(), answer()], assistant("A folder"), parent=called)
+    assert chosen([user("New")], [free(1, done)], habits=OVER) == Take(1, Full(Mismatch.FIRST_TURN))
+    assert chosen([user("New")], [free(1, done, 991.0)], habits=OVER) == Open(Full(Mismatch.FIRST_TURN))
+    assert isinstance(chosen([user("New")], [free(1, done)], habits=Habits(aside={KIND})), Open)
 
 
 def test_one_that_says_a_conversation_anew_makes_place_for_the_next() -> None:
@@ -277,7 +286,7 @@ def test_a_fresh_connection_is_a_new_one() -> None:
 
 def test_without_room_the_least_valuable_baseline_goes() -> None:
     """A connection of one turn before one of many, and of two the one unused for longer."""
-    long = Baseline.after(request(user("At length")), "resp_long", (), turns=2)
+    long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     full = Full(Mismatch.FIRST_TURN)
     assert chosen(FIRST, [free(1, long, 1.0), free(2, OTHER, 9.0)], room=0) == Open(full, evict=2)
     assert chosen(FIRST, [free(1, OTHER, 5.0), free(2, OTHER, 4.0)], room=0) == Open(full, evict=2)
@@ -286,7 +295,7 @@ def test_without_room_the_least_valuable_baseline_goes() -> None:
 
 def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
     """One of several turns, for a minute after each; one of a single turn goes at once."""
-    long = Baseline.after(request(user("At length")), "resp_long", (), turns=2)
+    long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     full = Full(Mismatch.FIRST_TURN)
     assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=60.9) == NoRoom()
     assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=61.0) == Open(full, evict=1)
@@ -298,8 +307,8 @@ def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
 
 def test_without_room_a_stored_conversation_makes_some_even_in_use() -> None:
     """It goes on by recall, at the price of a connection; where that cannot be, it keeps its own."""
-    kept = Baseline.after(request(user("At length"), store=True), "resp_stored", (), turns=2)
-    long = Baseline.after(request(user("At length")), "resp_long", (), turns=2)
+    kept = Baseline.after(request(user("At length"), store=True), "resp_stored", (), parent=OTHER)
+    long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     candidates = [free(1, long, 1.0), free(2, kept, 2.0)]
     full = Full(Mismatch.FIRST_TURN)
     assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.ANY) == Open(full, evict=2)

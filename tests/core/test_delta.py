@@ -355,6 +355,15 @@ def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
     assert not baseline([user("x" * (room + 1))], assistant("Done")).brief
 
 
+def test_a_chain_is_as_brief_as_it_began() -> None:
+    """Whatever the agent does in its conversation, until it is dear to send again."""
+    began = baseline(HISTORY, *CALLED)
+    later = [*HISTORY, *CALLED, answer(output="x" * 2**15)]
+    assert baseline(later, assistant("Done"), parent=began).brief
+    assert not baseline(later, assistant("Done"), parent=replace(began, brief=False)).brief
+    assert not baseline([*later, user("x" * 2**18)], assistant("Done"), parent=began).brief
+
+
 def test_a_conversations_beginning_names_it() -> None:
     """The root reaches to the first user message; without one it is the whole history."""
     assert request(*HISTORY).root == request(*HISTORY, *CALLED, answer()).root
@@ -420,7 +429,7 @@ def test_a_baseline_is_made_of_the_request_and_its_outputs() -> None:
     """It has the request's history, model and settings, and keeps none of the content."""
     sent = request(*HISTORY)
     outputs = tuple(Output.of(item) for item in CALLED)
-    known = Baseline.after(sent, "resp_7", outputs, turns=3)
+    known = Baseline.after(sent, "resp_7", outputs, parent=replace(baseline([user("a")]), turns=2))
     assert (known.length, known.mark, known.asked) == (2, sent.marks[2], sent.asked)
     assert (known.model, known.settings, known.outputs, known.turns) == ("gpt-5.5", sent.settings, outputs, 3)
     assert "Look" not in str(known.outputs)

@@ -96,7 +96,7 @@ def test_a_delta_continues_the_chain_and_counts_its_turns() -> None:
     assert turn.receive(continued()) == (created(previous_response_id=None),)
     for each in (done(assistant("Hi")), completed()):
         assert turn.receive(each) == (each,)
-    assert turn.baseline == Baseline.after(SENT, "resp_2", outputs(assistant("Hi")), turns=2)
+    assert turn.baseline == Baseline.after(SENT, "resp_2", outputs(assistant("Hi")), parent=delta().baseline)
     assert not turn.chain_ignored
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
-from said import user
+from said import answer, user
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.core.turn import Turn
 from proxy.errors import UpstreamError
-from proxy.simulator import Fault, Incomplete, Simulator, says, scripted
+from proxy.simulator import Fault, FunctionCall, Incomplete, Simulator, says, scripted
 from proxy.upstream import pool as pool_module
 from proxy.upstream.doubts import Doubt
 from proxy.upstream.partition import NoLease
@@ -372,6 +372,60 @@ async def test_who_begins_at_once_takes_nobodys_place(pooled: Start, simulator: 
             here.clock.advance(3)
             await converse(here, simulator, conversation, text)
     assert [turn.connection_id for turn in simulator.turns] == [0, 1, 2] * 2
+
+
+class SubAgents:
+    """An agent that leaves each task to another, which calls a tool and then answers."""
+
+    def __init__(self, here: Pooled, simulator: Simulator) -> None:
+        self.here = here
+        self.simulator = simulator
+        simulator.script = lambda call: says("Done" if len(call.context) > 1 else FunctionCall("ls"))
+
+    async def work(self, task: str) -> Conversation:
+        """Have *task* done."""
+        self.here.clock.advance(10)
+        conversation = Conversation()
+        turn = await self.here.lend(conversation.says(task, instructions=INSTRUCTIONS))
+        conversation.hears(self.simulator.turns[-1].output)
+        assert reason(turn.upload) is Mismatch.FIRST_TURN
+        call_id = self.simulator.turns[-1].output[-1]["call_id"]
+        conversation.hears([answer(call_id)])
+        assert reason((await self.go_on(conversation)).upload) is None
+        return conversation
+
+    async def go_on(self, conversation: Conversation) -> Turn:
+        """Run the next turn of *conversation*."""
+        turn = await self.here.lend(request(*conversation.history, instructions=INSTRUCTIONS))
+        assert self.simulator.turns[-1].context == conversation.history
+        conversation.hears(self.simulator.turns[-1].output)
+        return turn
+
+
+async def test_a_sub_agent_begins_where_the_last_one_ended(pooled: Start, simulator: Simulator) -> None:
+    """However many turns it took: nothing is opened, and the compressor knows its instructions."""
+    here = await pooled()
+    agents = SubAgents(here, simulator)
+    sent = [0]
+    for task in "abcde":
+        await agents.work(task)
+        sent.append(here.traffic.sent)
+    assert [turn.connection_id for turn in simulator.turns] == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert sent[5] - sent[2] < (sent[2] - sent[0]) / 5
+    assert here.connections.opened == 2
+
+
+async def test_a_sub_agent_that_is_told_more_loses_one_upload(pooled: Start, simulator: Simulator) -> None:
+    """From then on each of its kind keeps its connection."""
+    here = await pooled(max_connections=9)
+    agents = SubAgents(here, simulator)
+    _, second, third = [await agents.work(task) for task in "abc"]
+    for conversation, why in ((second, Mismatch.RETIRED), (third, None)):
+        conversation.hears([user("More")])
+        assert reason((await agents.go_on(conversation)).upload) is why
+    await agents.work("d")
+    await agents.work("e")
+    assert [turn.connection_id for turn in simulator.turns[6:]] == [2, 1, 3, 3, 4, 4]
 
 
 async def test_who_began_with_much_makes_no_place(pooled: Start, simulator: Simulator) -> None:
