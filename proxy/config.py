@@ -124,8 +124,8 @@ class Config:
     )
     open_ahead: bool = setting(
         True,  # noqa: FBT003
-        "Open a WebSocket before a conversation needs it: shortly before its own retires, and after a loss. And "
-        "one connection, TLS but no more, when packlight starts.",
+        "Open a WebSocket before a conversation needs it: shortly before its own retires, after a loss, and where "
+        "the agent broke off an answer. And one connection, TLS but no more, when packlight starts.",
     )
     open_timeout: float = setting(
         20.0,

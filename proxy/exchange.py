@@ -318,7 +318,8 @@ class Exchange:
         """Take note that the agent no longer waits for the turn.
 
         Where upstream was answering it, nothing speaks against the response that it continues. Where nothing had
-        come, it may be that one which upstream cannot continue.
+        come, it may be that one which upstream cannot continue. Whoever breaks off an answer has something else to
+        say, and the connection went with it.
         """
         turn = self.turn
         if turn.in_flight and isinstance(turn.upload, Delta):
@@ -326,6 +327,8 @@ class Exchange:
             if turn.has_own_id and not known.own_id:
                 known = replace(known, own_id=True)  # it was not answered under that id
             self._partition.remember(known, Mismatch.AFTER_ERROR, is_sound=turn.begun)
+        if turn.in_flight:
+            self._pool.open_ahead(self._partition)
 
     def _note_too_large(self) -> None:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""

@@ -877,6 +877,25 @@ async def test_an_agent_that_hangs_up_ends_its_connection(
     assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 0}
 
 
+@pytest.mark.parametrize("turns_before", [0, 1])
+async def test_where_an_agent_hung_up_the_next_connection_is_opened_at_once(
+    proxied: Start, agents: Agents, turns_before: int
+) -> None:
+    """Whoever breaks off an answer says something else soon, and need not wait for a connection."""
+    start = await proxied(
+        scripted([*["before"] * turns_before, LONG, "after"]), simulated={"event_seconds": 0.001}
+    )
+    agent, simulator = await agents(start.server.url), start.simulator
+    for _ in range(turns_before):
+        await agent.turn("before")
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+    await simulator.until(lambda: len(simulator.connections) == 2)
+    assert (await agent.turn("no, this")).text == "after"
+    assert simulator.turns[-1].connection_id == 1
+    assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 0}
+
+
 async def test_an_agent_that_hangs_up_before_the_first_event_ends_its_connection(
     proxied: Start, agents: Agents
 ) -> None:

@@ -228,6 +228,17 @@ class Pool:
         can_open = self._knows(partition) and not partition.trust.is_shaken and partition.may_open(self._clock())
         return can_open and (partition.spare is not None or self.has_room(partition))
 
+    def open_ahead(self, partition: Partition) -> None:
+        """Open a connection that a turn will need soon, unless one is there or being opened."""
+        if (
+            self._limits.open_ahead
+            and self._knows(partition)
+            and partition.may_open(self._clock())
+            and self.has_room(partition)
+            and partition.spare is None
+        ):
+            self._open_ahead(partition, wanted=False)
+
     @asynccontextmanager
     async def lease(
         self,
@@ -449,17 +460,9 @@ class Pool:
 
     def _open_in_place(self, partition: Partition, slot: Slot) -> None:
         """Open a connection ahead for the conversation of *slot*, if it may go on soon."""
-        now = self._clock()
-        if (
-            self._limits.open_ahead
-            and slot.connection is not None
-            and slot.connection.baseline is not None
-            and now - slot.last_used < LATELY_SECONDS
-            and partition.may_open(now)
-            and self.has_room(partition)
-            and partition.spare is None
-        ):
-            self._open_ahead(partition, wanted=False)
+        knew_one = slot.connection is not None and slot.connection.baseline is not None
+        if knew_one and self._clock() - slot.last_used < LATELY_SECONDS:
+            self.open_ahead(partition)
 
     def _tell_of(self, partition: Partition, slot: Slot) -> None:
         if slot.connection is not None and self._clock() - slot.last_used < LATELY_SECONDS:
