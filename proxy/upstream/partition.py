@@ -188,6 +188,13 @@ class Partition:
         self._note_back(request, former)
         return True
 
+    def note_gone_on(self, request: TurnRequest) -> None:
+        """Take note that *request* was answered: who comes back to where it went on from changes the history."""
+        for former in list(self.formers):
+            if former.reason is not Mismatch.HISTORY_CHANGED and gone_on_from(request, [former.baseline]):
+                sound, left_by = former.is_blameless, former.left_by
+                self.remember(former.baseline, Mismatch.HISTORY_CHANGED, is_sound=sound, left_by=left_by)
+
     def _note_back(self, request: TurnRequest, former: Former | None) -> None:
         """Take note where *request* goes on from *former*, which one of another kind had gone on from before."""
         if former is not None and former.left_by is not None and former.left_by != request.kind:

@@ -483,6 +483,8 @@ class Pool:
             if connection.baseline is not slot.claimed:  # else it carried no turn
                 _note_turn(partition, connection, connection.baseline, now=now, seconds=now - slot.last_used)
             slot.last_used = now if last_used is None else last_used
+            if slot.claimed is None:
+                partition.note_gone_on(request)
             if connection.is_open:
                 slot.free, slot.claimed = True, None
                 connection.rest()

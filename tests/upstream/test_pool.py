@@ -49,6 +49,21 @@ async def test_a_lease_that_leaves_no_baseline_closes_the_connection(pooled: Sta
     assert (here.connections.open, here.connections.opened, here.connections.lost) == (1, 2, 0)
 
 
+async def test_who_comes_back_to_what_an_error_is_behind_changed_the_history(
+    pooled: Start, simulator: Simulator
+) -> None:
+    """The conversation had gone on from there, in full; until it does, the error is the reason each time."""
+    here, conversation = await pooled(max_connections=9), Conversation()
+    await converse(here, simulator, conversation, "a")
+    simulator.script = scripted([says("half", finish=Incomplete()), says("half", finish=Incomplete()), "c", "d"])
+    for _ in range(2):
+        turn = await here.lend(conversation.says("b"))
+    assert reason(turn.upload) is Mismatch.AFTER_ERROR
+    assert reason(await converse(here, simulator, conversation, "c")) is Mismatch.AFTER_ERROR
+    conversation.history[2:] = []
+    assert reason(await converse(here, simulator, conversation, "d")) is Mismatch.HISTORY_CHANGED
+
+
 async def test_a_lease_that_ends_in_an_exception_closes_the_connection(
     pooled: Start, simulator: Simulator
 ) -> None:
