@@ -2,8 +2,9 @@
 
 The baselines of one partition (one upstream, one set of credentials) compete: the longest one that the request
 continues wins. A conversation nobody knows gets a connection that knows nothing, or a new one, so that it does
-not evict another's baseline. When there is no room, the least valuable baseline makes some, but none in use: more
-conversations than there may be connections would else take them from each other in turn, and none had a delta.
+not evict another's baseline. When there is no room, it takes the place of the least valuable baseline, but of none
+in use: more conversations than there may be connections would else take them from each other in turn, and none had
+a delta. Nothing is opened for that: a connection is as good with another chain behind it, and stands.
 
 A conversation of a kind that is over with its answer (a title, a sub-agent) goes where the last such one was: the
 compressor there has seen much of it, and nobody waits for a connection. A request of a kind that leads a
@@ -78,10 +79,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Run on the connection *key* in place of a conversation that is over, and send *upload*."""
+    """Run on the connection *key* in place of its conversation, and send *upload*."""
 
     key: int
-    upload: Full
+    upload: Delta | Full
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,9 @@ def choose(
         return continuing
     victims = (each for each in candidates if each.free and not _is_in_use(each, now, recall=recall))
     victim = min(victims, key=_value, default=None)
-    return NoRoom() if victim is None else Open(upload, evict=victim.key)
+    if victim is None:
+        return NoRoom()
+    return Take(victim.key, upload) if fresh is None else Open(upload, evict=victim.key)
 
 
 def _continuing(request: TurnRequest, candidates: Iterable[Candidate], dropped: Dropped) -> Use | None:

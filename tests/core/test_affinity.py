@@ -207,7 +207,7 @@ def test_a_stored_response_is_continued_on_another_connection() -> None:
     delta = diff(request(*THIRD), stored(AFTER_SECOND))
     assert chosen(THIRD, [], formers=formers, recall=Recall.ANY) == Open(delta)
     assert chosen(THIRD, [free(7)], formers=formers, recall=Recall.ANY) == Use(7, delta)
-    assert chosen(THIRD, [free(1, OTHER)], formers=formers, recall=Recall.ANY, room=0) == Open(delta, evict=1)
+    assert chosen(THIRD, [free(1, OTHER)], formers=formers, recall=Recall.ANY, room=0) == Take(1, delta)
     assert chosen(THIRD, [free(7, AFTER_FIRST)], formers=formers, recall=Recall.ANY).key == 7
     assert chosen(THIRD, [], formers=formers) == Open(Full(Mismatch.CONNECTION_LOST))
 
@@ -288,9 +288,9 @@ def test_without_room_the_least_valuable_baseline_goes() -> None:
     """A connection of one turn before one of many, and of two the one unused for longer."""
     long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     full = Full(Mismatch.FIRST_TURN)
-    assert chosen(FIRST, [free(1, long, 1.0), free(2, OTHER, 9.0)], room=0) == Open(full, evict=2)
-    assert chosen(FIRST, [free(1, OTHER, 5.0), free(2, OTHER, 4.0)], room=0) == Open(full, evict=2)
-    assert chosen(FIRST, [free(1, long, 1.0), busy(2, OTHER)], room=0) == Open(full, evict=1)
+    assert chosen(FIRST, [free(1, long, 1.0), free(2, OTHER, 9.0)], room=0) == Take(2, full)
+    assert chosen(FIRST, [free(1, OTHER, 5.0), free(2, OTHER, 4.0)], room=0) == Take(2, full)
+    assert chosen(FIRST, [free(1, long, 1.0), busy(2, OTHER)], room=0) == Take(1, full)
 
 
 def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
@@ -298,9 +298,9 @@ def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
     long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     full = Full(Mismatch.FIRST_TURN)
     assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=60.9) == NoRoom()
-    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=61.0) == Open(full, evict=1)
-    assert chosen(FIRST, [free(1, OTHER, 1.0)], room=0, now=1.0) == Open(full, evict=1)
-    assert chosen(FIRST, [free(1, long, 1.0), free(2, long, 9.0)], room=0, now=65.0) == Open(full, evict=1)
+    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=61.0) == Take(1, full)
+    assert chosen(FIRST, [free(1, OTHER, 1.0)], room=0, now=1.0) == Take(1, full)
+    assert chosen(FIRST, [free(1, long, 1.0), free(2, long, 9.0)], room=0, now=65.0) == Take(1, full)
     again = Full(Mismatch.CONNECTION_LOST)
     assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=2.0, fresh=again.reason) == NoRoom()
 
@@ -311,7 +311,7 @@ def test_without_room_a_stored_conversation_makes_some_even_in_use() -> None:
     long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     candidates = [free(1, long, 1.0), free(2, kept, 2.0)]
     full = Full(Mismatch.FIRST_TURN)
-    assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.ANY) == Open(full, evict=2)
+    assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.ANY) == Take(2, full)
     assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.OWN_ID) == NoRoom()
     assert chosen(FIRST, candidates, room=0, now=3.0) == NoRoom()
 

@@ -322,6 +322,21 @@ async def test_a_conversation_of_one_turn_makes_room_first(pooled: Start, simula
     assert here.connections.open == 3
 
 
+async def test_a_newcomer_without_room_opens_nothing(pooled: Start, simulator: Simulator) -> None:
+    """It goes where another conversation was, whose connection has seen most of what it says."""
+    here = await pooled(max_connections=2)
+    sent = []
+    for text in "abcdef":
+        here.clock.advance(1)
+        before = here.traffic.sent
+        await here.lend(request(user(INSTRUCTIONS), user(text)))
+        sent.append(here.traffic.sent - before)
+    assert [turn.connection_id for turn in simulator.turns] == [0, 1, 0, 1, 0, 1]
+    assert all(turn.previous_response_id is None and len(turn.context) == 2 for turn in simulator.turns)
+    assert (here.connections.open, here.connections.opened, here.connections.lost) == (2, 2, 0)
+    assert max(sent[2:]) < min(sent[:2]) / 10
+
+
 async def test_stored_conversations_share_fewer_connections(pooled: Start, simulator: Simulator) -> None:
     """Each takes another's in turn, and goes on there with a delta."""
     here = await pooled(max_connections=2)
