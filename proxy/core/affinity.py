@@ -115,7 +115,7 @@ _OVER_SECONDS = 10.0
 """How long after its answer a conversation of a kind that is usually over has to be idle, to be taken for over."""
 
 _IN_USE_SECONDS = 60.0
-"""How long after a turn a conversation of several turns is taken to go on: most tools take less."""
+"""How long after a turn a conversation is taken to go on: most tools take less."""
 
 
 def choose(
@@ -156,8 +156,8 @@ def choose(
         return Open(upload)
     if continuing is not None:
         return continuing
-    victims = (each for each in candidates if each.free and not _is_in_use(each, now, recall=recall))
-    victim = min(victims, key=_value, default=None)
+    idle = [each for each in candidates if each.free and not _is_in_use(each, now, habits=habits, recall=recall)]
+    victim = min(idle, key=lambda each: _value(each, habits), default=None)
     if victim is None:
         return NoRoom()
     return Take(victim.key, upload) if fresh is None else Open(upload, evict=victim.key)
@@ -229,21 +229,32 @@ def _stored(
     return max(deltas, key=lambda each: each.baseline.length, default=None)
 
 
-def _is_in_use(candidate: Candidate, now: float, *, recall: Recall) -> bool:
+def _is_in_use(candidate: Candidate, now: float, *, habits: Habits, recall: Recall) -> bool:
     """Whether a conversation goes on there that would lose its deltas with the connection."""
     known = candidate.baseline
-    if known is None or known.turns == 1 or recall.allows(known):
+    if known is None or not _may_go_on(known, habits) or recall.allows(known):
         return False
     return now - candidate.last_used < _IN_USE_SECONDS
 
 
-def _value(candidate: Candidate) -> tuple[bool, bool, float]:
-    """Rank *candidate* by what would be lost with it: nothing, a conversation of one turn, a longer one.
+def _value(candidate: Candidate, habits: Habits) -> tuple[bool, bool, float]:
+    """Rank *candidate* by what would be lost with it: nothing, what is over or has hardly begun, a conversation.
 
     Of equals that counts least which was used longest ago.
     """
-    baseline = candidate.baseline
-    return (baseline is not None, baseline is not None and baseline.turns > 1, candidate.last_used)
+    known = candidate.baseline
+    return (known is not None, known is not None and _may_go_on(known, habits), candidate.last_used)
+
+
+def _may_go_on(known: Baseline, habits: Habits) -> bool:
+    """Whether a conversation is taken to go on: it did before, and is of no kind that is over once answered.
+
+    Or it has just begun, and waits for a tool. What was told anew in its midst may be again: some agents rewrite
+    their history with each turn.
+    """
+    if known.turns == 1:
+        return known.began and known.kind is None
+    return known.kind not in habits.over
 
 
 def returned_to(request: TurnRequest, candidates: Iterable[Candidate], formers: Iterable[Former]) -> Former | None:

@@ -304,8 +304,9 @@ class Baseline:
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
     differs from that of the one before in the chain, which was on the same connection. *kind* is that of the
-    request where the conversation may be over: nothing was called that would have to be answered. *brief* says
-    that the conversation began on this chain, for all that the history shows, and with little, and is not long.
+    request where the conversation may be over: nothing was called that would have to be answered. *began* says
+    that the conversation began with this request, for all that its history shows, and *brief* that it began on
+    this chain, and with little, and is not long.
     """
 
     response_id: str
@@ -325,6 +326,7 @@ class Baseline:
     stored: bool = False
     own_id: bool = False
     kind: Fingerprint | None = None
+    began: bool = False
     brief: bool = False
 
     @classmethod
@@ -360,6 +362,7 @@ class Baseline:
             fuller=fuller,
             stored=request.is_stored,
             kind=request.kind if may_be_over else None,
+            began=not request.has_model_output,
             brief=request.is_brief if parent is None else parent.brief and request.size <= _MODEST,
         )
 

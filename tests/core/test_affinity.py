@@ -284,32 +284,52 @@ def test_a_fresh_connection_is_a_new_one() -> None:
     assert chosen(SECOND, candidates, fresh=Mismatch.CONNECTION_LOST, room=0) == Open(full, evict=2)
 
 
+LONG = replace(baseline([*SECOND, call(), answer(), user("And?")], assistant("So")), turns=2)
+
+
 def test_without_room_the_least_valuable_baseline_goes() -> None:
     """A connection of one turn before one of many, and of two the one unused for longer."""
-    long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     full = Full(Mismatch.FIRST_TURN)
-    assert chosen(FIRST, [free(1, long, 1.0), free(2, OTHER, 9.0)], room=0) == Take(2, full)
+    assert chosen(FIRST, [free(1, LONG, 1.0), free(2, OTHER, 9.0)], room=0) == Take(2, full)
     assert chosen(FIRST, [free(1, OTHER, 5.0), free(2, OTHER, 4.0)], room=0) == Take(2, full)
-    assert chosen(FIRST, [free(1, long, 1.0), busy(2, OTHER)], room=0) == Take(1, full)
+    assert chosen(FIRST, [free(1, LONG, 1.0), busy(2, OTHER)], room=0) == Take(1, full)
 
 
 def test_without_room_a_conversation_in_use_keeps_its_connection() -> None:
     """One of several turns, for a minute after each; one of a single turn goes at once."""
-    long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
     full = Full(Mismatch.FIRST_TURN)
-    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=60.9) == NoRoom()
-    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=61.0) == Take(1, full)
+    assert chosen(FIRST, [free(1, LONG, 1.0)], room=0, now=60.9) == NoRoom()
+    assert chosen(FIRST, [free(1, LONG, 1.0)], room=0, now=61.0) == Take(1, full)
     assert chosen(FIRST, [free(1, OTHER, 1.0)], room=0, now=1.0) == Take(1, full)
-    assert chosen(FIRST, [free(1, long, 1.0), free(2, long, 9.0)], room=0, now=65.0) == Take(1, full)
+    assert chosen(FIRST, [free(1, LONG, 1.0), free(2, LONG, 9.0)], room=0, now=65.0) == Take(1, full)
     again = Full(Mismatch.CONNECTION_LOST)
-    assert chosen(FIRST, [free(1, long, 1.0)], room=0, now=2.0, fresh=again.reason) == NoRoom()
+    assert chosen(FIRST, [free(1, LONG, 1.0)], room=0, now=2.0, fresh=again.reason) == NoRoom()
+
+
+def test_without_room_a_conversation_at_its_tools_keeps_its_connection() -> None:
+    """From its first turn on it comes back with what it called for; not where an agent told it anew."""
+    calling = free(1, baseline(FIRST, call()), 1.0)
+    full = Full(Mismatch.FIRST_TURN)
+    assert chosen([user("New")], [calling], room=0, now=60.9, habits=OVER) == NoRoom()
+    assert chosen([user("New")], [calling], room=0, now=61.0) == Take(1, full)
+    assert chosen([user("New")], [calling, free(2, OTHER, 9.0)], room=0, now=99.0) == Take(2, full)
+    rewritten = free(1, baseline(THIRD, call(call_id="call_9")), 1.0)
+    assert chosen([user("New")], [rewritten], room=0, now=2.0) == Take(1, full)
+    assert chosen([user("New")], [replace(rewritten, baseline=LONG)], room=0, now=2.0) == NoRoom()
+
+
+def test_without_room_what_is_over_makes_some_however_long_it_was() -> None:
+    """A conversation of a kind that none was ever gone on with; a short one that may go on has less to lose."""
+    full = Full(Mismatch.FIRST_TURN)
+    candidates = [free(1, OTHER, 3.0), free(2, LONG, 2.0)]
+    assert chosen([user("New")], candidates, room=0, now=4.0, habits=OVER) == Take(2, full)
+    assert chosen([user("New")], candidates, room=0, now=4.0) == Take(1, full)
+    assert chosen([user("New")], candidates[1:], room=0, now=4.0) == NoRoom()
 
 
 def test_without_room_a_stored_conversation_makes_some_even_in_use() -> None:
     """It goes on by recall, at the price of a connection; where that cannot be, it keeps its own."""
-    kept = Baseline.after(request(user("At length"), store=True), "resp_stored", (), parent=OTHER)
-    long = Baseline.after(request(user("At length")), "resp_long", (), parent=OTHER)
-    candidates = [free(1, long, 1.0), free(2, kept, 2.0)]
+    candidates = [free(1, LONG, 1.0), free(2, stored(LONG), 2.0)]
     full = Full(Mismatch.FIRST_TURN)
     assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.ANY) == Take(2, full)
     assert chosen(FIRST, candidates, room=0, now=3.0, recall=Recall.OWN_ID) == NoRoom()

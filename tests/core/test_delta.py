@@ -346,10 +346,11 @@ def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
     """It began with the request if the agent's history shows no answer, and is brief up to what DEFLATE sees."""
     asked = request(user("x"))
     done = baseline([user("x")], assistant("Done"))
-    assert (done.kind, done.brief) == (asked.kind, True)
-    assert baseline([user("x")], reasoning(), call()).kind is None
+    assert (done.kind, done.began, done.brief) == (asked.kind, True, True)
+    working = baseline([user("x")], reasoning(), call())
+    assert (working.kind, working.began, working.brief) == (None, True, False)
     later = baseline([user("x"), assistant("Done"), user("y")], assistant("Done"))
-    assert (later.kind, later.brief) == (asked.kind, False)
+    assert (later.kind, later.began, later.brief) == (asked.kind, False, False)
     room = 2**15 - len(orjson.dumps([user("")]))
     assert baseline([user("x" * room)], assistant("Done")).brief
     assert not baseline([user("x" * (room + 1))], assistant("Done")).brief

@@ -337,6 +337,44 @@ async def test_a_newcomer_without_room_opens_nothing(pooled: Start, simulator: S
     assert max(sent[2:]) < min(sent[:2]) / 10
 
 
+async def test_a_conversation_at_its_tools_makes_no_room(pooled: Start, simulator: Simulator) -> None:
+    """It goes on with a delta, whoever came in between."""
+    here, conversation = await pooled(max_connections=2), Conversation()
+    simulator.script = scripted([says(FunctionCall("ls", call_id="call_1")), "b", "c", "d"])
+    await converse(here, simulator, conversation, "a")
+    for text in "bc":
+        here.clock.advance(1)
+        await converse(here, simulator, Conversation(), text)
+    conversation.history.append(answer())
+    assert reason(await converse(here, simulator, conversation, "d")) is None
+
+
+async def test_tasks_one_after_another_find_room(pooled: Start, simulator: Simulator) -> None:
+    """Each is over with its answer, however many tools it used: the third knows that, and waits for no minute."""
+    here = await pooled(max_connections=2)
+    uploads = []
+    for number in range(5):
+        here.clock.advance(1)
+        task = Conversation()
+        simulator.script = scripted([says(FunctionCall("ls", call_id="call_1")), "Done"])
+        uploads.append(reason(await converse(here, simulator, task, f"Task {number}")))
+        turn = await here.lend(request(*task.history, answer()))
+        uploads.append(reason(turn.upload))
+    assert uploads == [Mismatch.FIRST_TURN, None] * 5
+    assert [turn.connection_id for turn in simulator.turns] == [0, 0, 1, 1] * 2 + [0, 0]
+
+
+async def test_tasks_that_are_gone_on_with_make_no_room(pooled: Start, simulator: Simulator) -> None:
+    """One is enough, and no other of its kind is taken for over."""
+    here = await pooled(max_connections=2)
+    conversations = [Conversation() for _ in range(2)]
+    for text in "abc":
+        for conversation in conversations:
+            assert reason(await converse(here, simulator, conversation, text)) in (Mismatch.FIRST_TURN, None)
+    with pytest.raises(NoLease):
+        await converse(here, simulator, Conversation(), "new")
+
+
 async def test_stored_conversations_share_fewer_connections(pooled: Start, simulator: Simulator) -> None:
     """Each takes another's in turn, and goes on there with a delta."""
     here = await pooled(max_connections=2)
