@@ -149,6 +149,7 @@ REWRITTEN_CALL = chain(ANONYMOUS, like_javascript)
 
 IDENTICAL = agent(reasoning=same, message=same, call=same)
 REORDERED = agent(reasoning=reordered, message=reordered, call=reordered)
+IN_TURN = adding({"internal_chat_message_metadata_passthrough": {"turn_id": "019a"}})
 PI = agent(reasoning=same, message=without("logprobs"), call=chain(without("status"), like_javascript))
 OPENCODE = agent(
     reasoning=without("id"),
@@ -169,6 +170,7 @@ STYLES: dict[str, Echo] = {
     "openai_agents_python": REORDERED,
     "litellm_responses": REORDERED,
     "codex": agent(reasoning=chain(adding({"content": None}), reordered), message=reordered, call=reordered),
+    "codex_openai": agent(reasoning=chain(adding({"content": None}), IN_TURN), message=IN_TURN, call=IN_TURN),
     "pi": PI,
     "pi_mariozechner": PI,
     "copilot": agent(

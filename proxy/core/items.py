@@ -36,6 +36,9 @@ _AUTHORED = frozenset(
 )
 """Types whose `id` and `status` are bookkeeping: nothing else in a conversation refers to them."""
 
+_APART = frozenset({"id", "status", "internal_chat_message_metadata_passthrough"})
+"""Fields of the model's items that it does not read: Codex names the turn in the last (openai/codex#28360)."""
+
 _ANSWERED = frozenset({"function_call", "custom_tool_call"})
 """Calls the agent executes; upstream refuses to go on without an answer to each (protocol notes, section 4)."""
 
@@ -282,7 +285,7 @@ def _function_call(raw: Raw) -> Any:
 
 
 def _bare(raw: Raw) -> dict[str, Any]:
-    return {key: value for key, value in raw.items() if value is not None and key not in {"id", "status"}}
+    return {key: value for key, value in raw.items() if value is not None and key not in _APART}
 
 
 def _thought(raw: Raw) -> Any:

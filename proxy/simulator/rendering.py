@@ -14,7 +14,7 @@ import orjson
 from proxy.simulator.effective import effective_tool
 from proxy.simulator.model import Body, Item
 
-UNREAD = ("id", "status", "phase", "annotations", "logprobs")
+UNREAD = ("id", "status", "phase", "annotations", "logprobs", "internal_chat_message_metadata_passthrough")
 TEXTS = ("input_text", "output_text", "text")
 BYTES_PER_TOKEN = 4
 CACHE_BLOCK = 128

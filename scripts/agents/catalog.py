@@ -66,10 +66,13 @@ class Agent:
         return f"{self.name} {self.version}"
 
 
-def codex(*, websockets: bool = False, model: str | None = MODEL) -> Callable[[Place], Command]:
+def codex(
+    *, provider: str = "packlight", websockets: bool = False, model: str | None = MODEL
+) -> Callable[[Place], Command]:
     """Return how Codex gets a provider of its own; with *websockets* it first asks for one, and is refused.
 
-    Without a *model* it takes its own, to which it tells its tools in another way.
+    For a *provider* that is named OpenAI it writes more into its history. Without a *model* it takes its own, to
+    which it tells its tools in another way.
     """
 
     def prepare(place: Place) -> Command:
@@ -81,7 +84,7 @@ def codex(*, websockets: bool = False, model: str | None = MODEL) -> Callable[[P
 {named}
 model_provider = "packlight"
 [model_providers.packlight]
-name = "packlight"
+name = "{provider}"
 base_url = "{place.base_url}"
 env_key = "OPENAI_API_KEY"
 wire_api = "responses"
@@ -270,6 +273,13 @@ AGENTS: dict[str, Agent] = {
             version="0.169.0",
             source=Npm(package="@openai/codex", program="codex"),
             prepare=codex(websockets=True),
+            apis=("responses",),
+        ),
+        Agent(
+            name="codex-openai",
+            version="0.169.0",
+            source=Npm(package="@openai/codex", program="codex"),
+            prepare=codex(provider="OpenAI"),
             apis=("responses",),
         ),
         Agent(

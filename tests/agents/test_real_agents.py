@@ -10,7 +10,8 @@ pytestmark = [pytest.mark.agents, pytest.mark.timeout(900)]  # an installation m
 
 
 @pytest.mark.parametrize(
-    ("name", "api"), [("codex", "responses"), ("pi", "responses"), ("pi", "chat"), ("qwen", "chat")]
+    ("name", "api"),
+    [("codex", "responses"), ("codex-openai", "responses"), ("pi", "responses"), ("pi", "chat"), ("qwen", "chat")],
 )
 async def test_a_real_agent_sends_deltas_and_gets_its_answer(name: str, api: Api) -> None:
     """The agent exits with 0, prints the answer, sends deltas from its second turn on, and no context is wrong."""

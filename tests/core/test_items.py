@@ -350,6 +350,7 @@ def test_a_phase_may_be_left_out_but_not_changed() -> None:
     [
         (call('{ "path" : "." }'), 1),
         (call(id="fc_call_1", status=None, caller=None, namespace=None), 1),
+        (call(internal_chat_message_metadata_passthrough={"turn_id": "1"}), 1),
         (call(namespace="mine"), 0),
         (call('{"path":".."}'), 0),
         (call(name="rm"), 0),
