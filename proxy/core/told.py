@@ -14,13 +14,14 @@ class Told:
     def __init__(self) -> None:
         self.has_collided = False
         self._items: dict[int, Raw] = {}
-        self._announced: set[int] = set()
+        self._announced: set[tuple[int, str]] = set()
         self._behind = 0  # the place behind all others
 
     def announce(self, event: Raw) -> None:
         """Note from a `response.output_item.added` *event* that an item is to come."""
+        item = event.get("item")
         if isinstance(index := event.get("output_index"), int):
-            self._announced.add(index)
+            self._announced.add((index, str(item.get("id")) if isinstance(item, dict) else ""))
 
     def note(self, event: Raw) -> None:
         """Note the item in a `response.output_item.done` *event*.
@@ -39,8 +40,9 @@ class Told:
 
     @property
     def lacks_some(self) -> bool:
-        """Whether an item was announced that has not come whole."""
-        return not self._announced <= self._items.keys()
+        """Whether an item was announced that has not come whole; several may be announced for one place."""
+        places = {index for index, _ in self._announced}
+        return not places <= self._items.keys() or len(self._announced) > len(self._items)
 
     def in_order(self) -> list[Raw]:
         """Return the items."""

@@ -39,6 +39,17 @@ def test_what_was_announced_is_missed() -> None:
     assert not items.lacks_some
 
 
+def test_what_was_announced_for_one_place_is_missed_one_by_one() -> None:
+    """Some services give all their items one index; the same announcement again is of the same item."""
+    items = Told()
+    for name in ("a", "b", "b"):
+        items.announce({"output_index": 0, "item": {"id": name}})
+    items.note({"output_index": 0, "item": {**MESSAGE, "id": "a"}})
+    assert items.lacks_some
+    items.note({"output_index": 0, "item": {**OTHER, "id": "b"}})
+    assert not items.lacks_some
+
+
 @pytest.mark.parametrize("item", [None, "x", []])
 def test_what_is_no_item_is_none(item: Any) -> None:
     """An event may be anything."""
