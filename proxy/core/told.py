@@ -32,11 +32,17 @@ class Told:
         item, index = event.get("item"), event.get("output_index")
         if not isinstance(item, dict):
             return
-        place = index if isinstance(index, int) else self._behind
+        place = index if isinstance(index, int) else self._known_place(item)
         if place in self._items and not _is_again(self._items[place], item):
             self.has_collided, place = True, self._behind
         self._items[place] = item
         self._behind = max(self._behind, place + 1)
+
+    def _known_place(self, item: Raw) -> int:
+        """Return the place of *item*, which came without one: that of the item that it repeats, or the end."""
+        if item.get("id") is None and item.get("call_id") is None:
+            return self._behind  # the same words twice may be two items
+        return next((place for place, told in self._items.items() if _is_again(told, item)), self._behind)
 
     @property
     def lacks_some(self) -> bool:

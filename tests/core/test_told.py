@@ -27,6 +27,17 @@ def test_items_stand_by_their_index() -> None:
     assert told((0, MESSAGE), (5, OTHER), (None, THOUGHT)) == [MESSAGE, OTHER, THOUGHT]
 
 
+def test_an_item_that_comes_twice_without_an_index_counts_once() -> None:
+    """It is known by its id, or its call's; two that have neither may be two."""
+    named = {**MESSAGE, "id": "m"}
+    assert told((None, call()), (None, named), (None, call()), (None, named)) == [call(), named]
+    assert told((None, call(call_id="a", id=None)), (None, call(call_id="a", id=None))) == [
+        call(call_id="a", id=None)
+    ]
+    assert told((None, MESSAGE), (None, MESSAGE)) == [MESSAGE, MESSAGE]
+    assert told((None, named), (None, {**OTHER, "id": "m"})) == [named, {**OTHER, "id": "m"}]
+
+
 def test_what_was_announced_is_missed() -> None:
     """Wherever in the output, until it is told."""
     items = Told()
