@@ -57,7 +57,7 @@ class RelayedResponse(web.StreamResponse):
 
 
 class WholeResponse(web.Response):
-    """A JSON *body* in answer to *request*, which the library sends, but within *agent_timeout*."""
+    """A JSON *body* in answer to *request*, which goes in one piece, but within *agent_timeout*."""
 
     def __init__(self, request: web.Request, body: bytes, status: int, *, agent_timeout: float) -> None:
         super().__init__(status=status, body=body, content_type="application/json")
@@ -180,6 +180,24 @@ class Reply:
         self.bytes_sent += len(body)
         response = WholeResponse(self._request, body, status, agent_timeout=self._agent_timeout)
         response.headers.update(headers or {})
+        return response
+
+    async def sent(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Send *response* if it is whole, and wait until the system has taken all of what was sent.
+
+        The library does neither before the request counts as answered. Where the server stops then, what has not
+        left this process is lost.
+        """
+        if isinstance(response, WholeResponse):
+            self._response = response
+            await response.prepare(self._request)
+            await response.write_eof()
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size():
+            async with taken(transport, self._agent_timeout):
+                transport.set_write_buffer_limits(0)
+                await self._request.writer.drain()
+                transport.set_write_buffer_limits()
         return response
 
     def error(

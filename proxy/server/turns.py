@@ -75,7 +75,7 @@ class AgentRequest:
         assert task is not None  # noqa: S101  (we are in a coroutine)
         self._services.in_flight.add(task)
         try:
-            return await work
+            return await self._reply.sent(await work)
         except bodies.Stalled as exc:
             if self._reply.begun:
                 return self._reply.abort()

@@ -130,6 +130,24 @@ async def test_a_signal_lets_a_turn_in_flight_finish(
     assert simulator.connections[0].close_code == 1000
 
 
+async def test_a_signal_lets_an_agent_that_reads_late_have_all_of_its_answer(
+    launch: Launch, simulator: Simulator
+) -> None:
+    """A turn is in flight until its answer was taken, also where upstream has said all of it long before."""
+    simulator.settings.event_seconds = 0
+    simulator.script = scripted([Output((Text("x" * 8_000_000),), delta_size=200_000)])
+    process = await launch("serve", "--upstream", simulator.base_url)
+    async with aiohttp.ClientSession(read_bufsize=1024, headers={"Authorization": "Bearer key"}) as session:
+        body = {"model": "m", "input": "x"}
+        async with session.post(f"{process.url}/v1/responses", json=body) as answer:
+            process.popen.send_signal(signal.SIGTERM)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2.5):
+                    await process.popen.wait()
+            assert len(await answer.read()) > 8_000_000
+    assert await process.ended() == 0
+
+
 async def test_a_turn_that_outlasts_the_drain_is_aborted(
     launch: Launch, agents: Agents, simulator: Simulator
 ) -> None:

@@ -12,6 +12,9 @@ from aiohttp import web
 from proxied import KEY, Peer, Proxied, RawUpstream
 from websockets.asyncio.server import ServerConnection, serve
 
+from proxy.server import app as app_module
+from proxy.server.reply import Reply
+
 PIECES, PIECE = 30, 300_000
 CREATED = {"type": "response.created", "response": {"id": "r"}}
 DELTA = {"type": "response.output_text.delta", "delta": "x" * PIECE}
@@ -48,13 +51,18 @@ async def large(stack: AsyncExitStack) -> AsyncIterator[Large]:
     await stack.aclose()
 
 
-async def asking(run: Proxied, **fields: Any) -> Peer:
-    """Return an agent with small buffers that has asked for an answer, and takes what it is made to read."""
+async def with_small_buffers(port: int) -> Peer:
+    """Return an agent that is connected to *port*, and takes what it is made to read."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
     sock.setblocking(False)  # noqa: FBT003
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", run.port))
-    agent = Peer(*await asyncio.open_connection(sock=sock, limit=32 * 1024))
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    return Peer(*await asyncio.open_connection(sock=sock, limit=32 * 1024))
+
+
+async def asking(run: Proxied, **fields: Any) -> Peer:
+    """Return an agent with small buffers that has asked for an answer."""
+    agent = await with_small_buffers(run.port)
     run.peers.append(agent)
     body = orjson.dumps({"model": "m", "input": "x", "stream": True, **fields})
     await agent.begin("POST", "/v1/responses", KEY, ("Content-Length", str(len(body))))
@@ -93,11 +101,12 @@ async def test_an_agent_that_takes_nothing_over_plain_http_is_hung_up_on(
 
 
 async def test_an_agent_that_takes_nothing_of_a_whole_answer_is_hung_up_on(proxied: Start, large: Large) -> None:
-    """The library writes it, after the turn's end; its connection is not kept for ever either."""
+    """It goes in one piece; the agent's connection is not kept for ever either."""
     run = await proxied(upstream=large.url, agent_timeout=0.3)
     agent = await asking(run, stream=False)
     writer = agent.writer
     await run.recorded(1)
+    assert run.server.ledger.statuses == {"aborted": 1}
     while True:  # the first byte after the end is answered by a reset
         try:
             await agent.send(b"\r\n")
@@ -209,3 +218,55 @@ async def test_an_agent_that_reads_slowly_gets_all_of_its_answer(proxied: Start,
     assert len(heard) > PIECES * PIECE
     await run.recorded(1)
     assert run.server.ledger.statuses == {"completed": 1}
+
+
+async def test_a_server_that_stops_waits_for_an_agent_that_reads_late(
+    proxied: Start, large: Large, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn is in flight until its answer was taken, also where that goes in one piece."""
+    monkeypatch.setattr(app_module, "_CLOSING_SECONDS", 0.1)
+    run = await proxied(upstream=large.url, drain_seconds=20)
+    agent = await asking(run, stream=False)
+    heard = await agent.reader.read(100)
+    draining = asyncio.get_running_loop().create_task(run.server.drain())
+    await asyncio.wait([draining], timeout=1)
+    assert not draining.done()
+    heard += await agent.reader.read(-1)
+    await draining
+    assert len(heard) > PIECES * PIECE
+    assert run.server.ledger.statuses == {"completed": 1}
+
+
+async def test_an_answer_is_sent_when_the_system_has_all_of_it(stack: AsyncExitStack) -> None:
+    """What a process still holds is lost when it ends."""
+    ended, sent = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        reply = Reply(request)
+        assert request.transport is not None
+        await reply.begin(web.StreamResponse())
+        while not request.transport.get_write_buffer_size():
+            await reply.write(b"x" * 10_000)
+            await asyncio.sleep(0.01)  # the system takes what it can
+        response = await reply.end()
+        ended.set()
+        await reply.sent(response)
+        assert not request.transport.get_write_buffer_size()
+        sent.set()
+        return response
+
+    application = web.Application()
+    application.add_routes([web.get("/", answer)])
+    runner = web.AppRunner(application)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await SmallSite(runner, "127.0.0.1", 0).start()
+    agent = await with_small_buffers(runner.addresses[0][1])
+    await agent.begin("GET", "/")
+    await ended.wait()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(sent.wait(), 0.1)
+    while not (await agent.reader.read(2**16)).endswith(b"\r\n0\r\n\r\n"):
+        pass
+    await sent.wait()
+    agent.writer.close()
