@@ -121,7 +121,8 @@ def test_a_conversation_that_is_over_makes_place_for_one_of_its_kind() -> None:
 )
 def test_no_other_makes_place(known: Candidate) -> None:
     """It goes on, or may, or has nothing that helps."""
-    assert not isinstance(chosen([user("New")], [known], habits=OVER), Take)
+    over = Habits(over={KIND, request(*FIRST, temperature=0.5).kind})
+    assert not isinstance(chosen([user("New")], [known], habits=over), Take)
 
 
 def test_one_that_called_tools_makes_place_too() -> None:
@@ -140,6 +141,8 @@ def test_one_that_says_a_conversation_anew_makes_place_for_the_next() -> None:
     known = free(1, baseline(told, assistant("Nothing")))
     assert chosen(again, [known], habits=OVER) == Take(1, Full(Mismatch.HISTORY_CHANGED))
     assert isinstance(chosen([user("Other"), *again[1:]], [known], habits=OVER), Open)
+    going_on = free(1, baseline(told, assistant("Nothing"), parent=AFTER_SECOND))
+    assert isinstance(chosen(again, [going_on], habits=OVER), Open)
 
 
 def test_what_is_continued_or_was_lost_takes_no_place() -> None:

@@ -348,7 +348,7 @@ def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
     done = baseline([user("x")], assistant("Done"))
     assert (done.kind, done.began, done.brief) == (asked.kind, True, True)
     working = baseline([user("x")], reasoning(), call())
-    assert (working.kind, working.began, working.brief) == (None, True, False)
+    assert (working.kind, working.began, working.brief) == (None, True, True)
     later = baseline([user("x"), assistant("Done"), user("y")], assistant("Done"))
     assert (later.kind, later.began, later.brief) == (asked.kind, False, False)
     room = 2**15 - len(orjson.dumps([user("")]))
