@@ -116,7 +116,7 @@ def _likely(given: Raw) -> dict[str, Any]:
 
 _ESCAPED = re.compile(r"(?:\\x[0-9a-f]{2})+")
 
-_PARTIAL = re.compile("[\ud800-\udfff\ufffd]")
+_PARTIAL = re.compile(r"[\ud800-\udfff\ufffd]")
 """Half a character, or its replacement, which some servers write for a piece of one: its bytes are not told."""
 
 
