@@ -94,8 +94,8 @@ _MOST_IDENTITY = 64 * 1024
 """Bytes of headers for a handshake: servers take 8 to 64 KB."""
 
 _ANSWERED = frozenset({"retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
-_ANSWERED_PREFIXES = ("x-ratelimit-", "openai-")
-"""What an error event's headers may tell the agent."""
+_ANSWERED_PREFIXES = ("x-ratelimit-", "openai-", "x-codex-")
+"""What an error event's headers may tell the agent; the last say how much of a plan is used, and until when."""
 
 
 def of_wire(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

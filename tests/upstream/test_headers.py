@@ -168,6 +168,7 @@ def test_errors_tell_when_to_try_again() -> None:
         ("X-Request-Id", "req_1"),
         ("x-ratelimit-remaining-tokens", "0"),
         ("openai-processing-ms", "7"),
+        ("X-Codex-Primary-Used-Percent", "100"),
     ]
     untold = [
         ("Content-Length", "5"),
