@@ -158,7 +158,7 @@ class StreamedCompletion:
         return whole[self._sent.get(place, 0) :] if isinstance(whole, str) else ""
 
     def _ended(self, event: Raw) -> Iterator[bytes]:
-        response = _response(event)
+        response = _with_status(_response(event), event.get("type"))
         if response.get("status") in _ENDED_BADLY:
             yield from self._failed(event)
             return
@@ -230,7 +230,7 @@ class WholeCompletion(Gathering):
 
     def finish(self) -> bytes:
         """Return the completion. Raises UpstreamError where the turn failed."""
-        response = self.response()
+        response = _with_status(self.response(), self.last.type if self.last is not None else None)
         if response.get("status") in _ENDED_BADLY:
             raise Fault.of({"response": response}).as_error()
         output = _output(response)
@@ -259,6 +259,13 @@ def _index(event: Raw, name: str) -> Any:
 def _response(event: Raw) -> Raw:
     response = event.get("response")
     return response if isinstance(response, dict) else {}
+
+
+def _with_status(response: Raw, ending: Any) -> Raw:
+    """Return *response* with the status that the type of its last event, *ending*, tells where it has none."""
+    if response.get("status") is not None or not isinstance(ending, str):
+        return response
+    return {**response, "status": ending.removeprefix("response.")}
 
 
 def _output(response: Raw) -> list[Raw]:

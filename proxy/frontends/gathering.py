@@ -7,13 +7,13 @@ from proxy.core.told import Told
 
 
 class Gathering:
-    """An answer that is told at its end: of the events it keeps the items of a response and its last word."""
+    """An answer that is told at its end: of the events it keeps the items of a response, and the *last* one."""
 
     content_type = "application/json"
 
     def __init__(self) -> None:
         self._told = Told()
-        self._last: ServerEvent | None = None
+        self.last: ServerEvent | None = None
 
     def tells(self, event: ServerEvent) -> bool:
         """Whether *event* is the last one."""
@@ -23,7 +23,7 @@ class Gathering:
         """Keep what the response needs; there is nothing to send yet."""
         if event.type == "response.output_item.done":
             self._told.note(event.json())
-        self._last = event
+        self.last = event
         return b""
 
     def response(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class Gathering:
 
         Raises UpstreamError where the turn ended with an error instead of a response.
         """
-        last = self._last.json() if self._last is not None else {}
+        last = self.last.json() if self.last is not None else {}
         response = last.get("response")
         if not isinstance(response, dict):
             raise Fault.of(last).as_error()

@@ -240,6 +240,19 @@ def test_a_response_cut_short_says_why(details: JSON | None, reason: str) -> Non
     assert whole(CREATED, done(CALL), last)["choices"][0]["finish_reason"] == reason
 
 
+def test_an_ending_that_leaves_its_status_out_is_known_by_its_type() -> None:
+    """Nothing that failed or was cut short passes for a whole answer."""
+    cut = ended("incomplete", status=None, incomplete_details={"reason": "content_filter"})
+    assert choices(words("x"), cut)[-1]["finish_reason"] == "content_filter"
+    assert whole(CREATED, done(CALL), cut)["choices"][0]["finish_reason"] == "content_filter"
+    assert choices(words("x"), ended(status=None))[-1]["finish_reason"] == "stop"
+    failed = ended("failed", status=None, error={"code": "server_error", "message": "Sorry."})
+    with pytest.raises(UpstreamError) as raised:
+        whole(CREATED, words("x"), failed)
+    assert raised.value.status == 500
+    assert b"Sorry." in raised.value.body
+
+
 def test_log_probabilities_go_with_their_words() -> None:
     """Where they were asked for, with the bytes of each token."""
     piece = words("é", logprobs=[TOKEN])
