@@ -8,7 +8,8 @@ a delta. Nothing is opened for that: a connection is as good with another chain 
 
 A conversation of a kind that is over with its answer (a title, a sub-agent) goes where the last such one was: the
 compressor there has seen much of it, and nobody waits for a connection. A request of a kind that leads a
-conversation nowhere (a suggestion) goes aside in full, so that the conversation keeps its connection.
+conversation nowhere (a suggestion), or with last words that do, goes aside in full, so that the conversation keeps
+its connection.
 
 A response that the agent has upstream store outlives its connection: it can be continued on any other, also while
 another turn continues it on its own, and so makes room even in use.
@@ -53,15 +54,15 @@ _KEPT = frozenset({Mismatch.CONNECTION_LOST, Mismatch.RETIRED})
 class Former:
     """A baseline that is no more, and why a request that would continue it must be sent in full.
 
-    *is_sound* says that upstream was continuing its response when the agent hung up, or has done so. *left_by* is
-    the kind of a request that left it: one of another kind than its own that took its place on the connection, or
-    one that went aside, so that it is still there.
+    *is_sound* says that upstream was continuing its response when the agent hung up, or has done so. *left_by* are
+    the ways (`way_on`) of the request that continued it, or of those that went aside from it: it is on its
+    connection then as before.
     """
 
     baseline: Baseline
     reason: Mismatch
     is_sound: bool = False
-    left_by: Fingerprint | None = None
+    left_by: AbstractSet[Fingerprint] = frozenset()
 
     @property
     def is_blameless(self) -> bool:
@@ -102,7 +103,7 @@ class NoRoom:
 class Habits:
     """What agents do with requests of some kinds.
 
-    With those in *over* they begin a conversation and never go on with it once it has its answer; with those in
+    With those in *over* they begin a conversation and never go on with it once it has its answer; by the ways in
     *aside* they go on with one, and then come back to where it was before.
     """
 
@@ -182,8 +183,17 @@ def _goes_aside(request: TurnRequest, upload: Delta | Full, habits: Habits, reca
     """Whether the conversation that *upload* continues will not go on from the answer to *request*."""
     if not habits.aside or isinstance(upload, Full) or recall.allows(upload.baseline):
         return False
-    known = upload.baseline.kind
-    return known is not None and known != request.kind and request.kind in habits.aside
+    return way_on(request, upload.baseline) in habits.aside
+
+
+def way_on(request: TurnRequest, known: Baseline) -> Fingerprint | None:
+    """Return what tells *request* from the one that it goes on from: its kind, or else its errand.
+
+    None where that had called something, or was the same: then nothing is learned from what becomes of it.
+    """
+    if known.kind is None or known.errand == request.errand:
+        return None
+    return request.kind if known.kind != request.kind else request.errand
 
 
 def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits, now: float) -> int | None:
@@ -193,15 +203,17 @@ def _alike(request: TurnRequest, candidates: Iterable[Candidate], habits: Habits
         (each.last_used, each.key)
         for each in candidates
         if each.free and each.baseline is not None and each.baseline.kind == kind is not None
-        if _is_past(each.baseline, habits)
+        if _is_past(each.baseline, request, habits)
         or (now - each.last_used >= _OVER_SECONDS and _is_over(each.baseline, request, habits))
     ]
     return max(found)[1] if found else None
 
 
-def _is_past(known: Baseline, habits: Habits) -> bool:
-    """Whether agents come back to where they were before *known*, all of which went aside."""
-    return known.kind in habits.aside and known.turns == 1
+def _is_past(known: Baseline, request: TurnRequest, habits: Habits) -> bool:
+    """Whether agents come back to where they were before *known*, all of which went aside, as *request* does."""
+    if known.turns > 1:
+        return False
+    return known.kind in habits.aside or (known.errand in habits.aside and known.errand == request.errand)
 
 
 def _is_over(known: Baseline, request: TurnRequest, habits: Habits) -> bool:

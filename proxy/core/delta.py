@@ -133,6 +133,7 @@ class TurnRequest:
     echo: Echo | None = None
     hoisted: Hoisted | None = None
     _kind: list[Fingerprint] = field(default_factory=list, init=False, repr=False, compare=False)
+    _errand: list[Fingerprint] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -214,6 +215,13 @@ class TurnRequest:
             told = {name: value for name, value in self.fields.items() if name not in _NAMING}
             self._kind.append(digest(told))
         return self._kind[0]
+
+    @property
+    def errand(self) -> Fingerprint:
+        """The mark of its kind and its last item: what it is asked for, in so many words."""
+        if not self._errand:  # so may the last item be
+            self._errand.append(marks(self.items[-1:], after=self.kind)[-1])
+        return self._errand[0]
 
     @property
     def is_brief(self) -> bool:
@@ -304,9 +312,9 @@ class Baseline:
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
     differs from that of the one before in the chain, which was on the same connection. *kind* is that of the
-    request where the conversation may be over: nothing was called that would have to be answered. *began* says
-    that the conversation began with this request, for all that its history shows, and *brief* that it began on
-    this chain, and with little, and is not long.
+    request where the conversation may be over: nothing was called that would have to be answered. So is *errand*.
+    *began* says that the conversation began with this request, for all that its history shows, and *brief* that it
+    began on this chain, and with little, and is not long.
     """
 
     response_id: str
@@ -326,6 +334,7 @@ class Baseline:
     stored: bool = False
     own_id: bool = False
     kind: Fingerprint | None = None
+    errand: Fingerprint | None = None
     began: bool = False
     brief: bool = False
 
@@ -362,6 +371,7 @@ class Baseline:
             fuller=fuller,
             stored=request.is_stored,
             kind=request.kind if may_be_over else None,
+            errand=request.errand if may_be_over else None,
             began=not request.has_model_output,
             brief=request.is_brief if parent is None else parent.brief and request.size <= _MODEST,
         )

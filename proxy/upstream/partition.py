@@ -6,9 +6,10 @@ Dropping any of it costs bytes, never an answer.
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from proxy.core.affinity import Candidate, Former, gone_on_from, returned_to
+from proxy.core.affinity import Candidate, Former, gone_on_from, returned_to, way_on
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.items import Fingerprint
@@ -150,7 +151,7 @@ class Partition:
         reason: Mismatch,
         *,
         is_sound: bool = False,
-        left_by: Fingerprint | None = None,
+        left_by: AbstractSet[Fingerprint] = frozenset(),
     ) -> None:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""
         if baseline is not None:
@@ -168,23 +169,28 @@ class Partition:
     def _note_continued(self, request: TurnRequest, continued: Baseline) -> None:
         if continued.kind is None:
             return
-        self.kinds.went_on(continued.kind)
-        self._note_back(request, next((each for each in self.formers if each.baseline is continued), None))
-        if continued.kind != request.kind:
-            self.remember(continued, Mismatch.HISTORY_CHANGED, is_sound=True, left_by=request.kind)
+        self.kinds.went_on(continued.kind, continued.errand)
+        self._note_back(request, self._former(continued))
+        way = way_on(request, continued)
+        if way is not None:
+            self.remember(continued, Mismatch.HISTORY_CHANGED, is_sound=True, left_by={way})
 
     def _note_aside(self, request: TurnRequest) -> None:
         """Take note that *request* leaves the conversation that it goes on with where it is."""
-        self.kinds.went_aside(request.kind)
         left = gone_on_from(request, [each.baseline for each in self.candidates if each.baseline is not None])
-        self.remember(left, Mismatch.HISTORY_CHANGED, left_by=request.kind)
+        way = way_on(request, left) if left is not None else None
+        if left is not None and way is not None:
+            self.kinds.went_aside(way)
+            former = self._former(left)
+            ways = {way} if former is None else {way, *former.left_by}
+            self.remember(left, Mismatch.HISTORY_CHANGED, left_by=ways)
 
     def note_return(self, request: TurnRequest) -> bool:
         """Take note where *request* comes back to a conversation that is no more; return whether it does."""
         former = returned_to(request, self.candidates, self.formers)
         if former is None or former.baseline.kind is None:
             return False
-        self.kinds.went_on(former.baseline.kind)
+        self.kinds.went_on(former.baseline.kind, former.baseline.errand)
         self._note_back(request, former)
         return True
 
@@ -196,9 +202,13 @@ class Partition:
                 self.remember(former.baseline, Mismatch.HISTORY_CHANGED, is_sound=sound, left_by=left_by)
 
     def _note_back(self, request: TurnRequest, former: Former | None) -> None:
-        """Take note where *request* goes on from *former*, which one of another kind had gone on from before."""
-        if former is not None and former.left_by is not None and former.left_by != request.kind:
-            self.kinds.led_aside(former.left_by)
+        """Take note where *request* goes on from *former*, which one had gone on from another way before."""
+        if former is not None:
+            for way in former.left_by - {request.kind, request.errand}:
+                self.kinds.led_aside(way)
+
+    def _former(self, baseline: Baseline) -> Former | None:
+        return next((each for each in self.formers if each.baseline is baseline), None)
 
     # Its chains
 

@@ -19,6 +19,7 @@ from proxy.core.affinity import (
     choose,
     explain,
     returned_to,
+    way_on,
 )
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, diff
 
@@ -187,6 +188,27 @@ def test_what_leads_nowhere_goes_on_where_that_costs_nobody() -> None:
     working = free(1, baseline(SECOND, call()))
     asked = request(*THIRD, **SUGGESTED)
     assert isinstance(choose(asked, [working], room=1, now=0.0, habits=ASIDE), Use)
+
+
+def test_a_way_is_a_kind_or_else_the_last_words() -> None:
+    """Nothing tells apart what is asked again, and a call has to be answered whichever way."""
+    asked = request(*SECOND)
+    assert way_on(asked, AFTER_FIRST) == asked.errand
+    assert way_on(asked, baseline(FIRST, assistant("Hi"), **SUGGESTED)) == asked.kind
+    assert way_on(asked, baseline([user("What is here?")], assistant("Hi"))) is None
+    assert way_on(request(*THIRD), AFTER_SECOND) is None
+
+
+def test_words_that_lead_nowhere_go_aside_with_the_same_settings_alone() -> None:
+    """And then where the last one was, whatever was said before it."""
+    words = Habits(aside={request(*SECOND).errand})
+    full = Full(Mismatch.ASIDE)
+    last = free(2, baseline([*FIRST, SECOND[-1]], assistant("A folder")))
+    main = free(1, AFTER_FIRST)
+    assert chosen(SECOND, [main], habits=words) == Open(full)
+    assert chosen(SECOND, [main, last, free(3, OTHER)], habits=words, room=0) == Take(2, full)
+    assert isinstance(chosen([*FIRST, assistant("Hi"), user("Another")], [main], habits=words), Use)
+    assert isinstance(choose(request(*SECOND, temperature=0.5), [main], room=1, now=0.0, habits=words), Use)
 
 
 def test_a_request_comes_back_to_what_is_no_more() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
-from said import answer, user
+from said import JSON, answer, user
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.core.turn import Turn
@@ -545,9 +545,10 @@ async def test_a_conversation_that_comes_back_loses_one_upload(pooled: Start, si
 class Suggesting:
     """An agent that asks after each answer what its user may type next, in a fork of the conversation."""
 
-    def __init__(self, here: Pooled, simulator: Simulator, **fields: Any) -> None:
+    def __init__(self, here: Pooled, simulator: Simulator, *, apart: JSON | None = None, **fields: Any) -> None:
         self.here = here
         self.simulator = simulator
+        self.apart = {"reasoning": {"effort": "none"}} if apart is None else apart
         self.fields = fields
         self.main = Conversation()
 
@@ -558,18 +559,21 @@ class Suggesting:
         self.main.hears(self.simulator.turns[-1].output)
         return reason(turn.upload), reason((await self.suggest()).upload)
 
-    async def suggest(self) -> Turn:
-        """Ask for a suggestion."""
-        asked = request(*self.main.history, user("Suggest."), reasoning={"effort": "none"}, **self.fields)
+    async def suggest(self, words: str = "Suggest.") -> Turn:
+        """Ask for a suggestion, in these *words*."""
+        asked = request(*self.main.history, user(words), **self.apart, **self.fields)
         turn = await self.here.lend(asked)
-        assert self.simulator.turns[-1].context == [*self.main.history, user("Suggest.")]
+        assert self.simulator.turns[-1].context == [*self.main.history, user(words)]
         return turn
 
 
-async def test_what_leads_nowhere_costs_a_conversation_one_upload(pooled: Start, simulator: Simulator) -> None:
+@pytest.mark.parametrize("apart", [{"reasoning": {"effort": "none"}}, {}], ids=["by its settings", "by its words"])
+async def test_what_leads_nowhere_costs_a_conversation_one_upload(
+    pooled: Start, simulator: Simulator, apart: JSON
+) -> None:
     """Once the agent has come back to where it was, a suggestion goes aside, and then where the last one was."""
     here = await pooled()
-    agent = Suggesting(here, simulator)
+    agent = Suggesting(here, simulator, apart=apart)
     assert [await agent.ask(text) for text in "abcdef"] == [
         (Mismatch.FIRST_TURN, None),
         (Mismatch.HISTORY_CHANGED, Mismatch.ASIDE),
@@ -579,6 +583,56 @@ async def test_what_leads_nowhere_costs_a_conversation_one_upload(pooled: Start,
         (None, Mismatch.ASIDE),
     ]
     assert [turn.connection_id for turn in simulator.turns] == [0, 0, *[1, 2] * 5]
+
+
+@pytest.mark.parametrize("apart", [{"reasoning": {"effort": "none"}}, {}], ids=["by its settings", "by its words"])
+async def test_an_agent_may_have_two_ways_aside(pooled: Start, simulator: Simulator, apart: JSON) -> None:
+    """A suggestion and a look for what is to be remembered: when it comes back, it has come back from both."""
+    here = await pooled(max_connections=9)
+    agent, looks = (
+        Suggesting(here, simulator, apart=apart),
+        Suggesting(here, simulator, apart={"temperature": 0.5}),
+    )
+    looks.main = agent.main
+    for text in "abcdef":
+        asked = [*await agent.ask(text), reason((await looks.suggest("Remember.")).upload)]
+        assert text in "abc" or asked == [None, Mismatch.ASIDE, Mismatch.ASIDE]
+
+
+async def test_words_that_an_agent_came_back_from_go_on_elsewhere(pooled: Start, simulator: Simulator) -> None:
+    """Who took back what they say often, and says it again, pays one upload for it, once."""
+    here = await pooled(max_connections=9)
+    agent = Suggesting(here, simulator, apart={})
+    await converse(here, simulator, agent.main, "a")
+    await agent.suggest()
+    asked = [reason(await converse(here, simulator, agent.main, text)) for text in ("b", "Suggest.", "c")]
+    assert asked == [Mismatch.HISTORY_CHANGED, Mismatch.ASIDE, None]
+    assert reason(await converse(here, simulator, agent.main, "Suggest.")) is None
+
+
+async def test_the_same_words_again_lead_nobody_aside(pooled: Start, simulator: Simulator) -> None:
+    """A turn that is asked again says nothing of its words."""
+    here = await pooled(max_connections=9)
+    agent = Suggesting(here, simulator, apart={})
+    await converse(here, simulator, agent.main, "a")
+    await agent.suggest()
+    assert reason((await agent.suggest()).upload) is Mismatch.HISTORY_CHANGED
+    agent.main = Conversation()
+    await converse(here, simulator, agent.main, "b")
+    assert reason((await agent.suggest()).upload) is None
+
+
+async def test_a_stored_conversation_that_is_rewound_goes_on(pooled: Start, simulator: Simulator) -> None:
+    """Its response from before is there still."""
+    here = await pooled()
+    main = Conversation()
+    for text in "ab":
+        turn = await here.lend(main.says(text, store=True))
+        main.hears(simulator.turns[-1].output)
+    del main.history[-2:]
+    turn = await here.lend(main.says("c", store=True))
+    assert reason(turn.upload) is None
+    assert simulator.turns[-1].context == main.history
 
 
 async def test_what_an_agent_came_back_from_once_is_a_delta_again(pooled: Start, simulator: Simulator) -> None:
