@@ -223,7 +223,7 @@ def _is_over(known: Baseline, request: TurnRequest, habits: Habits) -> bool:
     another request, for the same task, does not. One that began with much would be dear to lose, and is of little
     use to the compressor.
     """
-    return known.kind in habits.over and (known.brief or (known.turns == 1 and known.asked == request.asked))
+    return request.kind in habits.over and (known.brief or (known.turns == 1 and known.asked == request.asked))
 
 
 def _stored(

@@ -1,8 +1,8 @@
 """Kinds: what becomes of conversations, by the kind of request that was answered last.
 
 A title, a summary or a sub-agent's task is over with its answer. A suggestion for what to type next goes on with a
-conversation, which then goes on from where it was before; where it has the conversation's own settings, it is known
-by its words.
+conversation, which then goes on from where it was before; where it has the conversation's own settings, it is
+known by its words.
 """
 
 from proxy.core.affinity import Habits
