@@ -76,7 +76,7 @@ def _numbered(self: StreamedCompletion, event: Raw) -> Iterator[bytes]:
 
 
 def _streamed_only(self: Gathering) -> Raw:
-    response: Raw = self._last.json()["response"] if self._last else {}
+    response: Raw = self.last.json()["response"] if self.last else {}
     return {**response, "output": self._told.in_order()}
 
 
