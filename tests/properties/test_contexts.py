@@ -114,7 +114,11 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     "the text of outputs is not compared": (items, "_message", lambda raw: ["message", raw.get("role")]),
     "the role of outputs is not compared": (items, "_message", lambda raw: MESSAGE({**raw, "role": "assistant"})),
     "arguments are not compared": (items, "arguments", lambda text: None),
-    "the history before the baseline is not compared": (delta, "marks", lambda each, **_: (START,) * (len(each) + 1)),
+    "the history before the baseline is not compared": (
+        delta,
+        "marks",
+        lambda each, **_: (START,) * (len(each) + 1),
+    ),
     "another key's connection is used": (pool, "partition_key", lambda url, headers: b""),
     "rewritten outputs count as left out": (delta, "_beyond_echo", _gullible),
     "settings are not compared": (delta, "digest", lambda value: b""),
