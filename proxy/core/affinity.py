@@ -55,8 +55,8 @@ class Former:
     """A baseline that is no more, and why a request that would continue it must be sent in full.
 
     *is_sound* says that upstream was continuing its response when the agent hung up, or has done so. *left_by* are
-    the ways (`way_on`) of the request that continued it, or of those that went aside from it: it is on its
-    connection then as before.
+    the ways (`way_on`) of the request that continued it on its connection, or of those that went aside, so that it
+    is still there.
     """
 
     baseline: Baseline
