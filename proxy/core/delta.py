@@ -220,7 +220,8 @@ class TurnRequest:
     def errand(self) -> Fingerprint:
         """The mark of its kind and its last item: what it is asked for, in so many words."""
         if not self._errand:  # so may the last item be
-            self._errand.append(marks(self.items[-1:], after=self.kind)[-1])
+            last = max(len(self.items) - 1, 0)  # not -1, for which a `History` would be read again
+            self._errand.append(marks(self.items[last:], after=self.kind)[-1])
         return self._errand[0]
 
     @property

@@ -9,7 +9,7 @@ from echo import DROPS_REASONING, DROPS_TEXT, STYLES, echo
 from said import JSON, answer, assistant, baseline, call, custom_call, reasoning, request, user
 
 from proxy.core.delta import FIELDS, Baseline, Delta, Full, Mismatch, Reuse, TurnRequest, diff, reuse
-from proxy.core.history import Outline
+from proxy.core.history import History, Outline
 from proxy.core.items import Dropped, Item, Output
 
 HISTORY = [{"role": "developer", "content": "Be brief."}, user("What is here?")]
@@ -340,6 +340,21 @@ def test_requests_for_one_purpose_are_of_one_kind() -> None:
     assert request(user("y"), assistant("z"), tools=[], prompt_cache_key="l").kind == kind
     assert request(user("x"), tools=[], text={"verbosity": "low"}).kind != kind
     assert request(user("x"), tools=[], model="gpt-5.5-mini").kind != kind
+
+
+def test_what_is_asked_for_is_told_by_the_last_item_alone() -> None:
+    """All before that may have been read with an earlier request, and is not read again."""
+    whole = request(*HISTORY, user("Go on."))
+
+    def read() -> list[JSON]:
+        raise AssertionError("read again")
+
+    before = request(*HISTORY)
+    known = History(before.marks, tuple(whole.items[len(HISTORY) :]), outline=before.outline, read=read)
+    assert replace(whole, items=known).errand == whole.errand
+    assert request(user("Go on.")).errand == whole.errand
+    assert request(*HISTORY).errand != whole.errand
+    assert request().errand not in (whole.errand, request(temperature=0.5).errand)
 
 
 def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
