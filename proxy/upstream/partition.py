@@ -4,8 +4,7 @@ Dropping any of it costs bytes, never an answer.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -25,6 +24,7 @@ from proxy.upstream.slumber import Slumber
 from proxy.upstream.trust import Trust
 
 _FORMERS_KEPT = 64
+"""So many that nobody has gone on from, and as many that somebody has."""
 
 _MISSES_BELIEVED = 3
 """After so many deltas in a row that upstream could not continue, it does not keep what it promised."""
@@ -103,7 +103,7 @@ class Partition:
     query: str
     trust: Trust
     slots: dict[int, Slot] = field(default_factory=dict)
-    formers: deque[Former] = field(default_factory=lambda: deque(maxlen=_FORMERS_KEPT))
+    formers: tuple[Former, ...] = ()
     cut_short: Newest[Fingerprint, bool] = field(default_factory=Newest)
     chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
     recall: Chaining = field(default_factory=Chaining)
@@ -156,8 +156,7 @@ class Partition:
         """Remember a *baseline* that is no more, and why: the latest word on it counts."""
         if baseline is not None:
             others = [each for each in self.formers if each.baseline is not baseline]
-            self.formers.clear()
-            self.formers.extend([Former(baseline, reason, is_sound, left_by), *others][:_FORMERS_KEPT])
+            self.formers = tuple(_latest([Former(baseline, reason, is_sound, left_by), *others]))
 
     def note_course(self, request: TurnRequest, upload: Delta | Full) -> None:
         """Take note of the conversation that *request* goes on with, or goes aside from."""
@@ -196,7 +195,7 @@ class Partition:
 
     def note_gone_on(self, request: TurnRequest) -> None:
         """Take note that *request* was answered: who comes back to where it went on from changes the history."""
-        for former in list(self.formers):
+        for former in self.formers:
             if former.reason is not Mismatch.HISTORY_CHANGED and gone_on_from(request, [former.baseline]):
                 sound, left_by = former.is_blameless, former.left_by
                 self.remember(former.baseline, Mismatch.HISTORY_CHANGED, is_sound=sound, left_by=left_by)
@@ -262,3 +261,16 @@ class Partition:
     def judge(self, form: Form | Rewrite, *, equal: bool) -> None:
         """Remember whether a request that is rewritten so is *equal* to the agent's, for upstream."""
         self.verdicts[form] = equal
+
+
+def _latest(formers: Iterable[Former]) -> Iterator[Former]:
+    """Yield the first of *formers*, those that somebody has gone on from counted apart.
+
+    There is one more of them with each message, and what a conversation is to go on from stands among them.
+    """
+    kept = {True: 0, False: 0}
+    for former in formers:
+        gone_on = former.reason is Mismatch.HISTORY_CHANGED
+        kept[gone_on] += 1
+        if kept[gone_on] <= _FORMERS_KEPT:
+            yield former

@@ -398,7 +398,7 @@ class Pool:
         choice = choose(
             request,
             partition.candidates,
-            list(partition.formers),
+            partition.formers,
             room=self._room(partition),
             now=now,
             dropped=self._limits.dropped_output,

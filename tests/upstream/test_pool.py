@@ -635,6 +635,30 @@ async def test_a_stored_conversation_that_is_rewound_goes_on(pooled: Start, simu
     assert simulator.turns[-1].context == main.history
 
 
+async def test_a_long_conversation_crowds_out_no_other(pooled: Start, simulator: Simulator) -> None:
+    """Each message leaves a response behind; one that is stored goes on from its own, however many there were."""
+    here = await pooled(max_connections=1)
+    waiting, talking = Conversation(), Conversation()
+    await here.lend(waiting.says("a", store=True))
+    waiting.hears(simulator.turns[-1].output)
+    for number in range(70):
+        await converse(here, simulator, talking, str(number))
+    here.clock.advance(60)
+    turn = await here.lend(waiting.says("b", store=True))
+    assert reason(turn.upload) is None
+    assert simulator.turns[-1].context == waiting.history
+
+
+async def test_what_is_remembered_has_an_end(pooled: Start, simulator: Simulator) -> None:
+    """Of what was gone on from, and of the rest."""
+    partition = (await pooled()).partition
+    for why in (Mismatch.HISTORY_CHANGED, Mismatch.RETIRED):
+        for number in range(100):
+            partition.remember(Baseline.after(request(user("a")), f"{why} {number}", ()), why)
+    kept = [former.baseline.response_id for former in partition.formers]
+    assert kept == [f"{why} {number}" for why in ("retired", "history_changed") for number in range(99, 35, -1)]
+
+
 async def test_what_an_agent_came_back_from_once_is_a_delta_again(pooled: Start, simulator: Simulator) -> None:
     """A summary may be thrown away: if those behind it are not, two go up in full, in vain, and then none."""
     here = await pooled(max_connections=9)
