@@ -68,6 +68,12 @@ class Lease:
         self.connection = connection
         self.upload = upload
         self.recalled = recalled
+        self._turns_before = connection.turns
+
+    @property
+    def has_sent(self) -> bool:
+        """Whether anything was sent on it."""
+        return self.connection.turns > self._turns_before
 
     def start(self, turn: Turn, upload: Delta | Full) -> Message:
         """Return the message that starts *turn* here with *upload*."""
@@ -264,7 +270,7 @@ class Pool:
         Raises NoLease where plain HTTP should be used, and UpstreamError where upstream refuses the agent.
         """
         key, slot, upload = self._claim(request, partition, fresh, fits=fits)
-        guard = None
+        guard = lease = None
         try:
             if slot.opening is not None:
                 await slot.opening
@@ -285,13 +291,15 @@ class Pool:
             slot.connection.wary = partition.slumber.rhythm(self._clock()) < inf
             guard = self._background.start(self._rescue.guard(partition, slot.connection), "guard a turn")
             recalled = isinstance(upload, Delta) and upload.baseline is not slot.claimed
-            yield Lease(slot.connection, upload, recalled=recalled)
+            lease = Lease(slot.connection, upload, recalled=recalled)
+            yield lease
         finally:
             if guard is not None:
                 guard.cancel()
             if slot.opening is not None:
                 slot.opening.cancel()
-            self._give_back(partition, key, slot, request, last_used)
+            sent = request if lease is not None and lease.has_sent else None
+            self._give_back(partition, key, slot, sent, last_used)
 
     async def _race(self, partition: Partition, doubtful: Connection) -> tuple[int, Slot] | None:
         """Race a *doubtful* connection as `Rescue.race` does, and learn which silence it outlived, or did not."""
@@ -475,16 +483,17 @@ class Pool:
             self._connections.lost += 1
 
     def _give_back(
-        self, partition: Partition, key: int, slot: Slot, request: TurnRequest, last_used: float | None
+        self, partition: Partition, key: int, slot: Slot, sent: TurnRequest | None, last_used: float | None
     ) -> None:
+        """Take a connection back, on which a turn *sent* its request, or sent nothing."""
         connection = slot.connection
         if connection is not None and connection.baseline is not None and self._knows(partition):
             now = self._clock()
-            if connection.baseline is not slot.claimed:  # else it carried no turn
-                _note_turn(partition, connection, connection.baseline, now=now, seconds=now - slot.last_used)
+            if sent is not None:
+                _note_turn(partition, connection, now=now, seconds=now - slot.last_used)
+            if sent is not None and last_used is None:  # else the agent knows nothing of it
+                _note_answer(partition, slot, sent, connection.baseline)
             slot.last_used = now if last_used is None else last_used
-            if slot.claimed is None:
-                partition.note_gone_on(request)
             if connection.is_open:
                 slot.free, slot.claimed = True, None
                 connection.rest()
@@ -496,8 +505,8 @@ class Pool:
         if connection is None:
             return
         lost = slot.closing is not None
-        if slot.claimed is None and not lost:
-            partition.cut_short[request.asked] = True
+        if sent is not None and slot.claimed is None and not lost:
+            partition.cut_short[sent.asked] = True
         partition.remember(slot.claimed, Mismatch.CONNECTION_LOST if lost else Mismatch.AFTER_ERROR)
         self._retire(slot, Mismatch.AFTER_ERROR, abort=True)
 
@@ -574,14 +583,18 @@ class Pool:
                 self._background.start(connection.ask(), "keep a connection awake")
 
 
-def _note_turn(
-    partition: Partition, connection: Connection, known: Baseline, *, now: float, seconds: float
-) -> None:
-    """Learn from a turn that took so many *seconds* and came to its end: *known* is what upstream holds now."""
+def _note_turn(partition: Partition, connection: Connection, *, now: float, seconds: float) -> None:
+    """Learn from a turn that took so many *seconds* and came to its end."""
     partition.lifespan.done(seconds, age=now - connection.opened_at)
     if connection.pause > PAUSE:
         if connection.turns > 1:  # on a new one upstream may have other workers
             partition.hasty = 0
         partition.slumber.survived(connection.pause)
+
+
+def _note_answer(partition: Partition, slot: Slot, asked: TurnRequest, known: Baseline) -> None:
+    """Learn from what an agent *asked*, and what upstream holds once it has answered: *known*."""
+    if slot.claimed is None:
+        partition.note_gone_on(asked)
     if known.kind is not None:
         partition.kinds.ended(known.kind)

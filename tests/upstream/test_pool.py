@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pooling import KEY, TIMING, Conversation, Pooled, converse, request, run
-from said import JSON, answer, user
+from said import JSON, answer, assistant, user
 
 from proxy.core.delta import Baseline, Delta, Full, Mismatch
 from proxy.core.turn import Turn
@@ -104,6 +104,47 @@ async def test_a_lease_that_sends_nothing_teaches_nothing(pooled: Start, simulat
     async with here.pool.lease(conversation.says("b"), here.partition):
         pass
     assert here.partition.slumber.rhythm(here.clock()) == 5.0
+
+
+async def test_what_takes_a_place_and_sends_nothing_teaches_nothing(pooled: Start, simulator: Simulator) -> None:
+    """Whose place it took has not ended once more, and goes on; nor has anybody gone on elsewhere."""
+    here, lost, there = await pooled(max_connections=1), Conversation(), Conversation()
+    await here.lend(lost.says("a", temperature=0.5))
+    lost.hears(simulator.turns[-1].output)
+    simulator.abort_connections()
+    await simulator.until(lambda: not here.partition.slots)
+    await converse(here, simulator, there, "b")
+    asked = lost.says("c", temperature=0.5)
+    for _ in range(2):
+        async with here.pool.lease(asked, here.partition) as lease:
+            assert reason(lease.upload) is Mismatch.CONNECTION_LOST
+    assert here.partition.kinds.habits().over == set()
+    assert reason(await converse(here, simulator, there, "d")) is None
+
+
+async def test_what_sends_nothing_on_a_new_connection_was_not_cut_short(
+    pooled: Start, simulator: Simulator
+) -> None:
+    """The conversation went on over plain HTTP, say: it began elsewhere."""
+    here, conversation = await pooled(), Conversation()
+    async with here.pool.lease(conversation.says("a"), here.partition):
+        pass
+    conversation.hears([assistant("Over HTTP.")])
+    assert reason(await converse(here, simulator, conversation, "b")) is Mismatch.AFTER_RESTART
+
+
+async def test_an_upload_of_what_was_said_is_no_answer(pooled: Start, simulator: Simulator) -> None:
+    """A conversation that is uploaded again has ended once, as far as that is known."""
+    here, conversation = await pooled(), Conversation()
+    await converse(here, simulator, conversation, "a")
+    said, kinds = request(*conversation.history[:1]), here.partition.kinds
+    async with here.pool.lease(
+        said, here.partition, fresh=Mismatch.CONNECTION_LOST, last_used=here.clock()
+    ) as lease:
+        await run(lease, said)
+    assert kinds.habits().over == set()
+    kinds.ended(said.kind)
+    assert kinds.habits().over == {said.kind}
 
 
 async def test_a_turn_that_ended_is_not_undone_by_an_exception(pooled: Start, simulator: Simulator) -> None:
