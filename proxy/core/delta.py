@@ -230,6 +230,12 @@ class TurnRequest:
         return not self.has_model_output and len(orjson.dumps(self.input)) <= _BRIEF
 
     @property
+    def has_to_call(self) -> bool:
+        """Whether the model is to call something, whatever it thinks: many ask so for an answer with a schema."""
+        choice = self.fields.get("tool_choice")
+        return choice == "required" or (isinstance(choice, Mapping) and choice.get("mode") != "auto")
+
+    @property
     def is_stored(self) -> bool:
         """Whether the agent has upstream keep the response beyond the connection, as the API does by default."""
         return self.fields.get("store") is not False
@@ -313,9 +319,9 @@ class Baseline:
     told none. *fuller* says that upstream holds output which the agent's history leaves out, *stored* that it
     keeps the response beyond the connection. *own_id* says that the id is known to stand for no other response: it
     differs from that of the one before in the chain, which was on the same connection. *kind* is that of the
-    request where the conversation may be over: nothing was called that would have to be answered. So is *errand*.
-    *began* says that the conversation began with this request, for all that its history shows, and *brief* that it
-    began on this chain, and with little, and is not long.
+    request where the conversation may be over: nothing was called that would have to be answered, or the model had
+    no choice. So is *errand*. *began* says that the conversation began with this request, for all that its history
+    shows, and *brief* that it began on this chain, and with little, and is not long.
     """
 
     response_id: str
@@ -354,7 +360,7 @@ class Baseline:
         fuller: bool = False,
     ) -> "Baseline":
         """Return what upstream holds once it has answered *request*, which continued *parent*, with *outputs*."""
-        may_be_over = not any(each.call_id for each in outputs)
+        may_be_over = request.has_to_call or not any(each.call_id for each in outputs)
         return cls(
             response_id=response_id,
             model=request.model,

@@ -371,6 +371,25 @@ def test_a_conversation_may_be_over_where_nothing_was_called() -> None:
     assert not baseline([user("x" * (room + 1))], assistant("Done")).brief
 
 
+@pytest.mark.parametrize(
+    ("choice", "demanded"),
+    [
+        (None, False),
+        ("auto", False),
+        ({"type": "allowed_tools", "mode": "auto", "tools": []}, False),
+        ("required", True),
+        ({"type": "function", "name": "ls"}, True),
+        ({"type": "allowed_tools", "mode": "required", "tools": []}, True),
+    ],
+)
+def test_a_call_that_the_model_had_to_make_may_be_the_end(choice: Any, *, demanded: bool) -> None:
+    """One that it chose to make is to be answered."""
+    asked = request(user("x"), tool_choice=choice)
+    assert asked.has_to_call is demanded
+    known = baseline([user("x")], call(), tool_choice=choice)
+    assert (known.kind, known.errand) == ((asked.kind, asked.errand) if demanded else (None, None))
+
+
 def test_a_chain_is_as_brief_as_it_began() -> None:
     """Whatever the agent does in its conversation, until it is dear to send again."""
     began = baseline(HISTORY, *CALLED)

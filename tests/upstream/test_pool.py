@@ -537,6 +537,32 @@ async def test_a_sub_agent_that_is_told_more_loses_one_upload(pooled: Start, sim
     assert [turn.connection_id for turn in simulator.turns[6:]] == [2, 1, 3, 3, 4, 4]
 
 
+async def test_a_call_that_was_demanded_may_be_the_answer(pooled: Start, simulator: Simulator) -> None:
+    """Many have answers with a schema told as a call, which nobody answers: those that follow find room."""
+    here = await pooled(max_connections=2)
+    simulator.script = lambda _: says(FunctionCall("verdict"))
+    for choice in ({"type": "function", "name": "verdict"}, "required"):
+        for text in "abcd":
+            here.clock.advance(1)
+            await here.lend(request(user(text), tool_choice=choice))
+    assert (here.connections.opened, len(simulator.turns)) == (2, 8)
+
+
+async def test_a_demanded_call_that_is_answered_is_none(pooled: Start, simulator: Simulator) -> None:
+    """Agents that demand a call with each turn keep their connections, as others do."""
+    here = await pooled(max_connections=1)
+    simulator.script = lambda _: says(FunctionCall("ls"))
+    conversation = Conversation()
+    turn = await here.lend(conversation.says("a", tool_choice="required"))
+    for _ in range(3):
+        output = simulator.turns[-1].output
+        conversation.hears([*output, answer(output[-1]["call_id"])])
+        turn = await here.lend(request(*conversation.history, tool_choice="required"))
+        assert reason(turn.upload) is None
+    with pytest.raises(NoLease):
+        await here.lend(request(user("b"), tool_choice="required"))
+
+
 async def test_who_began_with_much_makes_no_place(pooled: Start, simulator: Simulator) -> None:
     """Conversations over documents, by turns: each of them goes on with a delta."""
     here = await pooled(max_connections=9)
