@@ -366,8 +366,11 @@ class Pool:
             raise NoLease(Mismatch.NO_WEBSOCKET)
         self._sweep(partition, now)
         choice = self._choice(request, partition, fresh, fits=fits)
-        if not isinstance(choice.upload, Delta) and partition.note_return(request):
+        goes_on = not isinstance(choice, NoRoom) and isinstance(choice.upload, Delta)
+        if not goes_on and partition.note_return(request):
             choice = self._choice(request, partition, fresh, fits=fits)  # what seemed to be over may not be
+        if isinstance(choice, NoRoom):
+            raise NoLease(Mismatch.BUSY)
         upload = partition.blamed(partition.believed(choice.upload, now), request)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
@@ -400,10 +403,10 @@ class Pool:
 
     def _choice(
         self, request: TurnRequest, partition: Partition, fresh: Mismatch | None, *, fits: bool
-    ) -> Use | Take | Open:
-        """Choose where *request* goes. Raises NoLease where there is no room."""
+    ) -> Use | Take | Open | NoRoom:
+        """Choose where *request* goes."""
         now = self._clock()
-        choice = choose(
+        return choose(
             request,
             partition.candidates,
             partition.formers,
@@ -414,9 +417,6 @@ class Pool:
             recall=self._recall(request, partition),
             habits=partition.kinds.habits(may_go_aside=fits and partition.may_open(now)),
         )
-        if isinstance(choice, NoRoom):
-            raise NoLease(Mismatch.BUSY)
-        return choice
 
     def _recall(self, request: TurnRequest, partition: Partition) -> Recall:
         """Return which stored responses *request* may continue elsewhere.

@@ -609,6 +609,21 @@ async def test_a_conversation_that_comes_back_loses_one_upload(pooled: Start, si
         assert reason(await converse(here, simulator, conversation, "c")) is None
 
 
+async def test_who_comes_back_and_finds_no_room_was_not_over(pooled: Start, simulator: Simulator) -> None:
+    """It goes over plain HTTP, and no other of its kind is taken for over."""
+    here = await pooled(max_connections=1)
+    conversations = [Conversation() for _ in range(2)]
+    for conversation in conversations:
+        await converse(here, simulator, conversation, "a")
+    assert here.partition.kinds.habits().over
+    simulator.script = lambda _: says(FunctionCall("ls"))
+    await here.lend(request(user("Look"), temperature=0.5))
+    with pytest.raises(NoLease) as caught:
+        await here.lend(conversations[0].says("b"))
+    assert caught.value.reason is Mismatch.BUSY
+    assert not here.partition.kinds.habits().over
+
+
 class Suggesting:
     """An agent that asks after each answer what its user may type next, in a fork of the conversation."""
 
