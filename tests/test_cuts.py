@@ -30,7 +30,8 @@ KNOWN = {
 }
 SILENCE = "InternalServerError 504"
 IMPATIENT = {
-    **dict.fromkeys(("first_event_timeout", "event_timeout"), 1.0),
+    # A busy machine may stand still for more than a second, which is no silence of upstream's.
+    **dict.fromkeys(("first_event_timeout", "event_timeout"), 2.5),
     **dict.fromkeys(("open_timeout", "connect_timeout", "send_timeout", "probe_timeout"), 5.0),
 }
 
