@@ -850,20 +850,27 @@ async def test_an_upstream_whose_websockets_refuse_all(
 # The agent hangs up
 
 
+async def hung_up(proxied: Start, agents: Agents, turns_before: int, *, events: int) -> tuple[Proxied, Agent]:
+    """Return an agent that broke off an answer behind so many *events*, having had *turns_before*."""
+    start = await proxied(
+        scripted([*["before"] * turns_before, LONG, "after"]), simulated={"event_seconds": 0.001}
+    )
+    agent = await agents(start.server.url)
+    for _ in range(turns_before):
+        await agent.turn("before")
+    async with agent.streaming("one") as stream:
+        for _ in range(events):
+            assert await stream.event() is not None
+    return start, agent
+
+
 @pytest.mark.parametrize("turns_before", [0, 1])
 async def test_an_agent_that_hangs_up_ends_its_connection(
     proxied: Start, agents: Agents, turns_before: int
 ) -> None:
     """What upstream would still say is nobody's: the connection is closed, and the next turn takes another."""
-    start = await proxied(
-        scripted([*["before"] * turns_before, LONG, "after"]), simulated={"event_seconds": 0.001}
-    )
-    agent, simulator = await agents(start.server.url), start.simulator
-    for _ in range(turns_before):
-        await agent.turn("before")
-    async with agent.streaming("one") as stream:
-        for _ in range(10):
-            assert await stream.event() is not None
+    start, agent = await hung_up(proxied, agents, turns_before, events=10)
+    simulator = start.simulator
     await simulator.until(lambda: simulator.connections[0].closed)
     assert simulator.turns[-1].cancelled
     answer = await agent.turn("no, this")
@@ -882,14 +889,8 @@ async def test_where_an_agent_hung_up_the_next_connection_is_opened_at_once(
     proxied: Start, agents: Agents, turns_before: int
 ) -> None:
     """Whoever breaks off an answer says something else soon, and need not wait for a connection."""
-    start = await proxied(
-        scripted([*["before"] * turns_before, LONG, "after"]), simulated={"event_seconds": 0.001}
-    )
-    agent, simulator = await agents(start.server.url), start.simulator
-    for _ in range(turns_before):
-        await agent.turn("before")
-    async with agent.streaming("one") as stream:
-        assert await stream.event() is not None
+    start, agent = await hung_up(proxied, agents, turns_before, events=1)
+    simulator = start.simulator
     await simulator.until(lambda: len(simulator.connections) == 2)
     assert (await agent.turn("no, this")).text == "after"
     assert simulator.turns[-1].connection_id == 1

@@ -177,12 +177,12 @@ class Partition:
     def _note_aside(self, request: TurnRequest) -> None:
         """Take note that *request* leaves the conversation that it goes on with where it is."""
         left = gone_on_from(request, [each.baseline for each in self.candidates if each.baseline is not None])
-        way = way_on(request, left) if left is not None else None
-        if left is not None and way is not None:
-            self.kinds.went_aside(way)
-            former = self._former(left)
-            ways = {way} if former is None else {way, *former.left_by}
-            self.remember(left, Mismatch.HISTORY_CHANGED, left_by=ways)
+        if left is None or (way := way_on(request, left)) is None:
+            return
+        self.kinds.went_aside(way)
+        former = self._former(left)
+        ways = {way} if former is None else {way, *former.left_by}
+        self.remember(left, Mismatch.HISTORY_CHANGED, left_by=ways)
 
     def note_return(self, request: TurnRequest) -> bool:
         """Take note where *request* comes back to a conversation that is no more; return whether it does."""
