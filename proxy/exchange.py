@@ -328,7 +328,7 @@ class Exchange:
                 known = replace(known, own_id=True)  # it was not answered under that id
             self._partition.remember(known, Mismatch.AFTER_ERROR, is_sound=turn.begun)
         if turn.in_flight:
-            self._pool.open_ahead(self._partition)
+            self._pool.open_ahead(self._partition, behind=True)
 
     def _note_too_large(self) -> None:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""

@@ -897,6 +897,24 @@ async def test_where_an_agent_hung_up_the_next_connection_is_opened_at_once(
     assert (await start.figures())["connections"] == {"open": 1, "opened": 2, "lost": 0}
 
 
+async def test_an_upstream_that_counts_what_was_cut_off_still_has_room_for_others(
+    proxied: Start, agents: Agents
+) -> None:
+    """That it refuses one that was opened ahead is no reason to do without those that turns need."""
+    start = await proxied(scripted([LONG, "after", "elsewhere"]), simulated={"event_seconds": 0.001})
+    agent, other = await agents(start.server.url), await agents(start.server.url)
+    simulator = start.simulator
+    async with agent.streaming("one") as stream:
+        assert await stream.event() is not None
+        simulator.inject(Fault("handshake", "error", status=429, code="too_many_connections"))
+    await simulator.until(lambda: not simulator.faults.pending)
+    await start.recorded(1)
+    assert (await agent.turn("no, this")).text == "after"
+    assert (await other.turn("and I?")).text == "elsewhere"
+    assert [status for *_, status in await figures(start, 3)] == ["aborted", "completed", "completed"]
+    assert (await start.figures())["turns"]["http"] == 0
+
+
 async def test_an_agent_that_hangs_up_before_the_first_event_ends_its_connection(
     proxied: Start, agents: Agents
 ) -> None:

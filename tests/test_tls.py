@@ -150,5 +150,5 @@ async def test_one_lost_at_this_very_moment_can_be_looked_at(secured: Start, aut
     simulator.abort_connections()
     async with asyncio.timeout(10):
         while connection.is_open:
-            assert not connection.is_stuck
+            assert not connection.look_whether_stuck()
             await asyncio.sleep(0)

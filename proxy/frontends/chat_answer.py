@@ -253,7 +253,7 @@ class WholeCompletion(Gathering):
 def _index(event: Raw, name: str) -> Any:
     """Return the index *name* of *event*. Gateways that leave out what is zero leave out the first one."""
     index = event.get(name)
-    return 0 if index is None else index
+    return index if isinstance(index, (int, str)) else 0
 
 
 def _response(event: Raw) -> Raw:

@@ -324,11 +324,10 @@ class Connection:
         went_ahead = any(sent_at >= heard_at for ping, (_, sent_at) in pings if ping in self._ahead)
         return went_ahead and self.is_delivered and self.is_owed_a_pong(times)
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the turn that the connection carries does not get through, and is worth a new connection.
+    def look_whether_stuck(self) -> bool:
+        """Return whether the turn that the connection carries does not get through, and is worth a new connection.
 
-        It is not if upstream has the whole message: what comes of it can only come here.
+        It is not if upstream has the whole message, which is noted: what comes of it can only come here.
         """
         signs = self._signs()
         self._delivered = self._delivered or (self._sent and not signs.owing)
@@ -338,7 +337,7 @@ class Connection:
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the turn's message was acknowledged, as far as `is_stuck` has seen."""
+        """Whether the turn's message was acknowledged, as far as `look_whether_stuck` has seen."""
         return self._sent and self._delivered
 
     async def ask(self) -> None:

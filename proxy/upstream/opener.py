@@ -46,11 +46,14 @@ class Opener:
             return False
         return True
 
-    async def open(self, partition: Partition, gone: Callable[[], None], *, beside: bool = False) -> Connection:
+    async def open(
+        self, partition: Partition, gone: Callable[[], None], *, beside: bool = False, behind: bool = False
+    ) -> Connection:
         """Open a connection for *partition*; *gone* is called when it closes.
 
         One that is opened *beside* a turn of which nothing is heard, and has no answer either, says nothing of
-        WebSockets: the link may be dark, or upstream too busy to answer anybody.
+        WebSockets: the link may be dark, or upstream too busy to answer anybody. Right *behind* one that was cut
+        off, it may be refused as one too many, since upstream counts that one still.
         Raises UpstreamError where upstream refuses the agent, and UpstreamUnavailable where there is no WebSocket.
         """
         await self._link.look_for_upgrade()
@@ -74,7 +77,7 @@ class Opener:
             if not self._link.is_captive:  # else it may be the sign-in page's
                 if exc.definite:
                     trust.refused(self._clock())
-                else:
+                elif not behind:
                     trust.not_now(self._clock(), began=began)
             raise
         except UpstreamUnavailable as exc:

@@ -151,10 +151,16 @@ class Partition:
         reason: Mismatch,
         *,
         is_sound: bool = False,
-        left_by: AbstractSet[Fingerprint] = frozenset(),
+        left_by: AbstractSet[Fingerprint] | None = None,
     ) -> None:
-        """Remember a *baseline* that is no more, and why: the latest word on it counts."""
+        """Remember a *baseline* that is no more, and why: the latest word on it counts.
+
+        Who left it, where that is not said, is as it was: a turn that was broken off had left it, too.
+        """
         if baseline is not None:
+            former = self._former(baseline)
+            if left_by is None:
+                left_by = frozenset() if former is None else former.left_by
             others = [each for each in self.formers if each.baseline is not baseline]
             self.formers = tuple(_latest([Former(baseline, reason, is_sound, left_by), *others]))
 

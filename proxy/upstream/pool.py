@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from operator import itemgetter
 from typing import Self, TypeAlias
@@ -234,8 +235,8 @@ class Pool:
         can_open = self._knows(partition) and not partition.trust.is_shaken and partition.may_open(self._clock())
         return can_open and (partition.spare is not None or self.has_room(partition))
 
-    def open_ahead(self, partition: Partition) -> None:
-        """Open a connection that a turn will need soon, unless one is there or being opened."""
+    def open_ahead(self, partition: Partition, *, behind: bool = False) -> None:
+        """Open a connection that a turn will need soon, as `Opener.open` does, unless one is there or begun."""
         if (
             self._limits.open_ahead
             and self._knows(partition)
@@ -243,7 +244,7 @@ class Pool:
             and self.has_room(partition)
             and partition.spare is None
         ):
-            self._open_ahead(partition, wanted=False)
+            self._open_ahead(partition, wanted=False, behind=behind)
 
     @asynccontextmanager
     async def lease(
@@ -314,20 +315,22 @@ class Pool:
     def _begin_for_a_turn(self, partition: Partition, *, beside: bool = False) -> tuple[int, Slot]:
         return self._open_ahead(partition, wanted=True, beside=beside)
 
-    def _open_ahead(self, partition: Partition, *, wanted: bool, beside: bool = False) -> tuple[int, Slot]:
+    def _open_ahead(
+        self, partition: Partition, *, wanted: bool, beside: bool = False, behind: bool = False
+    ) -> tuple[int, Slot]:
         """Begin to open a connection, as `Opener.open` does.
 
         One that is not *wanted* by a turn is for whichever turn needs one.
         """
         key, slot = self._place(partition)
         slot.wanted = wanted
-        work = self._fill(partition, key, slot, beside=beside)
+        work = self._fill(partition, key, slot, beside=beside, behind=behind)
         slot.opening = self._background.start(work, "open a connection ahead")
         return key, slot
 
-    async def _fill(self, partition: Partition, key: int, slot: Slot, *, beside: bool) -> None:
+    async def _fill(self, partition: Partition, key: int, slot: Slot, *, beside: bool, behind: bool) -> None:
         try:
-            slot.connection = await self._open(partition, key, beside=beside)
+            slot.connection = await self._open(partition, key, beside=beside, behind=behind)
             slot.connection.rest()
             slot.free, slot.last_used = not slot.wanted, self._clock()
         except (NoLease, UpstreamError):
@@ -443,9 +446,12 @@ class Pool:
         room = self._limits.max_connections - len(partition.slots)
         return room if partition.spare is None else max(room, 1)
 
-    async def _open(self, partition: Partition, key: int, *, beside: bool = False) -> Connection:
+    async def _open(
+        self, partition: Partition, key: int, *, beside: bool = False, behind: bool = False
+    ) -> Connection:
+        gone = partial(self._gone, partition, key)
         try:
-            connection = await self._opener.open(partition, gone=lambda: self._gone(partition, key), beside=beside)
+            connection = await self._opener.open(partition, gone, beside=beside, behind=behind)
         except UpstreamUnavailable as exc:
             raise NoLease(Mismatch.NO_WEBSOCKET) from exc
         self._connections.opened += 1
@@ -594,6 +600,7 @@ def _note_turn(partition: Partition, connection: Connection, *, now: float, seco
 
 def _note_answer(partition: Partition, slot: Slot, asked: TurnRequest, known: Baseline) -> None:
     """Learn from what an agent *asked*, and what upstream holds once it has answered: *known*."""
+    partition.cut_short.pop(asked.asked, None)
     if slot.claimed is None:
         partition.note_gone_on(asked)
     if known.kind is not None:

@@ -98,7 +98,7 @@ class Rescue:
             await asyncio.sleep(_LOOK_SECONDS)
             partition.answers_at_work = partition.answers_at_work or connection.answers_at_work
             connection.pongs_count = partition.answers_at_work
-            if connection.is_stuck:
+            if connection.look_whether_stuck():
                 await self._unstick(partition, connection)
                 continue
             if not asked and connection.is_delivered:
@@ -120,7 +120,7 @@ class Rescue:
         else:
             return
         await asyncio.sleep(_GRACE)
-        if stuck.is_stuck:
+        if stuck.look_whether_stuck():
             if not TELLS:
                 _doubt_pongs(partition)
             stuck.give_up(f"nothing got through, where {found} (stuck_timeout)")
@@ -228,12 +228,12 @@ class Rescue:
 
     async def _rest(self, stuck: Connection) -> None:
         """Wait before the next attempt for a *stuck* connection's turn, if it needs one."""
-        if stuck.is_stuck:
+        if stuck.look_whether_stuck():
             await asyncio.sleep(_BETWEEN_RESCUES)
 
     async def _while_stuck(self, stuck: Connection, work: asyncio.Task[Any]) -> None:
         """Wait for *work*, and try harder meanwhile, for as long as the connection is *stuck*."""
-        while stuck.is_stuck and not work.done():
+        while stuck.look_whether_stuck() and not work.done():
             stuck.hurry()
             await asyncio.wait([work], timeout=_LOOK_SECONDS)
 

@@ -181,6 +181,13 @@ def test_what_was_not_streamed_is_said_when_it_is_done() -> None:
     assert deltas(orphan, event("response.output_item.added", item=None)) == []
 
 
+@pytest.mark.parametrize("index", [[], {}, [0]])
+def test_an_index_that_is_none_is_zero(index: Any) -> None:
+    """What stands at a place that is no place is told all the same."""
+    words = event("response.output_text.delta", delta="a", output_index=index, content_index=index)
+    assert deltas(words) == [{"content": "a"}]
+
+
 def test_an_index_that_is_left_out_is_zero() -> None:
     """Some gateways write no zeros: what was streamed there is not said once more when it is done."""
 

@@ -133,6 +133,18 @@ async def test_what_sends_nothing_on_a_new_connection_was_not_cut_short(
     assert reason(await converse(here, simulator, conversation, "b")) is Mismatch.AFTER_RESTART
 
 
+async def test_what_was_asked_again_and_answered_was_not_cut_short(pooled: Start, simulator: Simulator) -> None:
+    """What is not known of it later has another cause."""
+    here, conversation = await pooled(), Conversation()
+    asked = conversation.says("a")
+    async with here.pool.lease(asked, here.partition) as lease:
+        await lease.send(lease.start(Turn(asked), lease.upload))
+    assert here.partition.cut_short
+    turn = await here.lend(asked)
+    assert turn.baseline is not None
+    assert not here.partition.cut_short
+
+
 async def test_an_upload_of_what_was_said_is_no_answer(pooled: Start, simulator: Simulator) -> None:
     """A conversation that is uploaded again has ended once, as far as that is known."""
     here, conversation = await pooled(), Conversation()
@@ -665,6 +677,20 @@ async def test_what_leads_nowhere_costs_a_conversation_one_upload(
         (None, Mismatch.ASIDE),
     ]
     assert [turn.connection_id for turn in simulator.turns] == [0, 0, *[1, 2] * 5]
+
+
+async def test_a_suggestion_that_is_broken_off_leads_aside_too(pooled: Start, simulator: Simulator) -> None:
+    """Its user typed on: what it cost, it costs once."""
+    here = await pooled()
+    agent = Suggesting(here, simulator)
+    asked = []
+    for text in "abcd":
+        asked.append(reason(await converse(here, simulator, agent.main, text)))
+        suggestion = request(*agent.main.history, user("Suggest."), **agent.apart)
+        async with here.pool.lease(suggestion, here.partition) as lease:
+            turn = Turn(suggestion)
+            await lease.send(lease.start(turn, lease.upload))
+    assert asked == [Mismatch.FIRST_TURN, Mismatch.AFTER_ERROR, None, None]
 
 
 @pytest.mark.parametrize("apart", [{"reasoning": {"effort": "none"}}, {}], ids=["by its settings", "by its words"])

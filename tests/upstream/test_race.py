@@ -292,14 +292,14 @@ async def test_a_turn_that_upstream_has_is_waited_for(
     asked = conversation.says("a")
     simulator.settings.first_event_seconds = 0.8
     async with here.pool.lease(asked, here.partition) as lease:
-        is_stuck = type(lease.connection).is_stuck
+        is_stuck = Connection.look_whether_stuck
 
         def look(self: Connection) -> bool:
             nonlocal looked
             looked += 1
-            return bool(is_stuck.__get__(self))
+            return is_stuck(self)
 
-        monkeypatch.setattr(Connection, "is_stuck", property(look))
+        monkeypatch.setattr(Connection, "look_whether_stuck", look)
         turn = await run(lease, asked)
     assert turn.baseline is not None
     assert looked > 1
