@@ -137,7 +137,7 @@ class Exchange:
                 assert lease is not None  # noqa: S101  (a connection is lost while it is lent)
                 self._lost(exc, lease)
             except (asyncio.CancelledError, ConnectionResetError):
-                self._hung_up()
+                self._hung_up(lease)
                 raise
             fresh = turn.again.reason if turn.again is not None else None
 
@@ -314,19 +314,20 @@ class Exchange:
             self._note_lost(fault, lease.connection)
             raise PlainHTTP(Mismatch.CONNECTION_LOST) from fault
 
-    def _hung_up(self) -> None:
+    def _hung_up(self, lease: Lease | None) -> None:
         """Take note that the agent no longer waits for the turn.
 
-        Where upstream was answering it, nothing speaks against the response that it continues. Where nothing had
-        come, it may be that one which upstream cannot continue. Whoever breaks off an answer has something else to
-        say, and the connection went with it.
+        Where upstream was answering it, or cannot have had it, nothing speaks against the response that it
+        continues. Where it had, and nothing had come, it may be that one which upstream cannot continue. Whoever
+        breaks off an answer has something else to say, and the connection went with it.
         """
         turn = self.turn
         if turn.in_flight and isinstance(turn.upload, Delta):
             known = turn.upload.baseline
             if turn.has_own_id and not known.own_id:
                 known = replace(known, own_id=True)  # it was not answered under that id
-            self._partition.remember(known, Mismatch.AFTER_ERROR, is_sound=turn.begun)
+            is_sound = turn.begun or (lease is not None and not lease.connection.sent_whole)
+            self._partition.remember(known, Mismatch.AFTER_ERROR, is_sound=is_sound)
         if turn.in_flight:
             self._pool.open_ahead(self._partition, behind=True)
 

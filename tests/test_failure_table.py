@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -430,13 +430,18 @@ async def test_losses_on_every_transport_are_a_502(proxied: Start, agents: Agent
     assert await figures(start, 1) == [("http", "connection_lost", 3, "failed")]
 
 
-async def test_an_upload_that_stands_still_is_a_loss(
-    proxied: Start, agents: Agents, raw_upstream: RawUpstreams
-) -> None:
-    """A connection that takes no bytes for send_timeout is given up, and the turn goes over a new one."""
-    simulator = Simulator(script=numbered)
-    simulator.settings.deflate = "off"
-    stalled = asyncio.Event()
+@dataclass
+class Stalling:
+    """A way to upstream whose first connection takes nothing more once *stalls* is set; *stands* says it does."""
+
+    base_url: str = ""
+    stalls: asyncio.Event = field(default_factory=asyncio.Event)
+    stands: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def stalling(simulator: Simulator, raw_upstream: RawUpstreams) -> Stalling:
+    """Return such a way to *simulator*."""
+    way = Stalling()
 
     async def relay(agent: Peer) -> None:
         upstream = Peer(*await asyncio.open_connection("127.0.0.1", simulator.port))
@@ -446,26 +451,72 @@ async def test_an_upload_that_stands_still_is_a_loss(
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(pump(upstream, agent))
-                await pump(agent, upstream, until=stalled if first else None)
+                await pump(agent, upstream, may_stall=first)
         finally:
             upstream.close()
 
-    async def pump(source: Peer, sink: Peer, until: asyncio.Event | None = None) -> None:
+    async def pump(source: Peer, sink: Peer, *, may_stall: bool = False) -> None:
         while data := await source.reader.read(65536):
-            if until is not None and until.is_set():
+            if may_stall and way.stalls.is_set():
+                way.stands.set()
                 await asyncio.Event().wait()
             await sink.send(data)
 
+    way.base_url = (await raw_upstream(relay)).base_url
+    return way
+
+
+@pytest.mark.parametrize(
+    ("store", "upload"), [(False, ("full", "connection_lost")), (True, ("delta", None))], ids=["", "stored"]
+)
+async def test_an_upload_that_stands_still_is_a_loss(
+    proxied: Start,
+    agents: Agents,
+    raw_upstream: RawUpstreams,
+    *,
+    store: bool,
+    upload: tuple[str, str | None],
+) -> None:
+    """A connection that takes no bytes for send_timeout is given up, and the turn goes over a new one.
+
+    Upstream cannot have had it, so nothing speaks against the response that it continues.
+    """
+    simulator = Simulator(script=numbered)
+    simulator.settings.deflate = "off"
     async with simulator:
-        link = await raw_upstream(relay)
-        start = await proxied(upstream=link.base_url, send_timeout=0.3, close_timeout=0.1)
-        agent = await agents(start.server.url)
+        link = await stalling(simulator, raw_upstream)
+        start = await proxied(upstream=link.base_url, provider="openai", send_timeout=0.3, close_timeout=0.1)
+        agent = await agents(start.server.url, store=store)
         await agent.turn("one")
-        stalled.set()
+        link.stalls.set()
         assert (await agent.turn("two" * 2**22)).text == "answer 1"
-        assert sent(simulator) == [("full", "completed", 0), ("full", "completed", 1)]
+        assert sent(simulator) == [("full", "completed", 0), (upload[0], "completed", 1)]
         assert contexts(simulator) == agent.answered
-        assert (await figures(start, 2))[1] == ("full", "connection_lost", 2, "completed")
+        assert (await figures(start, 2))[1] == (*upload, 2, "completed")
+
+
+async def test_an_agent_that_hangs_up_in_an_upload_leaves_a_stored_response_as_it_was(
+    proxied: Start, agents: Agents, raw_upstream: RawUpstreams
+) -> None:
+    """Upstream knows nothing of what was broken off: what is said instead is a delta."""
+    simulator = Simulator(script=numbered)
+    simulator.settings.deflate = "off"
+    async with simulator:
+        link = await stalling(simulator, raw_upstream)
+        start = await proxied(upstream=link.base_url, provider="openai", close_timeout=0.1)
+        agent = await agents(start.server.url, store=True)
+        await agent.turn("one")
+        link.stalls.set()
+        task = asyncio.get_running_loop().create_task(agent.turn("two" * 2**22))
+        await link.stands.wait()
+        task.cancel()
+        await start.recorded(2)
+        assert (await agent.turn("no, this")).text == "answer 1"
+        assert contexts(simulator) == agent.answered
+        assert (await figures(start, 3))[1:] == [
+            ("delta", None, 1, "aborted"),
+            ("delta", None, 1, "completed"),
+        ]
 
 
 async def test_why_upstream_closed_is_for_the_agent_alone(

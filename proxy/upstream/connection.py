@@ -336,6 +336,11 @@ class Connection:
         return is_stuck(signs, stuck_timeout=self._timing.stuck_timeout)
 
     @property
+    def sent_whole(self) -> bool:
+        """Whether the latest turn's message has left, all of it: of one that has not, upstream knows nothing."""
+        return self._sent
+
+    @property
     def is_delivered(self) -> bool:
         """Whether the turn's message was acknowledged, as far as `look_whether_stuck` has seen."""
         return self._sent and self._delivered

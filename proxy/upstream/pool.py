@@ -513,7 +513,8 @@ class Pool:
         lost = slot.closing is not None
         if sent is not None and slot.claimed is None and not lost:
             partition.cut_short[sent.asked] = True
-        partition.remember(slot.claimed, Mismatch.CONNECTION_LOST if lost else Mismatch.AFTER_ERROR)
+        blameless = lost or not connection.sent_whole
+        partition.remember(slot.claimed, Mismatch.CONNECTION_LOST if blameless else Mismatch.AFTER_ERROR)
         self._retire(slot, Mismatch.AFTER_ERROR, abort=True)
 
     def _lost_behind_a_turn(self, partition: Partition, slot: Slot) -> None:
