@@ -131,6 +131,7 @@ class ModelConnection:
         self.pause = 0.0
         self.headers = headers
         self.is_open = True
+        self.sent_whole = False
         self.is_doubtful = self.is_mute = self.is_dropped = self.was_told = False
         self.last_response: str | None = None
         self.gone: Callable[[], None] = lambda: None
@@ -143,11 +144,18 @@ class ModelConnection:
         self._layout = Layout(_WINDOW)
 
     async def send(self, message: Message) -> None:
-        """Take a `response.create`, in the order that a small window makes best, and decide what answers it."""
+        """Take a `response.create`, in the order that a small window makes best, and decide what answers it.
+
+        Some do not get through: then upstream knows nothing of them.
+        """
         upstream = self._upstream
+        self.sent_whole = False
         await upstream.pause()
         if not self.is_open:
             raise ConnectionLost("it was closed while nobody looked")
+        if upstream.pick(300) < upstream.faults:
+            raise ConnectionLost("the upload stood still", sent=False)
+        self.sent_whole = True
         assert not self._unread, "a response was still being read"
         self._unread = True
         self._events = self._respond(orjson.loads(self._layout.arrange(message).written))
