@@ -12,8 +12,11 @@ from proxy.upstream.newest import Newest
 _ENOUGH = 2
 """So many of a kind have to end before the next is taken for one that will.
 
-And so many in a row go aside without anybody coming back, before none does any more.
+And so many more go aside for each time that an agent came back, before none does any more.
 """
+
+_AT_ONCE = 8
+"""So many go aside at most without anybody coming back: several conversations may wait for their users at once."""
 
 
 class Kinds:
@@ -45,7 +48,7 @@ class Kinds:
 
     def led_aside(self, way: Fingerprint) -> None:
         """Take note that an agent came back to where it was before it went this way."""
-        self._aside[way] = _ENOUGH
+        self._aside[way] = min(self._aside.get(way, 0) + _ENOUGH, _AT_ONCE)
 
     def went_aside(self, way: Fingerprint) -> None:
         """Take note of such a request that left a conversation where it is, which may come back there, or not."""

@@ -781,6 +781,32 @@ async def test_what_an_agent_came_back_from_once_is_a_delta_again(pooled: Start,
     assert await agent.ask("d") == (Mismatch.HISTORY_CHANGED, Mismatch.ASIDE)
 
 
+async def test_agents_that_answer_at_once_go_aside_as_often_as_they_came_back(
+    pooled: Start, simulator: Simulator
+) -> None:
+    """Four windows have their answers, and a suggestion each, before anybody types again."""
+    here = await pooled(max_connections=16)
+    windows = [Suggesting(here, simulator) for _ in range(4)]
+    rounds = []
+    for text in "abcde":
+        asked = [reason(await converse(here, simulator, each.main, text)) for each in windows]
+        rounds.append((asked, [reason((await each.suggest()).upload) for each in windows]))
+    assert rounds[3:] == [([None] * 4, [Mismatch.ASIDE] * 4)] * 2
+
+
+async def test_what_went_aside_often_is_a_delta_again_too(pooled: Start, simulator: Simulator) -> None:
+    """However often an agent came back: once it does so no more, eight go up in full, in vain, and then none."""
+    here = await pooled(max_connections=16)
+    agent = Suggesting(here, simulator)
+    for text in "abcdefghij":
+        await agent.ask(text)
+    given_up = []
+    for _ in range(9):
+        agent.main = Conversation()
+        given_up.append((await agent.ask("z"))[1])
+    assert given_up == [*[Mismatch.ASIDE] * 7, None, None]  # one was asked for before
+
+
 async def test_a_suggestion_that_is_taken_up_is_no_way_aside(pooled: Start, simulator: Simulator) -> None:
     """From then on it is a delta, for the conversation may go on from there."""
     here = await pooled(max_connections=9)
