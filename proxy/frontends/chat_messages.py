@@ -21,6 +21,8 @@ _OF_THE_MESSAGE = frozenset({"role", "tool_calls"})
 """What the OpenAI Agents SDK for JavaScript repeats of a message in its only part."""
 _THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details"})
 """Where other providers tell what a model thought, and some want it back. An answer of ours has none of it."""
+_AGENTS_OWN = frozenset({"__copilotMessageSource", "__copilotUserShellOutput"})
+"""Where Copilot CLI notes what a message is about, and sends that along once a session was rewound or resumed."""
 _PROVIDERS_OWN = "provider_specific_fields"
 """Where LiteLLM keeps what only some providers know, to show it to them again; mostly there is nothing in it."""
 
@@ -44,7 +46,8 @@ def translated(messages: Any) -> tuple[list[dict[str, Any]], bool]:
         raise Untranslatable("messages")
     waiting: dict[str, Raw] = {}  # calls without an output, by id
     told: list[dict[str, Any]] = []
-    for message in messages:
+    for given in messages:
+        message = _without(given, _AGENTS_OWN) if isinstance(given, dict) and _AGENTS_OWN & given.keys() else given
         role = message.get("role") if isinstance(message, dict) else None
         if role == "tool":
             told.append(_tool_output(message, waiting))

@@ -134,6 +134,18 @@ def test_what_a_part_has_beside_its_text(beside: JSON) -> None:
     assert items([{"role": "assistant", "content": [part], "tool_calls": [call()]}]) == [spoken("a"), CALL]
 
 
+@pytest.mark.parametrize("name", ["__copilotMessageSource", "__copilotUserShellOutput"])
+def test_what_an_agent_notes_for_itself_is_left_out(name: str) -> None:
+    """Copilot CLI sends its notes along, once a session was rewound or resumed."""
+    history: list[JSON] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "tool_calls": [call()]},
+        {"role": "tool", "tool_call_id": "c1", "content": "x"},
+    ]
+    noted = [{**message, name: {"kind": "tool", "name": "ls", "summary": "List"}} for message in history]
+    assert items(noted) == items(history)
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "reasoning_details"])
 def test_what_another_provider_thought_is_not_left_out(name: str) -> None:
     """Some want it back, and no item of ours says it."""
