@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, Self, TypeAlias, cast
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import Trouble, UpstreamUnavailable
 from proxy.ledger import Traffic
@@ -46,6 +47,9 @@ _PROBE_TIMEOUT = 3.0
 
 _ROUNDS = 2
 """Of the event loop: what arrived shows in the first, behind those who waited, and is read before the second."""
+
+_PIECE = 64 * 1024
+"""Bytes that are written before what upstream says meanwhile is read."""
 
 _FIRST_TRY_SECONDS = 5.0
 """How long TCP and TLS may take before they are begun anew: as long as the official SDK for Python gives them.
@@ -273,8 +277,7 @@ class Http:
         is_first: bool = True,
     ) -> Answer:
         """Send a request on a connection that is there, or opens within *connect* seconds; return its answer."""
-        # A file is written in pieces; bytes would all be handed to the transport at once.
-        data = io.BytesIO(body) if isinstance(body, bytes) else body and _heedful(body)
+        data = _Whole(io.BytesIO(body)) if isinstance(body, bytes) else body and _heedful(body)
         hung = min(connect, _FIRST_TRY_SECONDS) if is_first else connect
         limits = aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=hung)
         url = self._endpoint.http(path)
@@ -293,6 +296,23 @@ async def _heedful(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in body:
         for _ in range(_ROUNDS):
             await asyncio.sleep(0)
+        yield piece
+
+
+class _Whole(aiohttp.BytesIOPayload):
+    """A body that is all there. It goes in pieces too: bytes would all be handed to the transport at once."""
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write the body, *content_length* bytes of it at most."""
+        self._value.seek(0)
+        left = self.size if content_length is None else min(self.size, content_length)
+        async for piece in _heedful(_pieces(self._value, left)):
+            await writer.write(piece)
+
+
+async def _pieces(file: io.BytesIO, left: int) -> AsyncIterator[bytes]:
+    while piece := file.read(min(left, _PIECE)):
+        left -= len(piece)
         yield piece
 
 

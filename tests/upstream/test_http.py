@@ -4,7 +4,7 @@ import asyncio
 import base64
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +314,39 @@ async def test_an_answer_that_was_not_asked_for_is_nobodys(raw_upstream: Any, ht
         async with client.request("GET", "/models", (), None, Traffic()) as response:
             seen.set()
             assert [chunk async for chunk in chunks(response)] == [b"own"]
+
+
+def _refuse(listener: socket.socket) -> None:
+    """Answer requests that come to *listener* with 413 when their head is there, and close, until it is closed."""
+    with suppress(OSError):
+        while True:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(64 * 1024)
+                peer.sendall(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+
+
+async def test_a_refusal_in_the_middle_of_an_upload_is_read(http: Start) -> None:
+    """What upstream said arrives, though it closes with the better part of the body unread.
+
+    It runs beside this thread and may close between a look and a write, so that a few of many may be lost; most
+    were, once.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    upstream = asyncio.get_running_loop().run_in_executor(None, _refuse, listener)
+    answers: list[bytes] = []
+    try:
+        client = await http(f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+        for _ in range(40):
+            with suppress(UpstreamUnavailable):
+                async with client.request("POST", "/responses", (), bytes(MEBIBYTE), Traffic()) as response:
+                    answers += [chunk async for chunk in chunks(response)]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        await upstream
+    assert set(answers) == {b"{}"}
+    assert len(answers) >= 30
 
 
 async def test_says_when_nobody_listens(http: Start) -> None:
