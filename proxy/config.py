@@ -295,7 +295,7 @@ def _in_file(file: Path | None) -> Found:
         return
     try:
         values = tomllib.loads(_decoded(path.read_bytes()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter where a service's home is /dev/null
         if file is None:
             return
         raise BadConfiguration(f"config: there is no file {path}; create it or drop --config") from None
@@ -303,7 +303,7 @@ def _in_file(file: Path | None) -> Found:
         raise BadConfiguration(f"config: cannot read {path}: {exc.strerror}; {_ANOTHER}") from exc
     except UnicodeDecodeError as exc:
         raise BadConfiguration(f"config: {path} is not in UTF-8: save it as UTF-8, or {_ANOTHER}") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadConfiguration(f"config: {path} is not valid TOML: {exc}; mend it, or {_ANOTHER}") from exc
     for name, value in values.items():
         yield name, value, f"file {path}"
@@ -540,7 +540,10 @@ def _everywhere(address: _Address) -> _Address:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of thousands of digits, or as many tables within one another
+        return "that"
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

@@ -73,13 +73,21 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         load(file=tmp_path / "missing.toml", environ={}, flags={})
 
 
+def test_a_home_that_is_no_directory_has_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /dev/null, which is the home of many a service: everything else still counts."""
+    home = tmp_path / "null"
+    home.touch()
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda *_name, **_options: home / "packlight")
+    assert load(file=None, environ={"PACKLIGHT_PORT": "7"}, flags={}).config.port == 7
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A directory in place of a file is refused with the system's words."""
     with pytest.raises(BadConfiguration, match=r"cannot read .*; name another file with --config$"):
         load(file=tmp_path, environ={}, flags={})
 
 
-@pytest.mark.parametrize("data", [b"port = \n", b"port = 1\nport = 2\n"])
+@pytest.mark.parametrize("data", [b"port = \n", b"port = 1\nport = 2\n", b"port = " + 5000 * b"["])
 def test_a_file_that_is_not_toml_is_named(file: Path, data: bytes) -> None:
     """Syntax errors are refused, with the file's name."""
     file.write_bytes(data)
@@ -220,12 +228,14 @@ def test_environment_values_are_read_as_their_type(file: Path, name: str, text: 
             'allowed_origins = ["http://*.a"]',
             ORIGINS,
         ),
+        ("port = 0x" + 5000 * "f", "must be a whole number of at least 0 and at most 65535, not that"),
+        ("upstream" + 2000 * ".a" + " = 1", "must be text in quotes, not that"),
         ('volatile_headers = ["x:y"]', 'must be names of headers alone, such as "x-trace-id"'),
     ],
 )
 def test_wrong_values_are_refused_with_key_place_and_fix(file: Path, line: str, message: str) -> None:
     """The message has the key, the value's place, and what would be right."""
-    name = line.partition(" ")[0]
+    name = line.partition(" ")[0].partition(".")[0]
     assert refusal(file, line) == f"{name} (file {file}) {message}"
 
 
