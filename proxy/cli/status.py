@@ -39,6 +39,8 @@ def status(url: str | None, port: int | None, config_file: Path | None, *, as_js
         "stats": _fetch(base, "stats"),
         **_fetch(base, f"turns?limit={RECENT}"),
     }
+    if figures["health"].get("status") != "ok":
+        raise _stranger(base)
     if as_json:
         click.echo(_harmless(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode()))
         return

@@ -249,6 +249,7 @@ def test_nobody_there_is_exit_1(packlight: Any) -> None:
     assert result.stderr.startswith("Error: no packlight answers at http://127.0.0.1:1. Start it with")
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["people", "json"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -260,9 +261,11 @@ def test_nobody_there_is_exit_1(packlight: Any) -> None:
         b"SSH-2.0-OpenSSH\r\n",
     ],
 )
-def test_a_stranger_on_the_port_is_exit_1(packlight: Any, stranger: Callable[[bytes], str], answer: bytes) -> None:
-    """Something else that answers there is told from a proxy."""
-    result = packlight.call("status", "--url", stranger(answer))
+def test_a_stranger_on_the_port_is_exit_1(
+    packlight: Any, stranger: Callable[[bytes], str], answer: bytes, options: list[str]
+) -> None:
+    """Something else that answers there is told from a proxy, also where it answers everything in JSON."""
+    result = packlight.call("status", "--url", stranger(answer), *options)
     assert result.exit_code == 1
     assert "but it is not this version of packlight" in result.stderr
 
