@@ -11,7 +11,7 @@ from session import Session
 
 from proxy.config import Config
 from proxy.server import Server
-from proxy.simulator import Simulator, SimulatorSettings
+from proxy.simulator import ModelCall, Output, Simulator, SimulatorSettings, Text
 
 _WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("settings with each turn", {}),
@@ -46,10 +46,8 @@ async def _through_packlight(session: Session, config: dict[str, Any]) -> tuple[
     """Hold the session; where the verdict comes from a probe, after a first request and its probe."""
     script = session.script()
 
-    def answer(call: Any) -> Any:
-        return (
-            script(call) if session.prompt in call.context else Session(turns=1, settings=0, seed=1).script()(call)
-        )
+    def answer(call: ModelCall) -> Output:
+        return script(call) if session.prompt in call.context else Output((Text("Hello."),))
 
     async with (
         Simulator(SimulatorSettings(), script=answer) as simulator,
