@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -24,6 +25,10 @@ _KEPT_SECONDS = 5.0
 
 Nothing tells whether it is alive, and where a network has dropped it a turn waits there for all its time.
 """
+
+_FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 
 sending: ContextVar[Traffic | None] = ContextVar("sending", default=None)
 """The figures of the request that is being sent; a connection serves one request at a time."""
@@ -109,7 +114,20 @@ def _pieces(data: bytes) -> tuple[bytes, ...]:
     library refuses that, and with it all that it was given at once.
     """
     head, end, rest = data.partition(b"\r\n\r\n")
-    return (head + end, rest) if rest else (data,)
+    if end and len(set(_LENGTH.findall(head))) == 1 and len(_FRAMING.findall(head)) > 1:
+        head = _told_once(head)
+    return (head + end, rest) if rest else (head + end,)
+
+
+def _told_once(head: bytes) -> bytes:
+    """Leave the length of a body out of *head* where it is said again, or chunks say it.
+
+    Some gateways pass on a Content-Length beside chunks of their own. Most clients go by the chunks, as the
+    standard has it (RFC 9112, section 6.3), and take the same length twice for once; the library refuses either.
+    """
+    first, *more = _LENGTH.split(head)[::2]
+    length = b"" if _CHUNKED.search(head) else b"\r\nContent-Length: " + _LENGTH.findall(head)[0]
+    return first + length + b"".join(more)
 
 
 class _ClaimingMeter(Meter):

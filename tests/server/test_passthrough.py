@@ -570,6 +570,44 @@ async def test_a_reset_is_no_end_of_an_answer_without_a_length(
                 await anext(pieces)
 
 
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/responses"])
+@pytest.mark.parametrize(
+    ("framing", "body", "kept"),
+    [
+        (b"Content-Length: 2\r\ncontent-length:2", b"ok", ["2"]),
+        (b"Content-Length: 2\r\nTransfer-Encoding: chunked", b"2\r\nok\r\n0\r\n\r\n", []),
+        (b"Transfer-encoding: Chunked\r\nX-A: 1\r\nContent-Length: 77", b"2\r\nok\r\n0\r\n\r\n", []),
+    ],
+)
+async def test_a_length_that_is_told_twice_is_told_once(
+    proxied: Any, raw_upstream: Any, framing: bytes, body: bytes, kept: list[str], target: str
+) -> None:
+    """The same twice is once, and chunks tell theirs themselves, as most clients have it; both answers arrive."""
+
+    async def serve(peer: Any) -> None:
+        for _ in range(2):
+            await peer.message()
+            await peer.send(b"HTTP/1.1 200 OK\r\nX-B: 2\r\n" + framing + b"\r\nX-C: 3\r\n\r\n" + body)
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url, websocket="off")
+    for _ in range(2):
+        answer = await run.ask("POST", target, KEY, body=b"{}")
+        assert (answer.status, answer.body) == (200, b"ok")
+        assert answer.all("Content-Length") == kept
+        assert answer.all("X-B") + answer.all("X-C") == ["2", "3"]
+
+
+async def test_two_lengths_are_none(proxied: Any, raw_upstream: Any) -> None:
+    """Nobody can tell where such an answer ends."""
+
+    async def serve(peer: Any) -> None:
+        await peer.message()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok")
+
+    run = await proxied(upstream=(await raw_upstream(serve)).base_url)
+    assert (await run.ask("GET", "/v1/models", KEY)).status == 502
+
+
 @pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200"])
 async def test_an_upstream_that_makes_no_sense_is_a_502(proxied: Any, raw_upstream: Any, answer: bytes) -> None:
     """No answer, or none that is HTTP, is a 502 in the API's words."""
