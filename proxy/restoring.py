@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import structlog
 
+from proxy.core.affinity import comes_to_nothing, goes_aside
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest, diff
 from proxy.core.events import GarbledEvent
 from proxy.core.hoist import Form
@@ -84,11 +85,6 @@ _LOST = 1006
 """The close code of a connection that was lost without a word (RFC 6455, section 7.1.5)."""
 
 
-def _goes_on(found: Delta | Full) -> bool:
-    """Whether a request, by its diff with a baseline, has the whole history of that, even if it cannot go on."""
-    return isinstance(found, Delta) or found.reason is not Mismatch.HISTORY_CHANGED
-
-
 def _end(job: Job, *, only_this_upload: bool = False) -> "list[asyncio.Task[Any]]":
     """Cancel what is done for *job*; return the cancelled tasks, which have yet to end."""
     tasks = [job.uploading] if only_this_upload else [job.task, job.uploading]
@@ -152,8 +148,8 @@ class Restoring:
         ending: list[asyncio.Task[Any]] = []
         awaited: list[Job] = []
         for job in list(self._jobs):
-            found = diff(request, job.keepsake.baseline, self._dropped) if request is not None else None
-            if found is not None and job.partition is partition and _goes_on(found):
+            found = self._added(request, job) if request is not None and job.partition is partition else None
+            if found is not None:
                 job.uploads_left = 0
                 if job.begun and isinstance(found, Delta):
                     awaited.append(job)
@@ -193,10 +189,11 @@ class Restoring:
         job.task.add_done_callback(lambda _task: self._jobs.remove(job))
 
     def _may_help(self, job: Job) -> bool:
-        """Whether the conversation went on lately, and upstream is worth asking."""
+        """Whether the conversation went on lately and may go on, and upstream is worth asking."""
         now, partition = self._clock(), job.partition
         return (
             job.uploads_left > 0
+            and not comes_to_nothing(job.keepsake.baseline, partition.kinds.habits())
             and now - job.last_used < LATELY_SECONDS
             and now >= max(partition.warm_up_off_until, partition.chaining[False].off_until)
             and partition.verdicts.get(_form(job.keepsake)) is not False
@@ -232,8 +229,19 @@ class Restoring:
         """Whether the conversation was continued on another connection."""
         kept = [each.keepsake for each in job.partition.connections]
         kept += [each.keepsake for each in self._jobs if each.partition is job.partition]
-        baseline = job.keepsake.baseline
-        return any(_goes_on(diff(each.request, baseline, self._dropped)) for each in kept if each is not None)
+        return any(self._added(each.request, job) is not None for each in kept if each is not None)
+
+    def _added(self, request: TurnRequest, job: Job) -> Delta | Full | None:
+        """Return what *request* adds to the conversation of *job*, or why it cannot continue it.
+
+        None where it is another's, or for something beside the conversation, which will go on from where it was.
+        """
+        baseline, habits = job.keepsake.baseline, job.partition.kinds.habits()
+        found = diff(request, baseline, self._dropped)
+        if isinstance(found, Delta):
+            return None if goes_aside(request, baseline, habits) else found
+        is_another = found.reason is Mismatch.HISTORY_CHANGED or request.kind in habits.over
+        return None if is_another else found
 
     async def upload(self, job: Job) -> Outcome:
         """Upload once; return what became of it."""

@@ -138,6 +138,7 @@ async def test_a_connection_that_retires_is_followed_by_one_that_knows(proxied: 
     one, other, simulator = await agents(run.server.url), await agents(run.server.url), run.simulator
     await one.turn("one")
     await other.turn("other")
+    await other.turn("goes on")
     clock.advance(201)
     await other.turn("more")  # which sweeps
     await warmed_up(run, done=1)
@@ -186,7 +187,7 @@ async def test_another_request_interrupts_and_the_upload_is_tried_again(
 ) -> None:
     """The link is its own; afterwards there is time."""
     run, simulator, link = await slow()
-    agent, other = await agents(run.server.url), await agents(run.server.url)
+    agent, other = await agents(run.server.url), await agents(run.server.url, temperature=0.5)
     await agent.turn(LONG)
     await uploading(link, simulator)
     await other.turn("hello")
@@ -366,7 +367,9 @@ async def test_what_one_upload_taught_holds_for_those_that_wait(proxied: Start, 
     run = await proxied(tells, warm_up="on")
     simulator = run.simulator
     for text in ("one", "two", "three"):
-        await (await agents(run.server.url)).turn(text)
+        agent = await agents(run.server.url)
+        await agent.turn(text)
+    await agent.turn("more")
     simulator.inject(
         Fault("before_created", "error", status=400, code=None, match=lambda body: "generate" in body, times=None)
     )
@@ -437,6 +440,81 @@ async def test_uploads_do_not_keep_a_conversation_young(proxied: Start, agents: 
     await settled(run, lost=2)
     await agent.turn("two")
     assert sent(run.simulator) == ["ws", "warm-up", "ws"]
+
+
+async def test_a_conversation_is_uploaded_and_not_what_was_asked_beside_it(proxied: Start, agents: Agents) -> None:
+    """Agents come back to where they were before a suggestion: it has the whole history, and is of no use."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    beside = await agents(run.server.url, temperature=0.25)
+    for text in ("one", "two", "three"):
+        await agent.turn(text)
+        beside.history = list(agent.history)
+        await beside.turn("suggest")
+    assert len(simulator.open_connections) == 3
+    simulator.abort_connections()
+    await warmed_up(run, done=1)
+    await settled(run, lost=3)
+    await agent.turn("four")
+    assert sent(simulator)[-2:] == ["warm-up", "delta"]
+    assert simulator.turns[-1].context == agent.answered[-1]
+
+
+async def test_another_models_requests_beside_a_conversation_are_not_uploaded(
+    proxied: Start, agents: Agents
+) -> None:
+    """They have its history, and cannot continue it; it goes on with its own model."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    beside = await agents(run.server.url, model="gpt-5-mini")
+    for text in ("one", "two", "three"):
+        await agent.turn(text)
+        beside.history = list(agent.history)
+        await beside.turn("suggest")
+    simulator.abort_connections()
+    await warmed_up(run, done=1)
+    await settled(run, lost=4)
+    await agent.turn("four")
+    assert sent(simulator)[-2:] == ["warm-up", "delta"]
+    assert simulator.turns[-1].context == agent.answered[-1]
+
+
+async def test_what_is_over_with_its_answer_is_not_uploaded(proxied: Start, agents: Agents) -> None:
+    """Nobody comes back to a title, or to what a sub-agent was asked."""
+    run = await proxied(tells, warm_up="on")
+    agent, simulator = await agents(run.server.url), run.simulator
+    await agent.turn("one")
+    for number in range(2):
+        await (await agents(run.server.url, temperature=0.25)).turn(f"title {number}")
+    simulator.abort_connections()
+    await warmed_up(run, done=1)
+    await settled(run, lost=3)
+    await agent.turn("two")
+    assert sent(simulator) == ["ws", "ws", "ws", "warm-up", "delta"]
+
+
+async def test_a_request_beside_a_conversation_does_not_wait_for_its_upload(
+    slow: Callable[..., Any], agents: Agents
+) -> None:
+    """It has no use for it, nor does it end it: the upload begins again when it is done."""
+    run, simulator, link = await slow()
+    agent = await agents(run.server.url)
+    beside = await agents(run.server.url, temperature=0.25)
+    for text in (LONG, "two"):
+        await agent.turn(text)
+        beside.history = list(agent.history)
+        await beside.turn("suggest")
+    await agent.turn("three")
+    beside.history = list(agent.history)
+    await uploading(link, simulator)
+    asking = asyncio.get_running_loop().create_task(beside.turn("suggest"))
+    await warmed_up(run, interrupted=1)
+    link.up.bandwidth = None
+    await asking
+    await warmed_up(run, interrupted=1, done=1)
+    await agent.turn("four")
+    assert sent(simulator)[-3:] == ["ws", "warm-up", "delta"]
+    assert simulator.turns[-1].context == agent.answered[-1]
 
 
 async def test_a_history_with_searches_is_left_alone(proxied: Start, agents: Agents) -> None:

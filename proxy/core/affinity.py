@@ -183,7 +183,7 @@ def _goes_aside(request: TurnRequest, upload: Delta | Full, habits: Habits, reca
     """Whether the conversation that *upload* continues will not go on from the answer to *request*."""
     if not habits.aside or isinstance(upload, Full) or recall.allows(upload.baseline):
         return False
-    return way_on(request, upload.baseline) in habits.aside
+    return goes_aside(request, upload.baseline, habits)
 
 
 def way_on(request: TurnRequest, known: Baseline) -> Fingerprint | None:
@@ -267,6 +267,16 @@ def _may_go_on(known: Baseline, habits: Habits) -> bool:
     if known.turns == 1:
         return known.began and known.kind is None
     return known.kind not in habits.over
+
+
+def goes_aside(request: TurnRequest, known: Baseline, habits: Habits) -> bool:
+    """Whether agents come back to *known* from requests that go on from it as this one does."""
+    return way_on(request, known) in habits.aside
+
+
+def comes_to_nothing(known: Baseline, habits: Habits) -> bool:
+    """Whether agents go on from no answer like that of *known*: it was all that was wanted, or went aside."""
+    return known.kind in habits.over | habits.aside or known.errand in habits.aside
 
 
 def returned_to(request: TurnRequest, candidates: Iterable[Candidate], formers: Iterable[Former]) -> Former | None:

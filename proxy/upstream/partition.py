@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from proxy.core.affinity import Candidate, Former, gone_on_from, returned_to, way_on
+from proxy.core.affinity import Candidate, Former, goes_aside, gone_on_from, returned_to, way_on
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.items import Fingerprint
@@ -200,8 +200,14 @@ class Partition:
         return True
 
     def note_gone_on(self, request: TurnRequest) -> None:
-        """Take note that *request* was answered: who comes back to where it went on from changes the history."""
+        """Take note that *request* was answered: who comes back to where it went on from changes the history.
+
+        Not where it went aside: then to come back is to go on.
+        """
+        habits = self.kinds.habits()
         for former in self.formers:
+            if goes_aside(request, former.baseline, habits):
+                continue
             if former.reason is not Mismatch.HISTORY_CHANGED and gone_on_from(request, [former.baseline]):
                 sound, left_by = former.is_blameless, former.left_by
                 self.remember(former.baseline, Mismatch.HISTORY_CHANGED, is_sound=sound, left_by=left_by)

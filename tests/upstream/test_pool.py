@@ -679,6 +679,23 @@ async def test_what_leads_nowhere_costs_a_conversation_one_upload(
     assert [turn.connection_id for turn in simulator.turns] == [0, 0, *[1, 2] * 5]
 
 
+async def test_what_leads_nowhere_does_not_hide_a_loss(pooled: Start, simulator: Simulator) -> None:
+    """The agent that comes back has changed nothing."""
+    here = await pooled()
+    agent = Suggesting(here, simulator)
+    for text in "ab":
+        await agent.ask(text)
+    await here.lend(agent.main.says("c"))
+    agent.main.hears(simulator.turns[-1].output)
+    simulator.abort_connections()
+    await simulator.until(lambda: not simulator.open_connections)
+    async with asyncio.timeout(10):
+        while here.connections.lost < 3:  # noqa: ASYNC110  nobody tells when it changes
+            await asyncio.sleep(0.01)
+    assert reason((await agent.suggest()).upload) is Mismatch.CONNECTION_LOST
+    assert await agent.ask("d") == (Mismatch.CONNECTION_LOST, Mismatch.ASIDE)
+
+
 async def test_a_suggestion_that_is_broken_off_leads_aside_too(pooled: Start, simulator: Simulator) -> None:
     """Its user typed on: what it cost, it costs once."""
     here = await pooled()
