@@ -563,6 +563,15 @@ class Pool:
                 slot.connection.hurry()
                 if now - slot.connection.opened_at >= self._limits.max_age_seconds - _AHEAD_SECONDS:
                     self._open_in_place(partition, slot)
+        self._shed(partition)
+
+    def _shed(self, partition: Partition) -> None:
+        """Close what was opened beside turns that got through after all, where there may not be so many."""
+        slots = partition.slots
+        while len(slots) > self._limits.max_connections and all(slot.free for slot in slots.values()):
+            if partition.spare is None:
+                return
+            self._retire(slots.pop(partition.spare), Mismatch.RETIRED)
 
     def _best_before(self, partition: Partition, now: float) -> float:
         return min(self._limits.max_age_seconds, partition.lifespan.best_before(now))

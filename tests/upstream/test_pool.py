@@ -879,6 +879,24 @@ async def test_a_one_off_that_fails_says_nothing_of_what_it_replaced(pooled: Sta
     assert reason(await converse(here, simulator, conversations[1], "b")) is Mismatch.RETIRED
 
 
+async def test_a_connection_too_many_goes_once_no_turn_may_need_it(pooled: Start, simulator: Simulator) -> None:
+    """It was opened beside one that got through after all."""
+    here, conversation = await pooled(max_connections=1), Conversation()
+    asked = conversation.says("a")
+    async with here.pool.lease(asked, here.partition) as lease:
+        key, slot = here.pool._begin_for_a_turn(here.partition)
+        assert slot.opening is not None
+        await slot.opening
+        here.pool._release(here.partition, key, slot)
+        here.pool._sweep(here.partition, here.clock())
+        assert here.connections.open == 2
+        lease.connection.baseline = (await run(lease, asked)).baseline
+    conversation.hears(simulator.turns[-1].output)
+    here.pool._sweep(here.partition, here.clock())
+    assert (here.connections.open, here.connections.lost) == (1, 0)
+    assert reason(await converse(here, simulator, conversation, "b")) is None
+
+
 # Partitions
 
 
