@@ -71,9 +71,9 @@ class Wire(asyncio.Protocol):
             self.transport.resume_reading()  # to notice when the other side gives up
 
     def reset(self) -> None:
-        """End with a TCP reset."""
+        """End with a TCP reset, unless it has ended."""
         raw: socket.socket | None = self.transport.get_extra_info("socket")
-        if raw is not None:
+        if raw is not None and raw.fileno() >= 0:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.abort()
 

@@ -253,6 +253,20 @@ async def test_a_kept_alive_connection_can_be_lost(simulate: Simulate, http: aio
     await simulator.until(lambda: not simulator._wires)
 
 
+async def test_a_connection_that_has_ended_cannot_be_lost(simulate: Simulate, http: aiohttp.ClientSession) -> None:
+    """Somebody else was faster, which is no defect."""
+    simulator, loop = await simulate(), asyncio.get_running_loop()
+    defects: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, context: defects.append(context))
+    simulator.inject(Fault("idle", "abort", seconds=0.05))
+    assert (await post(simulator, http))[0] == 200
+    later = asyncio.Event()
+    loop.call_later(0.1, later.set)
+    simulator.abort_connections()
+    await later.wait()
+    assert defects == []
+
+
 async def test_a_script_that_fails_is_heard(talk: Talk, http: aiohttp.ClientSession) -> None:
     """The asker gets a 500, and the test the exception."""
 
