@@ -442,7 +442,15 @@ async def test_uploads_do_not_keep_a_conversation_young(proxied: Start, agents: 
     assert sent(run.simulator) == ["ws", "warm-up", "ws"]
 
 
-async def test_a_conversation_is_uploaded_and_not_what_was_asked_beside_it(proxied: Start, agents: Agents) -> None:
+def lose(simulator: Simulator, connection_id: int) -> None:
+    """Have upstream reset one connection."""
+    simulator._sessions[connection_id].wire.reset()
+
+
+@pytest.mark.parametrize("all_are_lost", [True, False])
+async def test_a_conversation_is_uploaded_and_not_what_was_asked_beside_it(
+    proxied: Start, agents: Agents, *, all_are_lost: bool
+) -> None:
     """Agents come back to where they were before a suggestion: it has the whole history, and is of no use."""
     run = await proxied(tells, warm_up="on")
     agent, simulator = await agents(run.server.url), run.simulator
@@ -452,9 +460,12 @@ async def test_a_conversation_is_uploaded_and_not_what_was_asked_beside_it(proxi
         beside.history = list(agent.history)
         await beside.turn("suggest")
     assert len(simulator.open_connections) == 3
-    simulator.abort_connections()
+    if all_are_lost:
+        simulator.abort_connections()
+    else:
+        lose(simulator, simulator.turns[-2].connection_id)
     await warmed_up(run, done=1)
-    await settled(run, lost=3)
+    await settled(run, lost=3 if all_are_lost else 1)
     await agent.turn("four")
     assert sent(simulator)[-2:] == ["warm-up", "delta"]
     assert simulator.turns[-1].context == agent.answered[-1]
@@ -471,9 +482,8 @@ async def test_another_models_requests_beside_a_conversation_are_not_uploaded(
         await agent.turn(text)
         beside.history = list(agent.history)
         await beside.turn("suggest")
-    simulator.abort_connections()
+    lose(simulator, simulator.turns[-2].connection_id)
     await warmed_up(run, done=1)
-    await settled(run, lost=4)
     await agent.turn("four")
     assert sent(simulator)[-2:] == ["warm-up", "delta"]
     assert simulator.turns[-1].context == agent.answered[-1]
