@@ -490,7 +490,9 @@ class MemoryPool(Pool):
         self._rescue = cast("Any", _Idle())
         self.taken = 0
 
-    async def _open(self, partition: Partition, key: int, *, beside: bool = False) -> Connection:
+    async def _open(
+        self, partition: Partition, key: int, *, beside: bool = False, behind: bool = False
+    ) -> Connection:
         upstream = self._upstream
         await upstream.pause()
         match upstream.pick(100):
