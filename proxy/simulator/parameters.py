@@ -91,6 +91,7 @@ CHAT = frozenset(
 )
 KNOWN = {"ws": RESPONSES | WEBSOCKET_ONLY, "http": RESPONSES, "chat": CHAT}
 LEAST_OUTPUT_TOKENS = 16
+OBJECTS = ("metadata", "reasoning", "stream_options", "text")
 RANGES: dict[str, tuple[float, float]] = {"temperature": (0.0, 2.0), "top_p": (0.0, 1.0), "top_logprobs": (0, 20)}
 
 
@@ -100,6 +101,7 @@ def check_parameters(request: Body, kind: Literal["ws", "http", "chat"], setting
     if not isinstance(request.get("model"), str) or not request["model"]:
         raise missing("model")
     _check_ranges(request)
+    _check_objects(request)
     if kind == "chat":
         check_chat(request)
         return
@@ -135,6 +137,12 @@ def _check_ranges(request: Body) -> None:
             raise out_of_range(name, value, f"{kind} below minimum", f">= {least:g}")
         if value > greatest:
             raise out_of_range(name, value, f"{kind} above maximum", f"<= {greatest:g}")
+
+
+def _check_objects(request: Body) -> None:
+    for name in OBJECTS:
+        if not isinstance(request.get(name), dict | None):
+            raise invalid(f"Invalid type for '{name}': expected an object.", param=name, code="invalid_type")
 
 
 def _check_words(request: Body) -> None:

@@ -17,6 +17,9 @@ CUSTOM = {"type": "custom_tool_call", "call_id": "call_2", "name": "patch", "inp
         ({"model": ""}, "Missing required parameter: 'model'.", "model"),
         ({"background": True}, "Background responses are not supported over WebSocket.", "background"),
         ({"response": {}}, "Unknown parameter: 'response'.", "response"),
+        ({"reasoning": "high"}, "Invalid type for 'reasoning': expected an object.", "reasoning"),
+        ({"text": ["x"]}, "Invalid type for 'text': expected an object.", "text"),
+        ({"stream_options": 1}, "Invalid type for 'stream_options': expected an object.", "stream_options"),
         (
             {"reasoning": {"effort": "x"}},
             (
