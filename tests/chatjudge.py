@@ -178,25 +178,23 @@ def _logprobs(logprobs: Any) -> Any:
 
 
 def _usage(usage: Any) -> Any:
-    """Return *usage* without what is nothing, which may be left out."""
-    if usage is None:
-        return None
-    dumped = usage.model_dump(exclude_none=True)
-    return {
-        name: {key: count for key, count in value.items() if count} if isinstance(value, dict) else value
-        for name, value in dumped.items()
-    }
+    return None if usage is None else usage.model_dump(exclude_none=True)
 
 
-def usage_of(told: Raw) -> Raw:
-    """Return the usage in Responses' words as Chat should word it."""
+def usage_of(told: Raw, *, heard: bool) -> Raw:
+    """Return the usage in Responses' words as Chat should word it; of audio that was *heard* they say nothing."""
     read, written = told["input_tokens_details"], told["output_tokens_details"]
     return {
         "prompt_tokens": told["input_tokens"],
         "completion_tokens": told["output_tokens"],
         "total_tokens": told["total_tokens"],
-        "prompt_tokens_details": {key: count for key, count in read.items() if count},
-        "completion_tokens_details": {key: count for key, count in written.items() if count},
+        "prompt_tokens_details": read if heard else {"audio_tokens": 0, **read},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 0,
+            "audio_tokens": 0,
+            "rejected_prediction_tokens": 0,
+            **written,
+        },
     }
 
 

@@ -72,17 +72,18 @@ class Chat:
         )
         if not is_waiting:  # else what a message may say depends on those before it
             self._beginnings.keep(body, turn, read.reading, grown_from=known)
-        return Readable(turn, _answer(request, stream=stream))
+        return Readable(turn, _answer(request, stream=stream, heard=b'"input_audio"' in body))
 
 
 def _items(body: bytes) -> list[dict[str, Any]]:
     return chat_messages.items(orjson.loads(body)["messages"])
 
 
-def _answer(request: dict[str, Any], *, stream: bool) -> Answer:
+def _answer(request: dict[str, Any], *, stream: bool, heard: bool) -> Answer:
     logprobs = request.get("logprobs") is True
     named = completion.names_a_tool(request.get("tool_choice"))
     if not stream:
-        return WholeCompletion(logprobs=logprobs, named=named)
+        return WholeCompletion(logprobs=logprobs, named=named, heard=heard)
     options = request.get("stream_options") or {}
-    return StreamedCompletion(usage=options.get("include_usage") is True, logprobs=logprobs, named=named)
+    usage = options.get("include_usage") is True
+    return StreamedCompletion(usage=usage, logprobs=logprobs, named=named, heard=heard)

@@ -31,13 +31,14 @@ _Place: TypeAlias = tuple[Any, Any]
 class StreamedCompletion:
     """Chunks, as `data:` lines, ended by `[DONE]`. *usage* and *logprobs* are given where they were asked for.
 
-    *named* says that the request named the tool to be called.
+    *named* says that the request named the tool to be called, *heard* that it may have audio.
     """
 
     content_type = sse.CONTENT_TYPE
 
-    def __init__(self, *, usage: bool, logprobs: bool, named: bool = False) -> None:
+    def __init__(self, *, usage: bool, logprobs: bool, named: bool = False, heard: bool = False) -> None:
         self._usage = usage
+        self._heard = heard
         self._named = named
         self._logprobs = logprobs
         self._head: dict[str, Any] = {}
@@ -170,7 +171,8 @@ class StreamedCompletion:
         reason = completion.finish_reason(response, called=bool(self._calls), named=self._named)
         yield from self._chunk({}, finish_reason=reason)
         if self._usage:
-            yield record({**self._head, "choices": [], "usage": completion.usage(response.get("usage"))})
+            usage = completion.usage(response.get("usage"), heard=self._heard)
+            yield record({**self._head, "choices": [], "usage": usage})
         yield b"data: [DONE]\n\n"
 
     def _failed(self, event: Raw) -> Iterator[bytes]:
@@ -220,11 +222,12 @@ class StreamedCompletion:
 class WholeCompletion(Gathering):
     """One completion, for agents that do not stream. *logprobs* are given where they were asked for.
 
-    *named* says that the request named the tool to be called.
+    *named* says that the request named the tool to be called, *heard* that it may have audio.
     """
 
-    def __init__(self, *, logprobs: bool, named: bool = False) -> None:
+    def __init__(self, *, logprobs: bool, named: bool = False, heard: bool = False) -> None:
         super().__init__()
+        self._heard = heard
         self._logprobs = logprobs
         self._named = named
 
@@ -242,7 +245,8 @@ class WholeCompletion(Gathering):
             "finish_reason": completion.finish_reason(response, called="tool_calls" in message, named=self._named),
         }
         head = completion.head("chat.completion", response)
-        return as_json({**head, "choices": [choice], "usage": completion.usage(response.get("usage"))})
+        usage = completion.usage(response.get("usage"), heard=self._heard)
+        return as_json({**head, "choices": [choice], "usage": usage})
 
     def _tokens(self, output: Sequence[Raw]) -> dict[str, Any] | None:
         told = [part.get("logprobs") for item in output for part in content_parts(item)]

@@ -80,8 +80,11 @@ def finish_reason(response: Raw, *, called: bool, named: bool = False) -> str:
     return "tool_calls" if called and not named else "stop"
 
 
-def usage(given: Any) -> dict[str, Any] | None:
-    """Return the tokens used, as upstream counted them."""
+def usage(given: Any, *, heard: bool = False) -> dict[str, Any] | None:
+    """Return the tokens used, as upstream counted them; *heard* says that there may be audio in the prompt.
+
+    What Chat Completions count and Responses do not is nothing: a request that asks for it is not translated.
+    """
     if not isinstance(given, dict):
         return None
     counted = {
@@ -89,11 +92,16 @@ def usage(given: Any) -> dict[str, Any] | None:
         "completion_tokens": given.get("output_tokens"),
         "total_tokens": given.get("total_tokens"),
     }
-    details = {
-        "prompt_tokens_details": given.get("input_tokens_details"),
-        "completion_tokens_details": given.get("output_tokens_details"),
-    }
+    read, written = given.get("input_tokens_details"), given.get("output_tokens_details")
+    if isinstance(read, dict) and not heard:
+        read = {"audio_tokens": 0, **read}
+    if isinstance(written, dict):
+        written = {**_NOT_ASKED_FOR, **written}
+    details = {"prompt_tokens_details": read, "completion_tokens_details": written}
     return counted | {name: value for name, value in details.items() if value is not None}
+
+
+_NOT_ASKED_FOR = {"audio_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
 
 
 def logprobs(tokens: Any) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from said import JSON, done, event
 
 from proxy.core.events import ServerEvent
 from proxy.errors import ConnectionLost, UpstreamError
+from proxy.frontends.base import Readable
 from proxy.frontends.chat import Chat
 from proxy.frontends.chat_answer import StreamedCompletion, WholeCompletion
 
@@ -29,8 +30,13 @@ COUNTED: JSON = {
     "prompt_tokens": 5,
     "completion_tokens": 3,
     "total_tokens": 8,
-    "prompt_tokens_details": {"cached_tokens": 4},
-    "completion_tokens_details": {"reasoning_tokens": 2},
+    "prompt_tokens_details": {"audio_tokens": 0, "cached_tokens": 4},
+    "completion_tokens_details": {
+        "accepted_prediction_tokens": 0,
+        "audio_tokens": 0,
+        "reasoning_tokens": 2,
+        "rejected_prediction_tokens": 0,
+    },
 }
 HEAD: JSON = {
     "id": "chatcmpl-1",
@@ -136,6 +142,28 @@ def test_usage_comes_last_where_it_was_asked_for() -> None:
     assert end == "[DONE]"
     assert last == {**HEAD, "choices": [], "usage": COUNTED}
     assert [chunk["usage"] for chunk in chunks] == [None] * 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_audio_that_was_heard_is_not_counted_as_none(*, stream: bool) -> None:
+    """Upstream does not tell how much of the prompt it was."""
+    part = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    request: JSON = {"model": "m", "messages": [{"role": "user", "content": [part]}], "stream": stream}
+    if stream:
+        request["stream_options"] = {"include_usage": True}
+    read = Chat().decode(orjson.dumps(request))
+    assert isinstance(read, Readable)
+    written = b"".join([read.answer.add(CREATED), read.answer.add(ended())]) + read.answer.finish()
+    *_, told = (orjson.loads(record[record.index(b"{") :]) for record in written.split(b"\n\n") if b"{" in record)
+    assert told["usage"] == {**COUNTED, "prompt_tokens_details": {"cached_tokens": 4}}
+
+
+def test_what_upstream_counts_itself_stands() -> None:
+    """Details that it tells are taken, those that it does not tell at all are not made up."""
+    details = {"input_tokens_details": {"audio_tokens": 3}, "output_tokens_details": None}
+    *_, last, _ = streamed(CREATED, ended(usage={**USAGE, **details}), usage=True)
+    assert last["usage"]["prompt_tokens_details"] == {"audio_tokens": 3}
+    assert "completion_tokens_details" not in last["usage"]
 
 
 def test_a_response_without_usage_has_null() -> None:
