@@ -8,6 +8,7 @@ import orjson
 from proxy.core.delta import Mismatch, Reuse, TurnRequest, reuse
 from proxy.core.events import ERRORS, Fault, GarbledEvent, ServerEvent
 from proxy.core.items import Item
+from proxy.core.told import Told
 from proxy.errors import UpstreamError
 from proxy.frontends import sse
 from proxy.frontends.base import Opaque, Readable
@@ -15,6 +16,11 @@ from proxy.frontends.faithful import as_json, envelope
 from proxy.frontends.gathering import Gathering
 from proxy.frontends.known import Beginnings, Found
 from proxy.frontends.refusal import words
+
+_ENDED_WELL = frozenset({"response.completed", "response.incomplete"})
+
+_MOST_KEPT = 64 * 1024 * 1024
+"""Bytes of items that are kept until the end of an answer, which may lack them."""
 
 _KEEPALIVE = sse.encode("keepalive", b'{"type":"keepalive","sequence_number":0}')
 
@@ -83,13 +89,17 @@ class StreamedAnswer:
     """Each event as it came: the bytes that upstream sent, as far as they answer what the agent sent.
 
     An error in the middle of a response is followed by the `response.failed` that HTTP has there: some agents know
-    no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90).
+    no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90). An end without the output gets the items
+    that were streamed, since the SDKs take a response from there: over a WebSocket some servers do not repeat them
+    (anomalyco/opencode#48249).
     """
 
     content_type = sse.CONTENT_TYPE
 
     def __init__(self) -> None:
         self._created: ServerEvent | None = None
+        self._items: list[ServerEvent] = []
+        self._kept = 0  # bytes
 
     def tells(self, _event: ServerEvent) -> bool:
         """Say that every event is shown."""
@@ -97,9 +107,12 @@ class StreamedAnswer:
 
     def add(self, event: ServerEvent) -> bytes:
         """Return *event* as a server-sent event."""
-        shown = sse.encode(event.type, event.raw)
+        shown = sse.encode(event.type, self._with_output(event) if event.type in _ENDED_WELL else event.raw)
         if event.type == "response.created":
             self._created = event
+        elif event.type == "response.output_item.done" and self._kept <= _MOST_KEPT:
+            self._items.append(event)
+            self._kept += len(event.raw)
         elif event.type in ERRORS and self._created is not None:
             with suppress(GarbledEvent):  # of which nobody needs the meaning
                 return shown + sse.encode("response.failed", _failed(self._created.json(), event.json()))
@@ -108,6 +121,22 @@ class StreamedAnswer:
     def finish(self) -> bytes:
         """Return nothing: the Responses API ends with its terminal event."""
         return b""
+
+    def _with_output(self, ending: ServerEvent) -> bytes:
+        """Return *ending* with the items that were streamed where it has none, else as it came."""
+        if not self._items or self._kept > _MOST_KEPT:
+            return ending.raw
+        told = Told()
+        try:
+            event = ending.json()
+            response = event.get("response")
+            if not isinstance(response, dict) or response.get("output"):
+                return ending.raw
+            for item in self._items:
+                told.note(item.json())
+        except GarbledEvent:  # of which nobody needs the meaning
+            return ending.raw
+        return as_json({**event, "response": {**response, "output": told.in_order()}}) if len(told) else ending.raw
 
 
 def _failed(created: dict[str, Any], error: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection, serve
 
 from proxy.frontends.responses import Responses, WholeAnswer
-from proxy.simulator import Fault, FunctionCall, Reasoning, says, scripted
+from proxy.simulator import Completed, Fault, FunctionCall, Incomplete, Reasoning, says, scripted
 
 CREATED = b'{"type":"response.created","sequence_number":0,"response":{"id":"resp_1","output":[]}}'
 COMPLETED = b'{"type":"response.completed","sequence_number":9,"response":{"id":"resp_1","output":[]}}'
@@ -155,7 +155,7 @@ async def test_events_that_come_alone_are_framed_as_any(proxied: Any, frames_of:
     """They leave past the library, between others that do not: chunks, or none, are right, and all is counted."""
     seen = asyncio.Semaphore(0)
     pieces = [b'{"type":"response.output_text.delta","delta":"%s"}' % (b"x" * size) for size in (0, 1, 500, 5000)]
-    between = b'{"type":"response.output_item.done","item":{}}'
+    between = b'{"type":"response.content_part.done","part":{}}'
     frames = [CREATED, *pieces, between, *pieces, COMPLETED]
 
     async def one_by_one() -> AsyncIterator[bytes]:
@@ -258,6 +258,27 @@ async def test_a_whole_answer_has_all_items(proxied: Any, terminal: str, stream:
     assert response["output"] == run.simulator.turns[0].output
     assert [item["type"] for item in response["output"]] == ["reasoning", "message", "function_call"]
     assert response["usage"] == run.simulator.turns[0].usage
+
+
+@pytest.mark.parametrize("finish", [Completed(), Incomplete()])
+@pytest.mark.parametrize("terminal", ["full", "empty", "omitted"])
+async def test_a_streamed_answer_ends_with_all_items(proxied: Any, terminal: str, finish: Any) -> None:
+    """SDKs take the response from the last event, which has the output, as over HTTP, whatever upstream's has."""
+    run = await proxied(scripted([says(*PARTS, finish=finish)]), simulated={"terminal_output": terminal})
+    answer = await run.post({**ASK, "input": "x", "stream": True})
+    *_, (_, last) = events(answer.body)
+    assert orjson.loads(last)["response"]["output"] == run.simulator.turns[0].output
+    assert run.simulator.turns[0].transport == "ws"
+
+
+async def test_an_end_without_output_stays_where_nothing_was_streamed(proxied: Any, frames_of: Any) -> None:
+    """No items are made up, nor is a response that cannot be read."""
+    for last in (
+        b'{"type":"response.completed","response":{"id":"resp_1","output":[]}}',
+        b'{"type":"response.completed"}',
+    ):
+        run = await proxied(upstream=await frames_of([CREATED, last]))
+        assert [data for _, data in events((await run.post(ASK)).body)] == [CREATED, last]
 
 
 async def test_a_whole_answer_equals_the_direct_one(proxied: Any) -> None:
