@@ -22,6 +22,9 @@ _ENDED_WELL = frozenset({"response.completed", "response.incomplete"})
 _MOST_KEPT = 64 * 1024 * 1024
 """Bytes of items that are kept until the end of an answer, which may lack them."""
 
+_OUTPUT = b'"output":[{'
+"""How most services write an output that is not empty. Inside a text the quotes would be escaped."""
+
 _KEEPALIVE = sse.encode("keepalive", b'{"type":"keepalive","sequence_number":0}')
 
 
@@ -124,7 +127,7 @@ class StreamedAnswer:
 
     def _with_output(self, ending: ServerEvent) -> bytes:
         """Return *ending* with the items that were streamed where it has none, else as it came."""
-        if not self._items or self._kept > _MOST_KEPT:
+        if not self._items or self._kept > _MOST_KEPT or _OUTPUT in ending.raw:
             return ending.raw
         told = Told()
         try:

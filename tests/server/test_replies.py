@@ -271,6 +271,21 @@ async def test_a_streamed_answer_ends_with_all_items(proxied: Any, terminal: str
     assert run.simulator.turns[0].transport == "ws"
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        b'{"type": "response.completed", "response": {"id": "resp_1", "output": [ {"id": "item_1"} ]}}',
+        b'{"type":"response.completed","response":{"id":"resp_1","output":[{"id":"item_1"}],"big":1e-400}}',
+        b'{"type":"response.completed","response":"resp_1"}',
+    ],
+)
+async def test_an_end_that_has_its_output_stays_as_it_came(proxied: Any, frames_of: Any, last: bytes) -> None:
+    """However it is written; nor is anything put into one that has no response."""
+    frames = [CREATED, b'{"type":"response.output_item.done","output_index":0,"item":{"id":"item_1"}}', last]
+    run = await proxied(upstream=await frames_of(frames))
+    assert [data for _, data in events((await run.post(ASK)).body)] == frames
+
+
 async def test_an_end_without_output_stays_where_nothing_was_streamed(proxied: Any, frames_of: Any) -> None:
     """No items are made up, nor is a response that cannot be read."""
     for last in (
