@@ -408,7 +408,7 @@ async def test_pitfall_08_codes_reach_the_agent(proxied: Start) -> None:
 # 9. The terminal event does not tell what the model said.
 
 
-@pytest.mark.parametrize("terminal_output", ["empty", "omitted"])
+@pytest.mark.parametrize("terminal_output", ["empty", "omitted", "done"])
 async def test_pitfall_09_terminal_event_without_output(proxied: Start, terminal_output: str) -> None:
     """Where the terminal event has no output, what was streamed is what upstream holds."""
     first = says(Reasoning(), "alpha", FunctionCall("ls", "{}", "call_1"))
@@ -419,7 +419,7 @@ async def test_pitfall_09_terminal_event_without_output(proxied: Start, terminal
     assert_continued(world, tool_output("call_1"))
 
 
-@pytest.mark.parametrize("terminal_output", ["empty", "omitted"])
+@pytest.mark.parametrize("terminal_output", ["empty", "omitted", "done"])
 async def test_pitfall_09_whole_answer_without_terminal_output(proxied: Start, terminal_output: str) -> None:
     """An agent that does not stream gets the items that were streamed."""
     world = await proxied(scripted(["alpha"]), simulated={"terminal_output": terminal_output})

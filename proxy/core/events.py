@@ -14,13 +14,16 @@ from proxy.core.items import Raw
 from proxy.core.message import Message
 from proxy.errors import REJECTIONS, UpstreamError
 
+DONE = "response.done"
+"""How some servers end a response over a WebSocket alone."""
+
 TERMINAL = frozenset(
     {
         "response.completed",
         "response.incomplete",
         "response.failed",
         "response.cancelled",
-        "response.done",
+        DONE,
         "response.error",
         "error",
     }
@@ -28,6 +31,9 @@ TERMINAL = frozenset(
 """After one of these upstream is done with the turn."""
 
 ERRORS = frozenset({"error", "response.error"})
+
+_ENDINGS = {each: f"response.{each}" for each in ("completed", "incomplete", "failed")}
+"""With what a response of each status ends over HTTP."""
 
 AGE_LIMIT = b"websocket_connection_limit_reached"
 """The code of an error that is about the connection, and none of its turns."""
@@ -114,6 +120,26 @@ class ServerEvent:
         if not isinstance(value, dict):
             raise GarbledEvent("not an object")
         return value
+
+    def as_over_http(self, created: "ServerEvent | None") -> "ServerEvent":
+        """Return a `response.done` as the event with which HTTP ends: those who speak it do not know that one.
+
+        ChatGPT's servers end some responses so (digitallyinduced/haskell-agent#316), and tell little more than an
+        id then: the rest is as *created* had it, and where nothing else is said the response completed. One that
+        ended in a way that HTTP has no event for stays as it is. Raises GarbledEvent where it cannot be read.
+        """
+        event = self.json()
+        response = event.get("response")
+        if not isinstance(response, dict):
+            return self
+        told = {name: value for name, value in response.items() if value is not None}
+        fallen_short = "failed" if "error" in told else "incomplete" if "incomplete_details" in told else None
+        status = told.setdefault("status", fallen_short or "completed")
+        if not isinstance(status, str) or status not in _ENDINGS:
+            return self
+        begun = created.json().get("response") if created is not None else None
+        whole = {**begun, **told} if isinstance(begun, dict) else told
+        return ServerEvent(_ENDINGS[status], _written({**event, "type": _ENDINGS[status], "response": whole}))
 
     def telling(self, fields: Mapping[str, Any]) -> "ServerEvent":
         """Return this event with the values of *fields* in its `response` object, as far as it has such fields."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from proxy.core.account import Account
 from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
-from proxy.core.events import AGE_LIMIT, ERRORS, Fault, ServerEvent, response_create
+from proxy.core.events import AGE_LIMIT, DONE, ERRORS, Fault, ServerEvent, response_create
 from proxy.core.heldback import HeldBack
 from proxy.core.hoist import Hoisted
 from proxy.core.items import Item, Output, Raw
@@ -44,7 +44,7 @@ _ENDINGS = {
 """How the turn ended, by its terminal event; any other terminal event is a failure."""
 
 
-_COMPLETE = ("response.completed", "response.done")
+_COMPLETE = ("response.completed", DONE)
 """How a response ends that completed: some servers say the latter as well, behind the former."""
 
 
@@ -135,6 +135,7 @@ class Turn:
         self._earlier: str | None = None
         self._retried_here = False
         self._has_announced = False
+        self._created: ServerEvent | None = None
         self._tells = tells
         self._account = Account()
         self._held_back = HeldBack()
@@ -215,6 +216,7 @@ class Turn:
         self._reused = reused
         self._earlier = earlier
         self._has_announced = False
+        self._created = None
         self._account = Account()
         self._held_back = HeldBack()
         self.hoisted = self.request.hoisted if self._is_hoisted(upload) else None
@@ -269,6 +271,8 @@ class Turn:
             return self._error(event)
         if self._is_earlier(event):
             return ()
+        if event.type == DONE:
+            event = event.as_over_http(self._created)
         if event.type == "response.failed" and self._is_unheard and self._repeat_after_failure(event):
             return ()
         if self.state is State.SENT:
@@ -364,6 +368,7 @@ class Turn:
         if self._reused and event.type not in {"response.created", "response.failed"}:
             raise ConnectionLost(f"{event.type} came before this turn's response.created")
         self._has_announced = event.type == "response.created"
+        self._created = event if self._has_announced else None
         if event.type not in {"response.created", "response.completed"}:
             return
         response = _response(event)

@@ -94,7 +94,7 @@ class StreamedAnswer:
     An error in the middle of a response is followed by the `response.failed` that HTTP has there: some agents know
     no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90). An end without the output gets the items
     that were streamed, since the SDKs take a response from there: over a WebSocket some servers do not repeat them
-    (anomalyco/opencode#48249).
+    (denoland/clawpatrol#729).
     """
 
     content_type = sse.CONTENT_TYPE

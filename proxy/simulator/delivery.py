@@ -117,6 +117,7 @@ class Delivery:
             self._number += 1
         if event["type"] in ("response.completed", "response.incomplete", "response.failed"):
             self._finish(event)
+            numbered = self._as_told(numbered)
         self._turn.bytes_sent += await self._link.send(numbered, self._style)
         self._turn.events_sent += 1
         self._service.journal.note()
@@ -126,6 +127,14 @@ class Delivery:
         if self._turn.status == "completed":
             finished = {**event["response"], "output": self._plan.items}
             self._service.commit(self._plan, self._cache, finished)
+
+    def _as_told(self, ending: Event) -> Event:
+        """Return *ending*, or in its place the little that some servers say over a WebSocket."""
+        is_done = self._turn.transport == "ws" and self._settings.terminal_output == "done"
+        if not is_done or ending["type"] != "response.completed":
+            return ending
+        told = {name: ending["response"][name] for name in ("id", "usage")}
+        return {**ending, "type": "response.done", "response": told}
 
     # The events
 

@@ -95,8 +95,12 @@ class SimulatorSettings:
     # What events look like
     error_shape: ErrorShape = "nested"
     """How an error reads on the WebSocket."""
-    terminal_output: Literal["full", "empty", "omitted"] = "full"
-    """The ``output`` of ``response.completed``."""
+    terminal_output: Literal["full", "empty", "omitted", "done"] = "full"
+    """The ``output`` of ``response.completed``.
+
+    ``done``: over a WebSocket ``response.done`` stands for that, with an id and the usage alone, as ChatGPT's
+    servers were seen to end (digitallyinduced/haskell-agent#316).
+    """
     terminal_ciphertext: Literal["same", "different"] = "same"
     """Whether ``encrypted_content`` in the terminal event equals the one in ``output_item.done``."""
     repeat_settings: bool = True

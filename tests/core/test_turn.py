@@ -140,7 +140,6 @@ def test_what_is_no_response_is_passed_on_as_it_came(raw: bytes) -> None:
         ("response.incomplete", State.INCOMPLETE),
         ("response.failed", State.FAILED),
         ("response.cancelled", State.FAILED),
-        ("response.done", State.FAILED),
         ("response.error", State.FAILED),
         ("error", State.FAILED),
     ],
@@ -154,6 +153,51 @@ def test_only_completed_makes_a_baseline(ending: str, state: State) -> None:
     assert turn.receive(last) == (last,)
     assert (turn.state, turn.finished, turn.baseline) == (state, True, None)
     assert turn.again is None
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ({}, State.COMPLETED),
+        ({"status": "completed", "error": None}, State.COMPLETED),
+        ({"status": "incomplete"}, State.INCOMPLETE),
+        ({"incomplete_details": {"reason": "max_output_tokens"}}, State.INCOMPLETE),
+        ({"status": "failed"}, State.FAILED),
+        ({"error": {"code": "server_error"}}, State.FAILED),
+    ],
+)
+def test_a_response_that_is_done_ended_as_it_says(told: JSON, state: State) -> None:
+    """Over HTTP its last event has that name; where nothing speaks against it, it can be continued."""
+    turn = started()
+    turn.receive(created())
+    turn.receive(done(assistant("Hi")))
+    (last,) = turn.receive(event("response.done", response={"id": "resp_2", **told}))
+    kind = f"response.{state.value}"
+    assert (last.type, last.json()["type"], last.json()["response"]["status"]) == (kind, kind, state.value)
+    assert turn.state is state
+    assert (turn.baseline is not None) is (state is State.COMPLETED)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"response": None}, {"response": {"status": "cancelled"}}, {"response": {"status": ["completed"]}}],
+)
+def test_what_is_done_in_another_way_is_shown_as_it_came(fields: JSON) -> None:
+    """Nobody knows what that means: the turn has ended, and is not continued."""
+    turn = started()
+    turn.receive(created())
+    last = event("response.done", **fields)
+    assert turn.receive(last) == (last,)
+    assert (turn.state, turn.baseline) == (State.FAILED, None)
+
+
+def test_a_response_may_be_done_that_was_never_created() -> None:
+    """Some servers tell little."""
+    turn = Turn(SENT)
+    turn.start(FULL, reused=False)
+    (last,) = turn.receive(event("response.done", response={"id": "resp_2"}))
+    assert last.json()["response"] == {"id": "resp_2", "status": "completed"}
+    assert (turn.state, turn.baseline) == (State.COMPLETED, None)
 
 
 def test_an_unknown_event_is_passed_on() -> None:

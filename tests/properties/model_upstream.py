@@ -320,15 +320,23 @@ class ModelConnection:
                 done = 0
             case 11:
                 done -= 1
+        ending = self._end_of(final, all_told=done == len(answer.outputs))
         told = self._told(answer, done)
-        if self._upstream.is_careless and pick(2) and final.get("output") == answer.outputs:
+        if self._upstream.is_careless and pick(2) and ending["response"].get("output") == answer.outputs:
             told = self._told_carelessly(answer, told, final)
         return [
             {"type": "response.created", "response": begun},
             *told,
             *([{"type": "response.novelty"}] if pick(8) == 7 else []),
-            {"type": "response.completed", "response": final},
+            ending,
         ]
+
+    def _end_of(self, final: Raw, *, all_told: bool) -> Raw:
+        """Return the event that ends a response as *final* has it; where *all_told*, some tell little of that."""
+        if not all_told or self._upstream.pick(12) != 11:
+            return {"type": "response.completed", "response": final}
+        little = {name: each for name, each in final.items() if name in {"id", "usage"}}
+        return {"type": "response.done", "response": little}
 
     def _usage(self, answer: Answer) -> Raw | None:
         """Count a token a character; reasoning is read while the agent answers calls, and then forgotten."""

@@ -235,7 +235,7 @@ class PoolMachine(RuleBasedStateMachine):
     @initialize(
         max_connections=st.sampled_from((1, 2, 3, 4, 6)),
         dropped=st.sampled_from(("reasoning", "none", "any")),
-        terminal_output=st.sampled_from(("full", "empty", "omitted")),
+        terminal_output=st.sampled_from(("full", "empty", "omitted", "done")),
         terminal_ciphertext=st.sampled_from(("same", "different")),
         error_shape=st.sampled_from(("nested", "flat", "response_failed", "codeless", "detail")),
         extra_events=st.sampled_from(((), ("rate_limits_before_created", "unknown_mid_stream"))),

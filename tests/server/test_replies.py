@@ -245,7 +245,7 @@ async def test_nonsense_breaks_the_answer_off(proxied: Any, frames_of: Any, last
 PARTS = (Reasoning(("thinking",)), "hello", FunctionCall("f", '{"a": 1}'))
 
 
-@pytest.mark.parametrize("terminal", ["full", "empty", "omitted"])
+@pytest.mark.parametrize("terminal", ["full", "empty", "omitted", "done"])
 @pytest.mark.parametrize("stream", [False, None])
 async def test_a_whole_answer_has_all_items(proxied: Any, terminal: str, stream: bool | None) -> None:  # noqa: FBT001
     """An agent that does not stream gets the response object, output and all, whatever the terminal event has."""
@@ -261,7 +261,7 @@ async def test_a_whole_answer_has_all_items(proxied: Any, terminal: str, stream:
 
 
 @pytest.mark.parametrize("finish", [Completed(), Incomplete()])
-@pytest.mark.parametrize("terminal", ["full", "empty", "omitted"])
+@pytest.mark.parametrize("terminal", ["full", "empty", "omitted", "done"])
 async def test_a_streamed_answer_ends_with_all_items(proxied: Any, terminal: str, finish: Any) -> None:
     """SDKs take the response from the last event, which has the output, as over HTTP, whatever upstream's has."""
     run = await proxied(scripted([says(*PARTS, finish=finish)]), simulated={"terminal_output": terminal})
@@ -284,6 +284,26 @@ async def test_an_end_that_has_its_output_stays_as_it_came(proxied: Any, frames_
     frames = [CREATED, b'{"type":"response.output_item.done","output_index":0,"item":{"id":"item_1"}}', last]
     run = await proxied(upstream=await frames_of(frames))
     assert [data for _, data in events((await run.post(ASK)).body)] == frames
+
+
+@pytest.mark.parametrize("ending", [{"id": "resp_1", "usage": {"input_tokens": 1}}, {"status": "incomplete"}, {}])
+async def test_a_stream_ends_as_over_http(proxied: Any, frames_of: Any, ending: dict[str, Any]) -> None:
+    """There is no `response.done` there, which SDKs do not know; what it does not say, the beginning did."""
+    created: dict[str, Any] = {"id": "resp_1", "model": "m", "status": "in_progress", "usage": None, "output": []}
+    frames = [
+        orjson.dumps({"type": "response.created", "response": created}),
+        orjson.dumps({"type": "response.output_item.done", "item": {"id": "item_1"}}),
+        orjson.dumps({"type": "response.done", "sequence_number": 2, "response": ending}),
+    ]
+    run = await proxied(upstream=await frames_of(frames))
+    *_, (kind, last) = events((await run.post(ASK)).body)
+    status = ending.get("status", "completed")
+    assert kind == f"response.{status}".encode()
+    assert orjson.loads(last) == {
+        "type": kind.decode(),
+        "sequence_number": 2,
+        "response": {**created, **ending, "status": status, "output": [{"id": "item_1"}]},
+    }
 
 
 async def test_an_end_without_output_stays_where_nothing_was_streamed(proxied: Any, frames_of: Any) -> None:

@@ -11,7 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from proxy.simulator import Simulator
 
 AUTHORIZATION = {"Authorization": "Bearer key"}
-TERMINAL = ("response.completed", "response.failed", "response.incomplete", "error")
+TERMINAL = ("response.completed", "response.failed", "response.incomplete", "response.done", "error")
 Event = dict[str, Any]
 
 

@@ -144,6 +144,17 @@ async def test_the_terminal_output_may_be_missing(
     assert len(simulator.turns[1].context) == 3
 
 
+async def test_a_response_may_end_with_little_more_than_an_id(simulate: Simulate, talk: Talk) -> None:
+    """Over a WebSocket alone, and it can be continued."""
+    simulator = await simulate(terminal_output="done")
+    dialogue = await talk(simulator)
+    last = (await dialogue.create())[-1]
+    assert last["type"] == "response.done"
+    assert last["response"] == {"id": simulator.turns[0].response_id, "usage": simulator.turns[0].usage}
+    await dialogue.create(previous_response_id=last["response"]["id"])
+    assert len(simulator.turns[1].context) == 3
+
+
 async def test_the_terminal_ciphertext_may_differ(simulate: Simulate, talk: Talk) -> None:
     """The same reasoning item can read differently in output_item.done and response.completed."""
     simulator = await simulate(scripted([says(Reasoning(), "x")]), terminal_ciphertext="different")
