@@ -126,11 +126,12 @@ class ServerEvent:
 
         ChatGPT's servers end some responses so (digitallyinduced/haskell-agent#316), and tell little more than an
         id then: the rest is as *created* had it, and where nothing else is said the response completed. One that
-        ended in a way that HTTP has no event for stays as it is. Raises GarbledEvent where it cannot be read.
+        ended in a way that HTTP has no event for stays as it is, and so does one that does not say which ended.
+        Raises GarbledEvent where the event cannot be read.
         """
         event = self.json()
         response = event.get("response")
-        if not isinstance(response, dict):
+        if not (isinstance(response, dict) and isinstance(response.get("id"), str)):
             return self
         told = {name: value for name, value in response.items() if value is not None}
         fallen_short = "failed" if "error" in told else "incomplete" if "incomplete_details" in told else None

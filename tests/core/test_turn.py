@@ -180,7 +180,13 @@ def test_a_response_that_is_done_ended_as_it_says(told: JSON, state: State) -> N
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"response": None}, {"response": {"status": "cancelled"}}, {"response": {"status": ["completed"]}}],
+    [
+        {},
+        {"response": None},
+        {"response": {"usage": {}, "status": "completed"}},
+        {"response": {"id": "resp_2", "status": "cancelled"}},
+        {"response": {"id": "resp_2", "status": ["completed"]}},
+    ],
 )
 def test_what_is_done_in_another_way_is_shown_as_it_came(fields: JSON) -> None:
     """Nobody knows what that means: the turn has ended, and is not continued."""

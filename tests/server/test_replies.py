@@ -286,14 +286,14 @@ async def test_an_end_that_has_its_output_stays_as_it_came(proxied: Any, frames_
     assert [data for _, data in events((await run.post(ASK)).body)] == frames
 
 
-@pytest.mark.parametrize("ending", [{"id": "resp_1", "usage": {"input_tokens": 1}}, {"status": "incomplete"}, {}])
+@pytest.mark.parametrize("ending", [{"usage": {"input_tokens": 1}}, {"status": "incomplete"}, {}])
 async def test_a_stream_ends_as_over_http(proxied: Any, frames_of: Any, ending: dict[str, Any]) -> None:
     """There is no `response.done` there, which SDKs do not know; what it does not say, the beginning did."""
     created: dict[str, Any] = {"id": "resp_1", "model": "m", "status": "in_progress", "usage": None, "output": []}
     frames = [
         orjson.dumps({"type": "response.created", "response": created}),
         orjson.dumps({"type": "response.output_item.done", "item": {"id": "item_1"}}),
-        orjson.dumps({"type": "response.done", "sequence_number": 2, "response": ending}),
+        orjson.dumps({"type": "response.done", "sequence_number": 2, "response": {"id": "resp_1", **ending}}),
     ]
     run = await proxied(upstream=await frames_of(frames))
     *_, (kind, last) = events((await run.post(ASK)).body)
