@@ -157,6 +157,27 @@ def test_a_streamed_answer_has_the_bytes_of_each_event() -> None:
 
 
 @pytest.mark.parametrize(
+    ("item", "last"),
+    [
+        (
+            b'{"type":"response.output_item.done","item":',
+            b'{"type":"response.completed","response":{"output":[]}}',
+        ),
+        (
+            b'{"type":"response.output_item.done","item":{"id":"item_1"}}',
+            b'{"type":"response.completed","response":',
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_shown_as_it_came(item: bytes, last: bytes) -> None:
+    """The output is put into an end that lacks it, where either is JSON."""
+    answer = StreamedAnswer()
+    for raw in (item, last):
+        came = ServerEvent.parse(raw)
+        assert answer.add(came) == b"event: %b\ndata: %b\n\n" % (came.type.encode(), raw)
+
+
+@pytest.mark.parametrize(
     ("error", "said"),
     [
         ({"status": 503, "error": OVERLOADED}, OVERLOADED),
