@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +49,9 @@ class Config:
     drain_seconds: float = setting(10.0, "On shutdown, how long turns in flight may take to finish.", least=0)
 
     ca_bundle: str = setting(
-        "", "A file of PEM certificates to trust besides the system's, such as your organisation's own authority."
+        "",
+        "A file of PEM certificates to trust besides the system's, such as your organisation's own authority; ~ "
+        "is your home.",
     )
     provider: Literal["auto", "openai", "xai"] = setting(
         "auto",
@@ -466,6 +469,11 @@ def _header_names(where: str, value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _path(_where: str, value: str) -> str:
+    """Return *value* with its ~ written out, which no shell did in a file."""
+    return os.path.expanduser(value)  # noqa: PTH111  (leaves it where there is no home)
+
+
 _NUMBERS = re.compile(r"[0-9.]+")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -479,6 +487,7 @@ _LIMITS: dict[str, tuple[float | None, float]] = {
 _FURTHER_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "host": _host,
     "upstream": _upstream,
+    "ca_bundle": _path,
     "allowed_hosts": _hosts,
     "allowed_origins": _origins,
     "volatile_headers": _header_names,

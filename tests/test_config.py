@@ -122,6 +122,11 @@ def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
     assert load(file=file, environ={}, flags={}).config.port == 5
 
 
+def test_a_path_may_begin_at_home(file: Path) -> None:
+    """No shell reads the file, and who writes `~` in it means what a shell does."""
+    assert loaded(file, 'ca_bundle = "~/ca.pem"').config.ca_bundle == str(Path.home() / "ca.pem")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
 def test_what_powershell_redirects_is_read(file: Path, encoding: str) -> None:
     """`packlight config --example > config.toml` makes UTF-16 in Windows PowerShell, with a byte order mark."""
