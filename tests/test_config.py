@@ -234,7 +234,6 @@ def test_environment_values_are_read_as_their_type(file: Path, name: str, text: 
             ORIGINS,
         ),
         ("port = 0x" + 5000 * "f", "must be a whole number of at least 0 and at most 65535, not that"),
-        ("upstream" + 2000 * ".a" + " = 1", "must be text in quotes, not that"),
         ('volatile_headers = ["x:y"]', 'must be names of headers alone, such as "x-trace-id"'),
     ],
 )
@@ -242,6 +241,13 @@ def test_wrong_values_are_refused_with_key_place_and_fix(file: Path, line: str, 
     """The message has the key, the value's place, and what would be right."""
     name = line.partition(" ")[0].partition(".")[0]
     assert refusal(file, line) == f"{name} (file {file}) {message}"
+
+
+def test_tables_within_one_another_are_refused(file: Path) -> None:
+    """Python 3.13 can show what is too deep for those before it."""
+    said = refusal(file, "upstream" + 2000 * ".a" + " = 1")
+    assert said.startswith(f"upstream (file {file}) must be text in quotes, not ")
+    assert len(said) < 150 + len(str(file))
 
 
 def test_a_number_that_is_none_is_refused_by_its_variable(file: Path) -> None:
