@@ -56,7 +56,8 @@ class Config:
     provider: Literal["auto", "openai", "xai"] = setting(
         "auto",
         "Whose rules upstream follows where they differ. auto: xAI's on a host of x.ai, else OpenAI's, as far as "
-        "upstream shows no others. openai, xai: for a gateway in front of it.",
+        "upstream shows no others. openai, xai: for a gateway in front of it. Behind one that is not named a new "
+        "conversation gets a new connection, as some go on with whatever was said on one before.",
     )
     websocket: Literal["auto", "off"] = setting(
         "auto", "auto: deltas over a WebSocket where upstream has one. off: everything over plain HTTP."

@@ -248,18 +248,8 @@ class Restoring:
         warm_up = WarmUp(job.keepsake, is_counted=self._may_weigh_less)
         partition = job.partition
         try:
-            async with self._pool.lease(
-                job.keepsake.request, partition, fresh=Mismatch.CONNECTION_LOST, last_used=job.last_used
-            ) as lease:
-                job.holds_link = True
-                try:
-                    if not await self._is_honoured(lease, job):
-                        return Outcome.REFUSED
-                    job.begun = True
-                    await self._on(lease, job, warm_up)
-                finally:
-                    job.holds_link = False
-                    lease.connection.meter.turn = Traffic()
+            if not await self._is_uploaded(job, warm_up):
+                return Outcome.REFUSED
         except UpstreamError:
             self._pause(partition)
             return Outcome.REFUSED
@@ -278,6 +268,27 @@ class Restoring:
             self._pause(partition)
             return Outcome.REFUSED
         return Outcome.FAILED
+
+    async def _is_uploaded(self, job: Job, warm_up: WarmUp) -> bool:
+        """Upload on a new connection, if upstream proves that it keeps such; return whether it did.
+
+        What it read for that may not stand before the conversation, so that may take a connection of its own.
+        """
+        while True:
+            async with self._pool.lease(
+                job.keepsake.request, job.partition, fresh=Mismatch.CONNECTION_LOST, last_used=job.last_used
+            ) as lease:
+                job.holds_link = True
+                try:
+                    if not await self._is_honoured(lease, job):
+                        return False
+                    if self._pool.begins_anew or not lease.has_sent:
+                        job.begun = True
+                        await self._on(lease, job, warm_up)
+                        return True
+                finally:
+                    job.holds_link = False
+                    lease.connection.meter.turn = Traffic()
 
     @property
     def _may_weigh_less(self) -> bool:

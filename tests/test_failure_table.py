@@ -1194,7 +1194,7 @@ async def test_two_keys_never_share_a_connection(proxied: Start, agents: Agents)
 
 async def test_a_full_pool_gives_up_a_conversation_of_one_turn_first(proxied: Start, agents: Agents) -> None:
     """A title or a summary makes room; the long conversation keeps its baseline."""
-    start = await proxied(numbered, max_connections=2)
+    start = await proxied(numbered, provider="openai", max_connections=2)
     long, title, newcomer = [await agents(start.server.url) for _ in range(3)]
     await long.turn("long")
     await long.turn("longer")

@@ -274,6 +274,11 @@ class TurnRequest:
         """Whether the history shows that there were turns before this one."""
         return self.outline.has_model_output
 
+    @property
+    def is_plainly_whole(self) -> bool:
+        """Whether no server takes it for the continuation of another request, which has nothing of the model's."""
+        return self.outline.shows_it
+
 
 _PROBED = frozenset({"include", "parallel_tool_calls", "reasoning", "safety_identifier", "service_tier", "user"})
 """What a probe takes over from the agent's request, so that upstream treats it alike."""

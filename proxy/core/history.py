@@ -16,7 +16,8 @@ class Outline:
 
     *length* is the number of its items, and *opening* that of the items up to and with the first user message, 0
     where there is none; *asked* is the mark of that message alone. *has_model_output* says that the model has
-    spoken, *is_compacted* that upstream may have forgotten what stands before a compaction, and *has_tools* that
+    spoken, *shows_it* that this can be seen without knowing any item but calls and messages, which have their
+    types, *is_compacted* that upstream may have forgotten what stands before a compaction, and *has_tools* that
     it gives tools as items.
     """
 
@@ -24,6 +25,7 @@ class Outline:
     opening: int = 0
     asked: Fingerprint = START
     has_model_output: bool = False
+    shows_it: bool = False
     is_compacted: bool = False
     has_tools: bool = False
 
@@ -40,6 +42,7 @@ class Outline:
             opening=opening,
             asked=marks(items[opening - 1 : opening])[-1] if opening else START,
             has_model_output=any(item.from_model for item in items),
+            shows_it=any(item.is_plainly_from_model for item in items),
             is_compacted=any("compact" in kind for kind in types),
             has_tools="additional_tools" in types,
         )
@@ -51,6 +54,7 @@ class Outline:
             opening=self.opening or (later.opening and self.length + later.opening),
             asked=self.asked if self.opening else later.asked,
             has_model_output=self.has_model_output or later.has_model_output,
+            shows_it=self.shows_it or later.shows_it,
             is_compacted=self.is_compacted or later.is_compacted,
             has_tools=self.has_tools or later.has_tools,
         )

@@ -64,6 +64,11 @@ class Item:
         return kind in {"reasoning", "item_reference", "compaction"} or kind.endswith("_call")
 
     @property
+    def is_plainly_from_model(self) -> bool:
+        """Whether it is a call, or a message of the model that has its type: what gateways look for (ADR 29)."""
+        return self.type in _ANSWERED or (self.raw.get("type") == "message" and self.from_model)
+
+    @property
     def answers(self) -> str | None:
         """The call_id that this item is the answer to, if it is one."""
         if not self.type.endswith("_output"):

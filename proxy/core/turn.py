@@ -97,6 +97,8 @@ class Turn:
 
     *rewrites* are the ways in which it may be written for upstream; *refused* those that upstream did not take.
     *tells* says whether an event would be the first that the agent is shown anything of (`frontends.base.Answer`).
+    Unless upstream reads a request alone that continues nothing (*begins_anew*), one that is not plainly whole is
+    sent again on a fresh connection only.
 
     Of the last attempt: *upload* is what was sent, *hoisted* the settings that it told as items, *untold* the
     fields of the agent's that it left out because upstream has their values from elsewhere, *response_id* the
@@ -115,6 +117,7 @@ class Turn:
         ambiguous_retries: int = 2,
         rewrites: frozenset[Rewrite] = frozenset(),
         tells: Callable[[ServerEvent], bool] = lambda _: True,
+        begins_anew: bool = True,
     ) -> None:
         self.request = request
         self.rewrites = rewrites
@@ -137,6 +140,7 @@ class Turn:
         self._has_announced = False
         self._created: ServerEvent | None = None
         self._tells = tells
+        self._begins_anew = begins_anew
         self._account = Account()
         self._held_back = HeldBack()
         self.reading: Reading | None = None
@@ -361,7 +365,7 @@ class Turn:
 
     def _repeat(self, reason: Mismatch, *, fresh: bool) -> None:
         self.state = State.READY
-        self.again = Again(reason, fresh)
+        self.again = Again(reason, fresh or not (self._begins_anew or self.request.is_plainly_whole))
 
     def _begin(self, event: ServerEvent) -> None:
         """Check that the first event of a response is this turn's, and that upstream continued the right chain."""

@@ -193,6 +193,7 @@ def _limits(config: Config, rules: Provider) -> Limits:
         dropped_output=config.dropped_output,
         open_ahead=config.open_ahead,
         repeats_ids=rules.repeats_ids,
+        begins_anew=rules.begins_anew,
     )
 
 

@@ -151,7 +151,8 @@ class AgentRequest:
         """Answer the turn that was *read* over a WebSocket, or over HTTP where that is the way."""
         request = self._services.rewriting.prepared(read.turn)
         retries = self._services.config.ambiguous_retries
-        turn = self._turn = Turn(request, ambiguous_retries=retries, tells=read.answer.tells)
+        anew = self._services.pool.begins_anew
+        turn = self._turn = Turn(request, ambiguous_retries=retries, tells=read.answer.tells, begins_anew=anew)
         try:
             return await self._over_websocket(turn, events, front_end)
         except PlainHTTP as exc:

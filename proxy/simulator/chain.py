@@ -52,6 +52,11 @@ class ConnectionCache:
         """Return the response, if it is still here."""
         return next((memory for memory in self._slots.values() if memory.response_id == response_id), None)
 
+    @property
+    def latest(self) -> Memory | None:
+        """The response that was remembered last."""
+        return next(reversed(self._slots.values()), None)
+
     def remember(self, memory: Memory) -> None:
         """Take the place of the response before it."""
         slot = {"latest": None, "per_lane": memory.lane, "store": memory.response_id}[self._policy]

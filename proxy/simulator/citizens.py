@@ -1,14 +1,14 @@
 """Citizen: what one kind of server does differently from OpenAI's documents.
 
-The figures come from the owners' documents and, for LocalAI and LiteLLM, from their published source; what xAI
-really does is as reported of its live service (anomalyco/opencode#48318).
+The figures come from the owners' documents and, for CLIProxyAPI, LocalAI and LiteLLM, from their published source;
+what xAI really does is as reported of its live service (anomalyco/opencode#48318).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 CachePolicy = Literal["latest", "per_lane", "store"]
-CitizenName = Literal["openai", "localai", "litellm", "xai", "azure"]
+CitizenName = Literal["openai", "cliproxyapi", "localai", "litellm", "xai", "azure"]
 WarmUp = Literal["honoured", "lost", "ignored"]
 
 
@@ -20,6 +20,9 @@ class Citizen:
     everything, for everybody with the same credentials. *warm_up* says what becomes of ``generate: false``:
     it is honoured, acknowledged while its input is lost, or ignored so that the model answers anyway.
     *keeps_instructions*: a chain goes on with those of its first response, and a continuation may give none.
+    *appends*: what comes on a connection goes on with the response before it there, whatever parent it names, and
+    inherits its instructions, unless the history shows a call or a message of the model, with its type; no
+    response names a parent.
     *repeats_ids*: all responses on a connection have one id. *is_curt*: some errors are a message and no more.
     """
 
@@ -30,6 +33,7 @@ class Citizen:
     is_strict: bool = True
     refuses_second_create: bool = False
     keeps_instructions: bool = False
+    appends: bool = False
     repeats_ids: bool = False
     is_curt: bool = False
     accepts_nested_create: bool = False
@@ -44,6 +48,7 @@ class Citizen:
 CITIZENS: dict[CitizenName, Citizen] = {
     "openai": Citizen(),
     "azure": Citizen(cache="latest", has_lanes=False),
+    "cliproxyapi": Citizen(cache="latest", has_lanes=False, appends=True),
     "xai": Citizen(
         age_limit_seconds=1500,
         cache="latest",

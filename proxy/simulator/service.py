@@ -82,7 +82,8 @@ class Service:
         else:
             parent = self._parent(turn, cache)
             inherited = self._inherited(parent)
-            if parent is not None and self.settings.traits.keeps_instructions:
+            appended = parent is not None and self.settings.traits.appends and request.get("instructions") is None
+            if parent is not None and (self.settings.traits.keeps_instructions or appended):
                 turn.effective["instructions"] = parent.instructions
             turn.input = self._resolved(input_items(request.get("input")), inherited, turn)
         turn.context = [*inherited, *turn.input]
@@ -109,6 +110,8 @@ class Service:
             read=prompt.size, cached=prompt.cached, output=turn.output, written=_written(turn.output)
         )
         response = begun(prompt.request, turn.response_id, self.timestamp())
+        if self.settings.traits.appends:
+            del response["previous_response_id"]
         if not self.settings.repeat_settings:
             response |= {"instructions": None, "tools": []}
         return Plan(turn, output, turn.output, response, turn.usage, names)
@@ -188,6 +191,8 @@ class Service:
     def _parent(self, turn: SimulatedTurn, cache: ConnectionCache | None) -> Memory | None:
         """Return the response that *turn* continues; None where it continues none."""
         parent = turn.previous_response_id
+        if self.settings.traits.appends and cache is not None and (latest := cache.latest) is not None:
+            return latest if parent or not _shows_model(turn.request) else None
         if not parent:
             return None
         memory = cache.recall(parent) if cache is not None else None
@@ -227,6 +232,16 @@ class Service:
         if field == "messages":
             words = f"This model's maximum context length is {limit} tokens. Your messages have {size} tokens."
         raise invalid(words, code="context_length_exceeded", param=field)
+
+
+def _shows_model(request: Body) -> bool:
+    """Whether the history of *request* has a call, or a message of the model that has its type."""
+    items = request.get("input")
+    return isinstance(items, list) and any(
+        item.get("type") in ("function_call", "custom_tool_call")
+        or (item.get("type") == "message" and item.get("role") == "assistant")
+        for item in items
+    )
 
 
 def _written(items: list[Item]) -> int:

@@ -52,6 +52,7 @@ _PROMPT, _LATE = 6.0, 3
 class Connection:
     """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one.
 
+    *given* are the settings that turns gave on it, by name.
     *pause* is how long it was quiet when its latest turn began. A *wary* one has a ping go ahead of each turn.
     *pongs_count* where upstream answers pings while it works, so that a turn without a pong has not arrived.
     """
@@ -64,6 +65,7 @@ class Connection:
         self.baseline: Baseline | None = None
         self.keepsake: Keepsake | None = None
         self.turns = 0
+        self.given: set[str] = set()
         self.pause = 0.0
         self.wary = self.pongs_count = False
         self.last_response: str | None = None

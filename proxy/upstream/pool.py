@@ -47,7 +47,8 @@ class Limits:
     """How many connections a partition keeps, and for how long (seconds).
 
     *repeats_ids* says whether the responses on a connection share an id, None where nobody knows: a stored one is
-    not continued elsewhere where they do, or may.
+    not continued elsewhere where they do, or may. *begins_anew* says that upstream reads a request that continues
+    nothing alone, whatever its connection carried before; else such a request gets a new one.
     """
 
     max_connections: int
@@ -57,6 +58,7 @@ class Limits:
     dropped_output: Dropped
     open_ahead: bool
     repeats_ids: bool | None = None
+    begins_anew: bool = True
 
 
 class Lease:
@@ -79,6 +81,7 @@ class Lease:
     def start(self, turn: Turn, upload: Delta | Full) -> Message:
         """Return the message that starts *turn* here with *upload*."""
         connection = self.connection
+        connection.given |= turn.request.fields.keys()
         return turn.start(upload, reused=connection.turns > 0, earlier=connection.last_response)
 
     async def send(self, message: Message) -> None:
@@ -185,6 +188,11 @@ class Pool:
     def _knows(self, partition: Partition) -> bool:
         """Whether *partition* is one of the pool's still: it may have been forgotten to make room."""
         return any(each is partition for each in self._partitions.values())
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a connection may carry another conversation, or one told anew, after the one that it carried."""
+        return self._limits.begins_anew
 
     def has_room(self, partition: Partition) -> bool:
         """Whether one more connection would cost no conversation its own."""
@@ -375,6 +383,7 @@ class Pool:
         if isinstance(choice, NoRoom):
             raise NoLease(Mismatch.BUSY)
         upload = partition.blamed(partition.believed(choice.upload, now), request)
+        choice = self._apart(partition, choice, upload, request)
         if isinstance(upload, Full) and not fits:
             raise NoLease(Mismatch.TOO_LARGE)
         spare = partition.spare if isinstance(choice, Open) else None
@@ -386,13 +395,31 @@ class Pool:
         partition.note_course(request, choice.upload)
         if not isinstance(choice, Open):
             return choice.key, self._taken(partition, choice, now), upload
+        if choice.evict is not None:
+            self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         if spare is not None:
             slot = partition.slots[spare]
             slot.free, slot.wanted, slot.last_used = False, True, now
             return spare, slot, upload
-        if choice.evict is not None:
-            self._retire(partition.slots.pop(choice.evict), Mismatch.RETIRED, partition)
         return *self._place(partition), upload
+
+    def _apart(
+        self, partition: Partition, choice: Use | Take | Open, upload: Delta | Full, request: TurnRequest
+    ) -> Use | Take | Open:
+        """Return *choice*, or a new connection in its place where upstream may go on with another turn than asked.
+
+        It may wherever *upload* does not continue just that, or is plainly a whole conversation.
+        """
+        if self._limits.begins_anew or isinstance(choice, Open):
+            return choice
+        slot = partition.slots[choice.key]
+        if isinstance(upload, Delta):
+            is_safe = upload.baseline is slot.baseline
+        else:  # settings that it leaves out, or tells as items, could be those that were given there before
+            given = slot.connection.given if slot.connection is not None else set()
+            is_safe = request.is_plainly_whole and request.hoisted is None and given <= request.fields.keys()
+        is_blank = slot.connection is None or slot.connection.turns == 0
+        return choice if is_safe or is_blank else Open(upload, evict=choice.key)
 
     def _taken(self, partition: Partition, choice: Use | Take, now: float) -> Slot:
         """Claim the connection of *choice*."""

@@ -76,6 +76,8 @@ class ModelUpstream:
     it is told none. Of four connections there are so many on which all responses have one id as *sharing* says; an
     id stands for the latest of its responses, as *named* has it.
     One that *is_careless* tells its items out of order, or one of them twice.
+    One that *appends* goes on with what a connection carried last, also where a request continues nothing, if that
+    does not show a call or a typed message of the model's.
     *uploaded_again* is how many items at the end of a warm-up are words of the model's own.
     """
 
@@ -89,6 +91,7 @@ class ModelUpstream:
     is_known: bool = True
     sharing: int = 0
     is_careless: bool = False
+    appends: bool = False
     tokens: dict[bytes, Token] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     named: dict[str, Answer] = field(default_factory=dict)
@@ -127,6 +130,7 @@ class ModelConnection:
         self.baseline: Any = None
         self.keepsake: Any = None
         self.turns = 0
+        self.given: set[str] = set()
         self.opened_at = opened_at
         self.pause = 0.0
         self.headers = headers
@@ -138,6 +142,7 @@ class ModelConnection:
         self._upstream = upstream
         self._shared = f"resp_c{len(upstream.connections)}" if upstream.pick(4) < upstream.sharing else None
         self._latest: str | None = None
+        self._carried: Answer | None = None
         self._ended: list[Raw] = []
         self._events: list[Any] = []
         self._unread = False
@@ -205,7 +210,7 @@ class ModelConnection:
 
     # The model's side
 
-    def _respond(self, message: Raw) -> list[Any]:
+    def _respond(self, message: Raw) -> list[Any]:  # noqa: C901  (what servers do is no simpler)
         upstream, pick = self._upstream, self._upstream.pick
         message.pop("type")
         given, asked = message.pop("input", None), message.pop("previous_response_id", None)
@@ -224,6 +229,12 @@ class ModelConnection:
         parent = upstream.named[asked] if asked is not None else None
         if parent is not None and self._refuses_instructions(message):
             return [{"error": {"message": _TOGETHER, "type": "api_error"}}]
+        if upstream.appends and (carried := self._carried) is not None:
+            if parent is not None or not _shows_the_model(given):
+                parent = carried
+            else:
+                inherited = {name: each for name, each in carried.settings.items() if name == "instructions"}
+                message = inherited | message
         if parent is not None and trouble != 1:
             context = parent.context + [(token, True) for token in parent.said]
             if upstream.keeps_instructions:
@@ -244,6 +255,7 @@ class ModelConnection:
         answer = Answer(number, name, self, message, context, outputs, [token for _, token in said], parent)
         answer.is_warm_up = is_warm_up
         upstream.answers.append(answer)
+        self._carried = answer
         events = self._events_of(answer, None if trouble == 1 else asked)
         ending = self._ending(trouble, answer, events)
         if ending is None or pick(2):  # also where nobody hears of it
@@ -408,6 +420,14 @@ def settings_read(settings: Raw) -> list[Token]:
     if settings.get("tools"):
         tokens.append(("additional_tools", orjson.dumps(settings["tools"])))
     return tokens
+
+
+def _shows_the_model(given: Any) -> bool:
+    return any(
+        each.get("type") in {"function_call", "custom_tool_call"}
+        or (each.get("type") == "message" and each.get("role") == "assistant")
+        for each in (given if isinstance(given, list) else ())
+    )
 
 
 def _rewritten(item: Raw) -> Token | None:

@@ -108,6 +108,11 @@ def _hoist_anew(self: turn.Turn, upload: delta.Delta | delta.Full) -> bool:
     return turn.Rewrite.HOISTED in self.rewrites - self.refused and self.request.hoisted is not None
 
 
+def _start_anyhow(self: pool.Lease, asked: turn.Turn, upload: delta.Delta | delta.Full) -> Any:
+    """Start without a note of the settings."""
+    return asked.start(upload, reused=self.connection.turns > 0, earlier=self.connection.last_response)
+
+
 MESSAGE = items._message
 KEEPSAKE = warmup.Keepsake.of
 MUTANTS: dict[str, tuple[Any, str, Any]] = {
@@ -141,6 +146,9 @@ MUTANTS: dict[str, tuple[Any, str, Any]] = {
     ),
     "an answer to a warm-up is continued": (turn.Turn, "says_something", property(lambda self: False)),
     "what an id stands for is not asked": (affinity.Recall, "allows", lambda self, known: known.stored),
+    "what begins goes where another was": (pool.Pool, "_apart", lambda self, _, choice, *rest: choice),
+    "what is not whole is sent again where it was": (delta.TurnRequest, "is_plainly_whole", True),
+    "settings of another conversation are inherited": (pool.Lease, "start", _start_anyhow),
     "a connection at work is lent again": (Partition, "candidates", _lend_twice),
 }
 
@@ -153,8 +161,10 @@ def test_a_planted_mistake_is_found(world_of: type[World], mutant: str, monkeypa
     monkeypatch.setattr(owner, name, mistake)
     if name == "_message":
         monkeypatch.setitem(items._MEANINGS, "message", mistake)
-    if world_of is ChatWorld and name in {"_identified_by", "digest", "instructions", "allows"}:
-        pytest.skip("a Chat history has no reasoning, no setting has to match, and nothing is stored")
+    if world_of is ChatWorld and name in {"_identified_by", "digest", "instructions", "allows", "start"}:
+        pytest.skip(
+            "in Chat there is no reasoning, instructions are messages, settings may differ, and nothing is stored"
+        )
     with pytest.raises(AssertionError, match="seed"):
         play(world_of, range(20_000 // CASES_A_WORLD))
 

@@ -157,6 +157,7 @@ class World(ABC):
         self.upstream.refuses_tools = pick(6) == 5
         self.upstream.keeps_instructions = pick(4) == 3
         self.upstream.is_known = pick(3) < 2
+        self.upstream.appends = not self.upstream.keeps_instructions and pick(4) == 3
         self.upstream.is_careless = self.copes_with_carelessness and pick(3) == 2
         self.upstream.sharing = (0, 0, 4, 2)[pick(4)]
         repeats_ids = {0: False, 4: True}.get(self.upstream.sharing)
@@ -169,6 +170,7 @@ class World(ABC):
             dropped_output=self.dropped,
             open_ahead=False,
             repeats_ids=repeats_ids if pick(2) else None,
+            begins_anew=not self.upstream.appends,
         )
         self.pool = MemoryPool(self.upstream, limits, self._clock)
         self._lost: deque[Job] = deque(maxlen=3)
@@ -411,12 +413,13 @@ class World(ABC):
 
     def _turn(self, read: Readable) -> Turn:
         """Return the turn that answers what was *read*; whether a chain may begin in another form changes."""
-        kept = {Rewrite.KEPT} if self.upstream.keeps_instructions and self.upstream.is_known else set()
-        if not self.hoists:
-            return Turn(read.turn, tells=read.answer.tells, rewrites=frozenset(kept))
-        rewrites = kept | ({Rewrite.HOISTED} if self.pick(6) < 5 else set())
-        rewrites |= {Rewrite.QUIET}
-        return Turn(read.turn.hoistable(), rewrites=frozenset(rewrites), tells=read.answer.tells)
+        rewrites = {Rewrite.KEPT} if self.upstream.keeps_instructions and self.upstream.is_known else set()
+        request = read.turn
+        if self.hoists:
+            request = request.hoistable()
+            rewrites |= {Rewrite.HOISTED, Rewrite.QUIET} if self.pick(6) < 5 else {Rewrite.QUIET}
+        anew = self.pool.begins_anew
+        return Turn(request, tells=read.answer.tells, rewrites=frozenset(rewrites), begins_anew=anew)
 
     def _over_http(self, case: Case, *, refused: bool = False) -> None:
         if refused:

@@ -128,3 +128,36 @@ async def test_azure_has_no_lanes(simulate: Simulate, talk: Talk) -> None:
     first = await dialogue.complete()
     await dialogue.complete()
     await dialogue.fail(previous_response_id=first["id"])
+
+
+async def test_cliproxyapi_goes_on_unasked(simulate: Simulate, talk: Talk) -> None:
+    """What a connection carried last stands before what comes next, with its instructions; no parent is named."""
+    simulator = await simulate(citizen="cliproxyapi")
+    dialogue = await talk(simulator)
+    first = await dialogue.complete([user("a")], instructions="x")
+    await dialogue.complete([user("b")])
+    assert simulator.turns[1].context == [user("a"), *first["output"], user("b")]
+    assert simulator.turns[1].effective["instructions"] == "x"
+    assert "previous_response_id" not in first
+
+
+async def test_cliproxyapi_knows_a_whole_history_by_what_the_model_said(simulate: Simulate, talk: Talk) -> None:
+    """A message of the model's without its type does not tell."""
+    said = {"role": "assistant", "content": "y"}
+    simulator = await simulate(citizen="cliproxyapi")
+    dialogue = await talk(simulator)
+    await dialogue.complete([user("a")])
+    await dialogue.complete([user("a"), {"type": "message", **said}, user("b")])
+    assert len(simulator.turns[1].context) == 3
+    await dialogue.complete([user("a"), said, user("b")])
+    assert len(simulator.turns[2].context) == 7
+
+
+async def test_cliproxyapi_continues_the_last_response_whichever_is_named(simulate: Simulate, talk: Talk) -> None:
+    """A connection that has carried none knows none."""
+    simulator = await simulate(citizen="cliproxyapi")
+    dialogue = await talk(simulator)
+    await dialogue.fail(previous_response_id="resp_none")
+    await dialogue.complete([user("a")])
+    await dialogue.complete([user("b")], previous_response_id="resp_none")
+    assert [item.get("role") for item in simulator.turns[-1].context] == ["user", "assistant", "user"]

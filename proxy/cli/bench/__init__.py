@@ -138,5 +138,5 @@ async def _base(way: str, upstream: str) -> AsyncIterator[str]:
     if way == "direct":
         yield upstream
         return
-    async with Server(Config(port=0, upstream=upstream)) as server:
+    async with Server(Config(port=0, upstream=upstream, provider="openai")) as server:
         yield f"{server.url}/v1"

@@ -71,7 +71,9 @@ async def _session(turns: int, report: Report, show: Callable[[str], None]) -> S
         workspace.unpack()
         model = Model()
         simulator = await stack.enter_async_context(Simulator(script=model))
-        server = await stack.enter_async_context(Server(Config(port=0, upstream=simulator.base_url)))
+        server = await stack.enter_async_context(
+            Server(Config(port=0, upstream=simulator.base_url, provider="openai"))
+        )
         http = await stack.enter_async_context(aiohttp.ClientSession(f"{server.url}/"))
         agent = Agent(f"{server.url}/v1", workspace, http)
         for line in report.heading():
