@@ -175,10 +175,12 @@ class Output:
         )
 
     def is_item(self, raw: Raw) -> bool:
-        """Whether *raw* is upstream's other account of this same item."""
+        """Whether *raw* is upstream's other account of this same item. Some servers give one of the two no id."""
         if item_type(raw) != self.type:
             return False
-        return raw.get("id") == self.id if self.id is not None else _meaning(raw) == self.meaning
+        if self.id is not None and raw.get("id") is not None:
+            return bool(raw["id"] == self.id)
+        return _meaning(raw) == self.meaning
 
     def sealed(self, raw: Raw) -> "Output":
         """Return this output knowing the ciphertext of *raw* as well.

@@ -404,11 +404,13 @@ def test_only_calls_the_agent_executes_need_an_answer() -> None:
 
 
 def test_an_item_is_known_by_its_id_or_else_by_what_it_says() -> None:
-    """If there are ids, they agree."""
+    """If both have ids, they agree."""
     streamed = Output.of(assistant("a"))
     assert streamed.is_item(assistant("a, in other words"))
     assert not streamed.is_item(assistant("a", id="msg_2"))
     assert not streamed.is_item(call(id="msg_1"))
+    assert streamed.is_item(assistant("a", id=None))
+    assert not streamed.is_item(assistant("b", id=None))
     nameless = Output.of(assistant("a", id=None))
     assert nameless.is_item(assistant("a"))
     assert not nameless.is_item(assistant("b"))

@@ -314,6 +314,13 @@ def test_an_item_may_be_written_otherwise_at_the_end() -> None:
     assert held(done(reasoning("Look")), completed(reasoning())) == outputs(reasoning("Look"))
 
 
+def test_an_item_may_have_lost_its_id_at_the_end() -> None:
+    """Then what it says tells which it is."""
+    nameless = [{**each, "id": None} for each in TWO]
+    assert held(done(TWO[0], 0), done(TWO[1], 1), completed(*nameless)) == outputs(*TWO)
+    assert ended(done(call("{}")), completed({**call(), "id": None})) is None
+
+
 def test_items_are_held_in_the_order_of_their_index() -> None:
     """They may finish in another."""
     assert held(done(TWO[1], 1), done(TWO[0], 0), completed()) == outputs(*TWO)
@@ -393,7 +400,8 @@ def test_an_item_that_was_begun_and_never_told_whole_leaves_no_baseline(untold: 
         (*TWO, assistant("more")),
         (TWO[0], assistant("instead")),
         (TWO[0], call(id="fc_9")),
-        (TWO[0], {**call(), "id": None}),
+        (TWO[0], {**call('{"path": ".."}'), "id": None}),
+        (TWO[0], {**call(call_id="call_9"), "id": None}),
         (TWO[0], TWO[1], TWO[1]),
     ],
 )
