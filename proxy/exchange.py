@@ -10,7 +10,7 @@ from math import inf
 from typing import TypeAlias
 
 from proxy.core.delta import Delta, Full, Mismatch
-from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.core.events import ERRORS, GarbledEvent, ServerEvent
 from proxy.core.turn import Turn
 from proxy.core.warmup import Keepsake
 from proxy.errors import (
@@ -50,6 +50,9 @@ _FAULTS_BELIEVED = 2
 
 _SETTLED = re.compile(rb"context.(length|window)|invalid_prompt|policy|content.filter", re.IGNORECASE)
 """Codes, and words, of refusals that are about what was said, whichever way it comes."""
+
+_EXPLAINED_SECONDS = 1.0
+"""How long an error may stay behind a response that failed and does not say why."""
 
 _TOGETHER = 64
 """Events that are written to the agent at once, where so many have arrived together."""
@@ -213,9 +216,22 @@ class Exchange:
     async def _next(self, connection: Connection, *, at_once: ShowNow | None) -> ServerEvent:
         waits = self._waits
         if self.turn.begun:
-            return await connection.receive(waits.event_timeout, "event_timeout", at_once=at_once)
-        waited = self._clock() - self._sent_at  # one wait, whatever comes before the response
-        return await connection.receive(waits.first_event_timeout, "first_event_timeout", waited=waited)
+            event = await connection.receive(waits.event_timeout, "event_timeout", at_once=at_once)
+        else:
+            waited = self._clock() - self._sent_at  # one wait, whatever comes before the response
+            event = await connection.receive(waits.first_event_timeout, "first_event_timeout", waited=waited)
+        return await self._explained(event, connection) if event.is_unexplained else event
+
+    async def _explained(self, failed: ServerEvent, connection: Connection) -> ServerEvent:
+        """Return the error that tells why a response *failed*, which Azure's servers send behind it; or *failed*.
+
+        Agents end at either, and packlight writes the other behind an error (earendil-works/pi#7983).
+        """
+        try:
+            behind = await connection.receive(_EXPLAINED_SECONDS, "error")
+        except ConnectionLost:
+            return failed
+        return behind if behind.type in ERRORS else failed
 
     def _at_once(self, event: ServerEvent) -> bool:
         """Show *event* where it arrives, if it is a piece of an answer that the agent reads along."""

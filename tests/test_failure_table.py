@@ -829,6 +829,40 @@ async def test_an_ending_that_is_not_completed_passes_and_leaves_no_baseline(
     ]
 
 
+@both_ways
+async def test_a_failure_that_is_explained_behind_it_is_explained(
+    proxied: Start, agents: Agents, *, stream: bool
+) -> None:
+    """Azure's servers say in an error behind response.failed why that is; agents stop reading there."""
+    refused = Failed("rate_limit_exceeded", "Slow down.", error_event="behind")
+    start = await proxied(scripted([says(finish=refused), "two"]), simulated={"citizen": "azure"})
+    agent = await agents(start.server.url, stream=stream)
+    answer = await agent.turn("first")
+    if stream:
+        assert answer.types[-2:] == ["error", "response.failed"]
+        assert answer.response["error"]["code"] == "rate_limit_exceeded"
+        assert answer.types.count("response.failed") == 1
+    else:
+        assert (answer.status, answer.body["error"]["message"]) == (429, "Slow down.")
+    assert (await agent.turn("second")).text == "two"
+
+
+@pytest.mark.parametrize("behind", [[], [{"type": "codex.rate_limits"}], [{"type": "error"}, {"type": "error"}]])
+async def test_a_failure_that_nothing_explains_passes(
+    proxied: Start, agents: Agents, speaking: Speaking, behind: list[Any]
+) -> None:
+    """It is waited for an error for a second, and no other event takes its place."""
+    begun = {"id": "resp_1", "status": "in_progress", "output": []}
+    failed = {"type": "response.failed", "response": {**begun, "status": "failed", "error": None}}
+    upstream = await speaking({"type": "response.created", "response": begun}, failed, *behind)
+    agent = await agents((await proxied(upstream=upstream)).server.url)
+    async with agent.streaming("first") as stream:
+        types = [event["type"] for event in await stream.rest()]
+    assert types[0] == "response.created"
+    assert types[-1] == "response.failed"
+    assert types.count("response.failed") == 1
+
+
 @pytest.mark.parametrize(("finish", "status"), [(Failed(), "failed"), (Incomplete(), "incomplete")])
 async def test_a_first_turn_that_is_not_completed_is_why_the_second_is_full(
     proxied: Start, agents: Agents, finish: Any, status: str

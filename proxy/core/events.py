@@ -105,6 +105,17 @@ class ServerEvent:
         """Whether it adds to what an item says, and neither begins nor ends anything."""
         return self.type.endswith(".delta")
 
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether it says that a response failed, and not why."""
+        if self.type != "response.failed":
+            return False
+        try:
+            response = self.json().get("response")
+        except GarbledEvent:
+            return False
+        return isinstance(response, dict) and not (response.get("error") or response.get("incomplete_details"))
+
     def json(self) -> dict[str, Any]:
         """Parse the whole event. Raises GarbledEvent where it is not a JSON object.
 

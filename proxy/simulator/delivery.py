@@ -174,10 +174,13 @@ class Delivery:
                 ended |= {"status": "incomplete", "incomplete_details": {"reason": reason}}
                 yield {"type": "response.incomplete", "response": ended}
             case Failed(code, message, error_event):
-                if error_event:
-                    yield self._worded(ApiError(500, message, code=code))
+                error = self._worded(ApiError(500, message, code=code))
                 ended |= {"status": "failed", "error": {"code": code, "message": message}, "usage": None}
-                yield {"type": "response.failed", "response": ended}
+                if error_event == "behind":
+                    error.pop("status", None)
+                    ended["error"] = None
+                failed: Event = {"type": "response.failed", "response": ended}
+                yield from {False: (failed,), True: (error, failed), "behind": (failed, error)}[error_event]
 
     def _worded(self, error: ApiError) -> Event:
         if self._turn.transport == "http":

@@ -97,11 +97,14 @@ class Incomplete:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The response fails after it began; *error_event* sends an ``error`` event right before."""
+    """The response fails after it began; *error_event* sends an ``error`` event right before, or ``behind`` it.
+
+    Then ``response.failed`` does not say why, as Azure's servers were seen to do (earendil-works/pi#7983).
+    """
 
     code: str = "server_error"
     message: str = "The server had an error while processing your request. Sorry about that!"
-    error_event: bool = False
+    error_event: bool | Literal["behind"] = False
 
 
 Finish = Completed | Incomplete | Failed

@@ -216,6 +216,15 @@ async def test_a_failure_may_come_as_error_and_failed(simulate: Simulate, talk: 
     assert kinds(await dialogue.create()) == ["created", "in_progress", "failed"]
 
 
+async def test_a_failure_may_be_explained_behind_it(simulate: Simulate, talk: Talk) -> None:
+    """The error event comes last."""
+    dialogue = await talk(await simulate(scripted([says(finish=Failed("slow_down", error_event="behind"))])))
+    events = [*await dialogue.create(), *await dialogue.finish()]
+    assert kinds(events) == ["created", "in_progress", "failed", "error"]
+    assert events[2]["response"]["error"] is None
+    assert events[3]["error"]["code"] == "slow_down"
+
+
 async def test_a_departed_asker_cancels_the_turn(simulate: Simulate, stack: Any) -> None:
     """Whoever closes the connection in mid-stream leaves a cancelled turn, the queued one too."""
     simulator = await simulate(scripted([Output((Text("slow" * 100),), event_seconds=60), "never"]))
