@@ -162,6 +162,7 @@ class Exchange:
     async def _attempt(self, lease: Lease, upload: Delta | Full, deliver: Deliver) -> None:
         """Send *upload* and pass on what comes back, until the turn ends or has to be sent again."""
         turn = self.turn
+        turn.trusts_chains = self._partition.trusts_chains
         message = lease.start(turn, upload)
         self._message_bytes = len(message)
         if not self._fits(self._message_bytes):
@@ -293,6 +294,7 @@ class Exchange:
         if isinstance(upload, Delta) and self.turn.collapse is not None:
             self._partition.note_collapse(now=now, off_seconds=off_seconds)
         elif isinstance(upload, Delta):
+            self._partition.trusts_chains |= self.turn.proves_chains
             self._partition.note_delta(
                 recalled=lease.recalled,
                 stored=upload.baseline.stored,

@@ -1,5 +1,6 @@
 """Upstreams that confirm a chain and answer without its history: LocalAI, LiteLLM's bridge."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -174,3 +175,47 @@ async def test_usage_is_passed_on_as_it_came(proxied: Start, agents: Agents) -> 
     await agent.turn("one")
     answer = await agent.turn("two")
     assert orjson.dumps(answer.response["usage"]) == orjson.dumps(run.simulator.turns[1].usage)
+
+
+async def test_a_server_that_ignores_what_a_delta_continues_is_never_read_along(
+    proxied: Start, agents: Agents, speaking: Callable[..., Awaitable[str]]
+) -> None:
+    """Some gateways answer each message alone and name no parent; what they read tells before it is shown."""
+
+    def alone(message: dict[str, Any]) -> list[dict[str, Any]]:
+        item = {"type": "message", "id": "msg", "role": "assistant", "content": []}
+        item["content"] = [{"type": "output_text", "text": f"{len(message['input'])} items"}]
+        told = {"id": f"resp_{len(orjson.dumps(message))}", "model": "gpt-5.5"}
+        used = {"input_tokens": len(orjson.dumps(message["input"])) // 4, "output_tokens": 8}
+        return [
+            {"type": "response.created", "response": {**told, "status": "in_progress", "output": []}},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {
+                "type": "response.completed",
+                "response": {**told, "status": "completed", "output": [item], "usage": used},
+            },
+        ]
+
+    run = await proxied(upstream=await speaking(alone))
+    agent = await agents(run.server.url)
+    assert [(await agent.turn(said)).text for said in (WORDS, "two", "three")] == ["1 items", "3 items", "5 items"]
+    assert (await run.figures())["full_reasons"] == {"first_turn": 1, "chain_collapsed": 2}
+
+
+async def test_a_server_that_names_no_parent_is_read_along_once_it_has_proven_itself(
+    proxied: Start, agents: Agents
+) -> None:
+    """The first two deltas come in one piece."""
+    run = await proxied(tells, simulated={"citizen": "cliproxyapi"})
+    agent = await agents(run.server.url)
+    for n in range(4):
+        last = await agent.turn(f"question {n}")
+        assert last.completed
+    run.simulator.settings.event_seconds = 60
+    async with agent.streaming("question 5") as stream:
+        async with asyncio.timeout(5):
+            event = await stream.event()
+        assert event is not None
+        assert event["type"] == "response.created"
+    assert wrong(agent, run.simulator) == []
+    assert kinds(run.simulator.turns) == ["full", *["delta"] * 4]

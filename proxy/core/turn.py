@@ -107,7 +107,9 @@ class Turn:
 
     Of all attempts: *attempts* is their number, *replays* counts those that were lost, and *shown* says that the
     agent has seen some of an answer. *chain_ignored* says that upstream continued another response than it was
-    asked to in one of them, *collapse* that it had lost the chain.
+    asked to in one of them, *collapse* that it had lost the chain. Unless *trusts_chains* is set, an answer that
+    names no parent is only shown once it is known what upstream read for it; *proves_chains* says that this was
+    enough.
     """
 
     def __init__(
@@ -132,12 +134,13 @@ class Turn:
         self.response_id: str | None = None
         self.chain_ignored = False
         self.collapse: Collapse | None = None
+        self.trusts_chains = self.proves_chains = False
         self.hoisted: Hoisted | None = None
         self.untold: Mapping[str, Any] = {}
         self._reused = False
         self._earlier: str | None = None
         self._retried_here = False
-        self._has_announced = False
+        self._has_announced = self._is_unconfirmed = False
         self._created: ServerEvent | None = None
         self._tells = tells
         self._begins_anew = begins_anew
@@ -219,7 +222,7 @@ class Turn:
         self.reading = None
         self._reused = reused
         self._earlier = earlier
-        self._has_announced = False
+        self._has_announced = self._is_unconfirmed = False
         self._created = None
         self._account = Account()
         self._held_back = HeldBack()
@@ -326,7 +329,8 @@ class Turn:
         """
         if self.again is not None:
             return ()
-        if not (self.shown or event.terminal or (self.request.stream and self._tells(event))):
+        is_read_along = self.request.stream and not self._is_unconfirmed
+        if not (self.shown or event.terminal or (is_read_along and self._tells(event))):
             self._held_back.keep(event)
             return ()
         shown = self._held_back.followed_by(event)
@@ -373,9 +377,12 @@ class Turn:
             raise ConnectionLost(f"{event.type} came before this turn's response.created")
         self._has_announced = event.type == "response.created"
         self._created = event if self._has_announced else None
+        can_be_weighed = self._continued is not None and self._continued.weight is not None
+        self._is_unconfirmed = can_be_weighed and not self.trusts_chains
         if event.type not in {"response.created", "response.completed"}:
             return
         response = _response(event)
+        self._is_unconfirmed &= "previous_response_id" not in response
         response_id = response.get("id")
         if isinstance(response_id, str):
             self.response_id = response_id
@@ -527,7 +534,11 @@ class Turn:
         The turn is then sent again in full, if nothing was shown.
         """
         parent = self._continued.weight if self._continued is not None else None
-        if parent is None or reading is None or reading.read >= (expected := parent.expected(reading)):
+        if parent is None or reading is None:
+            return False
+        expected = parent.expected(reading)
+        if reading.read >= expected:
+            self.proves_chains = expected > 0 and self._continued is not None and self._continued.turns > 1
             return False
         self.collapse = Collapse(expected, reading.read, shown=self.shown)
         if not self.shown:

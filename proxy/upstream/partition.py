@@ -95,6 +95,7 @@ class Partition:
     *chaining* is told apart by whether responses are stored: some servers remember no others. *recall* is about
     stored ones that are continued on another connection than their own. *answers_at_work* says that upstream was
     seen to answer a ping in the middle of a turn, *asked_at_work* counts the turns in which that was asked.
+    *trusts_chains* says that upstream was seen to read a chain of three turns.
     *hasty* counts those in a row that were given up behind a pause. *cut_short* has what the conversations asked
     of which a turn began none that could go on.
     """
@@ -107,6 +108,7 @@ class Partition:
     cut_short: Newest[Fingerprint, bool] = field(default_factory=Newest)
     chaining: Mapping[bool, Chaining] = field(default_factory=lambda: {True: Chaining(), False: Chaining()})
     recall: Chaining = field(default_factory=Chaining)
+    trusts_chains: bool = False
     collapses: int = 0
     verdicts: Newest[Form | Rewrite, bool] = field(default_factory=Newest)
     warm_up_off_until: float = 0.0
@@ -263,6 +265,7 @@ class Partition:
 
         The agent may have been shown an answer without its history, so each time the trust is gone for longer.
         """
+        self.trusts_chains = False
         off = min(_COLLAPSE_PATIENCE * off_seconds * 2**self.collapses, _COLLAPSE_LONGEST)
         self.collapses += 1
         for chaining in self.chaining.values():

@@ -51,7 +51,7 @@ class Chain:
         assert self.baseline is None or isinstance(upload, Delta), upload
         turn = Turn(asked)
         turn.start(upload, reused=False)
-        turn.receive(created("resp"))
+        turn.receive(created("resp", previous_response_id=self.baseline and self.baseline.response_id))
         items = output or (assistant(f"answer {len(self.history)}"),)
         for index, item in enumerate(items):
             turn.receive(done(item, index))
@@ -327,3 +327,53 @@ def test_an_error_in_a_whole_answer_follows_what_was_kept() -> None:
     shown = turn.receive(event("error", error={"code": "server_error"}))
     assert [each.type for each in shown] == ["response.created", "response.output_text.delta", "error"]
     assert turn.state is State.FAILED
+
+
+def unconfirmed(*, trusted: bool = False, weighed: bool = True) -> Turn:
+    """Return a streamed delta whose answer has begun, and names no parent."""
+    chain = Chain()
+    chain.turn(usage(5000) if weighed else None)
+    assert chain.baseline is not None
+    asked = chain.ask()
+    turn = Turn(asked)
+    turn.trusts_chains = trusted
+    upload = diff(asked, chain.baseline)
+    assert isinstance(upload, Delta)
+    turn.start(upload, reused=False)
+    turn.receive(event("response.created", response={"id": "resp"}))
+    return turn
+
+
+def test_an_answer_that_names_no_parent_is_shown_once_it_is_weighed() -> None:
+    """Until then nobody knows whether upstream read the history."""
+    turn = unconfirmed()
+    assert not turn.receive(done(assistant("Hi"), 0))
+    assert len(turn.receive(ended(usage(5200), assistant("Hi")))) == 3
+    assert turn.shown
+    assert turn.baseline is not None
+
+
+def test_an_answer_that_names_no_parent_and_weighs_too_little_is_not_shown() -> None:
+    """The turn is sent again in full."""
+    turn = unconfirmed()
+    assert not turn.receive(done(assistant("Hi"), 0))
+    assert not turn.receive(ended(usage(40), assistant("Hi")))
+    assert turn.again is not None
+    assert turn.again.fresh
+    assert turn.collapse is not None
+    assert not turn.collapse.shown
+
+
+@pytest.mark.parametrize("known", [{"trusted": True}, {"weighed": False}])
+def test_an_answer_that_names_no_parent_is_read_along(known: Any) -> None:
+    """Where upstream has proven that it keeps chains, and where there is no telling."""
+    assert unconfirmed(**known).receive(done(assistant("Hi"), 0))
+
+
+def test_three_turns_prove_that_chains_are_kept() -> None:
+    """Two do not: some servers replay the parent's own items. Nor does what has no verdict."""
+    chain = Chain()
+    assert not chain.turn(usage(5000)).proves_chains
+    assert not chain.turn(usage(5200)).proves_chains
+    assert chain.turn(usage(5400)).proves_chains
+    assert not chain.turn(usage(5400), response={"model": "another"}).proves_chains
