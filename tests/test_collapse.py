@@ -183,7 +183,7 @@ async def test_a_server_that_ignores_what_a_delta_continues_is_never_read_along(
     """Some gateways answer each message alone and name no parent; what they read tells before it is shown."""
 
     def alone(message: dict[str, Any]) -> list[dict[str, Any]]:
-        item = {"type": "message", "id": "msg", "role": "assistant", "content": []}
+        item: dict[str, Any] = {"type": "message", "id": "msg", "role": "assistant"}
         item["content"] = [{"type": "output_text", "text": f"{len(message['input'])} items"}]
         told = {"id": f"resp_{len(orjson.dumps(message))}", "model": "gpt-5.5"}
         used = {"input_tokens": len(orjson.dumps(message["input"])) // 4, "output_tokens": 8}
