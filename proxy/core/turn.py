@@ -377,8 +377,8 @@ class Turn:
             raise ConnectionLost(f"{event.type} came before this turn's response.created")
         self._has_announced = event.type == "response.created"
         self._created = event if self._has_announced else None
-        can_be_weighed = self._continued is not None and self._continued.weight is not None
-        self._is_unconfirmed = can_be_weighed and not self.trusts_chains
+        parent = self._continued.weight if self._continued is not None else None
+        self._is_unconfirmed = parent is not None and parent.is_telling and not self.trusts_chains
         if event.type not in {"response.created", "response.completed"}:
             return
         response = _response(event)

@@ -114,6 +114,11 @@ class Weight:
             shape=reading.shape,
         )
 
+    @property
+    def is_telling(self) -> bool:
+        """Whether a continuation can read so little that its history is missed."""
+        return self.least - self.loose > _SLACK
+
     def expected(self, reading: Reading) -> int:
         """Return how many tokens an honest continuation has to read at least; 0 where there is no telling."""
         if reading.shortened or reading.reader != self.reader:

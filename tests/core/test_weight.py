@@ -329,10 +329,10 @@ def test_an_error_in_a_whole_answer_follows_what_was_kept() -> None:
     assert turn.state is State.FAILED
 
 
-def unconfirmed(*, trusted: bool = False, weighed: bool = True) -> Turn:
+def unconfirmed(*, trusted: bool = False, tokens: int | None = 5000) -> Turn:
     """Return a streamed delta whose answer has begun, and names no parent."""
     chain = Chain()
-    chain.turn(usage(5000) if weighed else None)
+    chain.turn(usage(tokens, tokens) if tokens is not None else None)
     assert chain.baseline is not None
     asked = chain.ask()
     turn = Turn(asked)
@@ -364,9 +364,9 @@ def test_an_answer_that_names_no_parent_and_weighs_too_little_is_not_shown() -> 
     assert not turn.collapse.shown
 
 
-@pytest.mark.parametrize("known", [{"trusted": True}, {"weighed": False}])
+@pytest.mark.parametrize("known", [{"trusted": True}, {"tokens": None}, {"tokens": 4}])
 def test_an_answer_that_names_no_parent_is_read_along(known: Any) -> None:
-    """Where upstream has proven that it keeps chains, and where there is no telling."""
+    """Where upstream has proven that it keeps chains, and where there is no telling, or too little was said."""
     assert unconfirmed(**known).receive(done(assistant("Hi"), 0))
 
 
