@@ -253,7 +253,7 @@ class _Author:
         return [{"type": "text", "text": self._text()} for _ in range(self._random.choice((1, 1, 2, 3)))]
 
     def _media(self) -> Raw:
-        details: tuple[Raw, ...] = ({}, {"detail": "low"}, {"detail": "high"}, {"detail": "auto"})
+        details: list[Raw] = [{}, {"detail": "low"}, {"detail": "high"}, {"detail": "auto", "format": "image/png"}]
         images = [{"type": "image_url", "image_url": {"url": IMAGE, **detail}} for detail in details]
         files: list[Raw] = [
             {"type": "file", "file": {"file_id": "file-1"}},

@@ -19,6 +19,8 @@ _BESIDE_TEXT = frozenset({"annotations"})
 """What agents keep of an answer beside what it said: no model reads it again, and not every upstream takes it."""
 _OF_THE_MESSAGE = frozenset({"role", "tool_calls"})
 """What the OpenAI Agents SDK for JavaScript repeats of a message in its only part."""
+_OF_THE_URL = frozenset({"format"})
+"""What Strands Agents repeats of a picture's URL beside it."""
 _THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details"})
 """Where other providers tell what a model thought, and some want it back. An answer of ours has none of it."""
 _AGENTS_OWN = frozenset({"__copilotMessageSource", "__copilotUserShellOutput"})
@@ -166,8 +168,17 @@ def _text(text: Any) -> dict[str, Any]:
 
 
 def _image(image: Any) -> dict[str, Any]:
-    url, detail = take(image, "messages.content.image_url", "url", "detail")
+    own = _without(image, _OF_THE_URL) if _repeats_its_type(image) else image
+    url, detail = take(own, "messages.content.image_url", "url", "detail")
     return {"type": "input_image", "image_url": url, "detail": "auto" if detail is None else detail}
+
+
+def _repeats_its_type(image: Any) -> bool:
+    """Whether the format of *image* is the media type that its data URL begins with (RFC 2397)."""
+    if not isinstance(image, dict):
+        return False
+    url, kind = image.get("url"), image.get("format")
+    return isinstance(url, str) and isinstance(kind, str) and url.startswith((f"data:{kind};", f"data:{kind},"))
 
 
 def _audio(audio: Any) -> dict[str, Any]:

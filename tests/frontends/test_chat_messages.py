@@ -57,6 +57,14 @@ def test_what_the_agent_says_is_an_item_of_the_input(role: str) -> None:
             {"type": "input_image", "image_url": "data:x", "detail": "high"},
         ),
         (
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,x", "format": "image/png"}},
+            {"type": "input_image", "image_url": "data:image/png;base64,x", "detail": "auto"},
+        ),
+        (
+            {"type": "image_url", "image_url": {"url": "data:image/svg+xml,x", "format": "image/svg+xml"}},
+            {"type": "input_image", "image_url": "data:image/svg+xml,x", "detail": "auto"},
+        ),
+        (
             {"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}},
             {"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}},
         ),
@@ -200,6 +208,19 @@ def test_an_empty_refusal_is_none() -> None:
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "data:x"}]}],
             "messages.content.image_url",
+        ),
+        *(
+            (
+                [{"role": "user", "content": [{"type": "image_url", "image_url": {**picture, "format": kind}}]}],
+                "messages.content.image_url.format",
+            )
+            for picture, kind in (
+                ({"url": "data:image/png;base64,x"}, "image/jpeg"),
+                ({"url": "data:image/png;base64,x"}, "image/p"),
+                ({"url": "data:image/png;base64,x"}, ["image/png"]),
+                ({"url": "https://example.org/x.png"}, "image/png"),
+                ({"url": None}, "image/png"),
+            )
         ),
         (
             [{"role": "user", "content": [{"type": "file", "file": {"file_url": "x"}}]}],
