@@ -332,7 +332,7 @@ def test_an_error_in_a_whole_answer_follows_what_was_kept() -> None:
 def unconfirmed(*, trusted: bool = False, tokens: int | None = 5000) -> Turn:
     """Return a streamed delta whose answer has begun, and names no parent."""
     chain = Chain()
-    chain.turn(usage(tokens, tokens) if tokens is not None else None)
+    chain.turn(usage(tokens, min(tokens, 100)) if tokens is not None else None)
     assert chain.baseline is not None
     asked = chain.ask()
     turn = Turn(asked)
