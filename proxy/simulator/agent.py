@@ -33,6 +33,9 @@ KNOWN_ARGUMENTS: dict[str, dict[str, Any]] = {
     "run_shell_command": {"command": "ls", "is_background": False, "description": "List the files"},
     "run_commands": {"commands": ["ls"]},
     "execute_command": {"command": "ls", "requires_approval": False},
+    "execute_bash": {"command": "ls"},
+    "exec": {"command": "ls"},
+    "terminal": {"command": "ls"},
     "list_files": {"path": "."},
     "list_directory": {"path": "."},
     "List": {"dirpath": "."},
@@ -114,7 +117,9 @@ def call_of(tool: Tool, *, step: int = 1) -> Part:
         return CustomToolCall(tool.name, _input(tool.name, step), namespace=tool.namespace)
     properties = tool.schema.get("properties") or {}
     known = KNOWN_ARGUMENTS.get(tool.name, {})
-    arguments = {name: _at(step, value) for name, value in known.items() if name in properties}
+    arguments = {
+        name: _fitting(_at(step, value), properties[name]) for name, value in known.items() if name in properties
+    }
     for name in tool.schema.get("required") or ():
         if name not in arguments:
             arguments[name] = _benign(properties.get(name) or {})
@@ -143,6 +148,15 @@ def _at(step: int, value: Any) -> Any:
     if isinstance(value, list):
         return [_at(step, each) for each in value]
     return f"echo step {step} && ls" if value == "ls" else value
+
+
+def _fitting(value: Any, schema: dict[str, Any]) -> Any:
+    """Return *value* as *schema* wants it: agents differ in whether a tool takes a command line or its words."""
+    if isinstance(value, list) and schema.get("type") == "string":
+        return value[-1]
+    if isinstance(value, str) and schema.get("type") == "array":
+        return [value]
+    return value
 
 
 def _benign(schema: dict[str, Any]) -> Any:

@@ -148,6 +148,22 @@ async def test_tools_in_a_namespace_are_called_there(simulate: Simulate, talk: T
     assert call_of(tool) == FunctionCall("sleep", "{}", namespace="clock")
 
 
+def test_a_command_is_a_text_or_words_as_the_tool_has_it() -> None:
+    """Code Puppy and gptme have a shell that takes a text, where Codex's takes a list."""
+    listing = "echo step 1 && ls"
+    text, words = {"command": {"type": "string"}}, {"command": {"type": "array", "items": {"type": "string"}}}
+    assert called(function("shell", text, ["command"])) == ("shell", {"command": listing})
+    assert called(function("shell", words, ["command"])) == ("shell", {"command": ["bash", "-lc", listing]})
+    assert called(function("bash", words, ["command"])) == ("bash", {"command": [listing]})
+
+
+@pytest.mark.parametrize("name", ["exec", "terminal", "execute_bash"])
+def test_a_shell_is_known_under_many_names(name: str) -> None:
+    """OpenClaw, Hermes and Nanocoder name theirs so; it is preferred to their other tools."""
+    shell = function(name, {"command": {"type": "string"}}, ["command"])
+    assert called(function("clarify"), function("read"), shell) == (name, {"command": "echo step 1 && ls"})
+
+
 async def test_an_agent_session_runs_to_its_answer(simulate: Simulate, talk: Talk) -> None:
     """So many tool calls after each user message, then an answer; a title for requests without tools."""
     dialogue = await talk(await simulate(agent_script(tool_turns=2, answer="Done.")))
