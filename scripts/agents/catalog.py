@@ -140,20 +140,11 @@ def _opencode_settings(place: Place) -> dict[str, Any]:
 
 def pi(place: Place) -> Command:
     """Give pi a provider of its own."""
-    model = {
-        "id": MODEL,
-        "name": MODEL,
-        "reasoning": True,
-        "input": ["text"],
-        "contextWindow": 400_000,
-        "maxTokens": 16_000,
-        "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
-    }
     provider = {
         "baseUrl": place.base_url,
         "apiKey": KEY,
         "api": "openai-responses" if place.api == "responses" else "openai-completions",
-        "models": [model],
+        "models": [_DESCRIBED],
     }
     _write_json(place.home / ".pi/agent/models.json", {"providers": {"packlight": provider}})
     env = {"PI_OFFLINE": "1", "PI_SKIP_VERSION_CHECK": "1", "PI_TELEMETRY": "0"}
@@ -215,6 +206,30 @@ def continue_(place: Place) -> Command:
     return Command(("--auto", "--config", str(config), "-p", PROMPT), env)
 
 
+def openclaw(place: Place) -> Command:
+    """Give OpenClaw a provider of its own, and let it answer by itself, without its gateway.
+
+    In Chat Completions it moves what it knows of its surroundings to the end of its history with each turn.
+    """
+    provider = {"baseUrl": place.base_url, "apiKey": KEY, "api": "openai-responses", "models": [_DESCRIBED]}
+    defaults = {
+        "model": {"primary": f"packlight/{MODEL}"},
+        "workspace": str(place.work),
+        "skipBootstrap": True,
+    }
+    providers = {"mode": "merge", "providers": {"packlight": provider}}
+    settings = {"agents": {"defaults": defaults}, "models": providers}
+    _write_json(place.home / ".openclaw/openclaw.json", settings)
+    return Command(("agent", "--local", "--session-id", "one", "-m", PROMPT))
+
+
+def hermes(place: Place) -> Command:
+    """Name a custom provider in Hermes' configuration; it asks that for Chat Completions."""
+    model = {"default": MODEL, "provider": "custom", "base_url": place.base_url, "api_key": KEY}
+    _write_json(place.home / ".hermes/config.yaml", {"model": model})  # JSON is YAML too
+    return Command(("--yolo", "-z", PROMPT))
+
+
 def aider(place: Place) -> Command:
     """Let aider edit one file, and keep it from asking its user, Git or the network."""
     options = (
@@ -239,6 +254,16 @@ def loop(*options: str) -> Callable[[Place], Command]:
     return prepare
 
 
+_DESCRIBED = {
+    "id": MODEL,
+    "name": MODEL,
+    "reasoning": True,
+    "input": ["text"],
+    "contextWindow": 400_000,
+    "maxTokens": 16_000,
+    "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
+}
+"""The model as pi, and OpenClaw after it, want it described."""
 LITELLM_QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 LOOPS = Path(__file__).with_name("loops")
 LANGCHAIN = PyPI(
@@ -320,6 +345,20 @@ AGENTS: dict[str, Agent] = {
             version="1.5.47",
             source=Npm(package="@continuedev/cli", program="cn"),
             prepare=continue_,
+        ),
+        Agent(
+            name="openclaw",
+            version="2026.9.6",
+            source=Npm(package="openclaw", program="openclaw", node=22),
+            prepare=openclaw,
+            apis=("responses",),
+        ),
+        Agent(
+            name="hermes",
+            version="0.19.0",
+            source=PyPI(package="hermes-agent", program="hermes"),
+            prepare=hermes,
+            apis=("chat",),
         ),
         Agent(
             name="openai-python",
