@@ -454,6 +454,25 @@ def test_a_history_with_model_output_had_turns_before() -> None:
     assert request(*HISTORY, *CALLED).has_model_output
 
 
+@pytest.mark.parametrize(
+    ("said", "is_plain"),
+    [
+        (call(), True),
+        ({"type": "custom_tool_call", "call_id": "c", "name": "n", "input": ""}, True),
+        ({"type": "message", "role": "assistant", "content": "b"}, True),
+        ({"role": "assistant", "content": "b"}, False),
+        ({"type": "item_reference", "id": "msg_1"}, False),
+        ({"type": "reasoning", "summary": []}, False),
+        (user("b"), False),
+    ],
+)
+def test_a_history_that_shows_calls_or_messages_of_the_model_is_plainly_whole(
+    said: JSON, *, is_plain: bool
+) -> None:
+    """By their types alone, which is what gateways look for."""
+    assert request(user("a"), said, user("c")).is_plainly_whole is is_plain
+
+
 def test_a_baseline_shows_its_size() -> None:
     """For the person debugging at night."""
     assert repr(baseline(HISTORY, *CALLED)) == "<Baseline resp_1: 2 items, 2 outputs>"

@@ -406,3 +406,19 @@ def test_a_refusal_with_half_a_character_is_still_upstreams() -> None:
     """Some models' words end in the middle of one."""
     refused = Fault.of({"status": 429, "error": {"message": "\ud83d"}}).as_error()
     assert (refused.status, refused.body) == (429, b'{"error": {"message": "\\ud83d"}}')
+
+
+@pytest.mark.parametrize(
+    ("message", "is_unexplained"),
+    [
+        (b'{"type":"response.failed","response":{"id":"r","error":null}}', True),
+        (b'{"type":"response.failed","response":{"error":{"code":"slow_down"}}}', False),
+        (b'{"type":"response.failed","response":{"incomplete_details":{"reason":"x"}}}', False),
+        (b'{"type":"response.failed","response":null}', False),
+        (b'{"type":"response.failed","response":', False),
+        (b'{"type":"response.completed","response":{"error":null}}', False),
+    ],
+)
+def test_a_failure_may_not_say_why(message: bytes, is_unexplained: bool) -> None:  # noqa: FBT001  (a row of a table)
+    """Azure's servers say it behind some failures (earendil-works/pi#7983)."""
+    assert ServerEvent.parse(message).is_unexplained is is_unexplained
