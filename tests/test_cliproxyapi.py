@@ -133,6 +133,20 @@ async def test_a_whole_history_without_instructions_has_none(behind: Start, agen
     assert [turn.connection_id for turn in run.simulator.turns] == [0, 1, 1]
 
 
+async def test_settings_are_not_told_as_items_beside_the_same_as_fields(behind: Start, agents: Agents) -> None:
+    """A chain that began with instructions as a field is told again elsewhere, where they go as items then."""
+    run = await behind(hoist="on")
+    agent = await agents(run.server.url)
+    for said, instructions in (("one", "Be brief."), ("two", "Be kind."), ("three", "Be kind.")):
+        await agent.turn(said, instructions=instructions)
+    run.simulator.inject(replace(MISSED, match=lambda request: "previous_response_id" in request))
+    assert (await agent.turn("four", instructions="Be quick.")).completed
+    last = run.simulator.turns[-1]
+    assert (last.effective["instructions"], last.context[0]["content"]) == (None, "Be quick.")
+    assert last.context[1:] == agent.answered[-1]
+    assert [turn.connection_id for turn in run.simulator.turns] == [0, 1, 1, 1, 2]
+
+
 @pytest.mark.parametrize("warm_up", ["auto", "on"])
 async def test_what_was_asked_to_prove_a_warm_up_is_not_read_with_it(
     behind: Start, agents: Agents, warm_up: str

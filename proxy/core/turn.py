@@ -369,7 +369,14 @@ class Turn:
 
     def _repeat(self, reason: Mismatch, *, fresh: bool) -> None:
         self.state = State.READY
-        self.again = Again(reason, fresh or not (self._begins_anew or self.request.is_plainly_whole))
+        self.again = Again(reason, fresh or not (self._begins_anew or self._is_read_alone(Full(reason))))
+
+    def _is_read_alone(self, again: Full) -> bool:
+        """Whether *again* replaces all that the connection carried, also where upstream goes on with that.
+
+        Settings that were fields in this attempt would be kept beside those that are told as items.
+        """
+        return self.request.is_plainly_whole and (self.hoisted is not None or not self._is_hoisted(again))
 
     def _begin(self, event: ServerEvent) -> None:
         """Check that the first event of a response is this turn's, and that upstream continued the right chain."""

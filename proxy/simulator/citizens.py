@@ -21,8 +21,8 @@ class Citizen:
     it is honoured, acknowledged while its input is lost, or ignored so that the model answers anyway.
     *keeps_instructions*: a chain goes on with those of its first response, and a continuation may give none.
     *appends*: what comes on a connection goes on with the response before it there, whatever parent it names, and
-    inherits its instructions, unless the history shows a call or a message of the model, with its type; no
-    response names a parent.
+    also behind a failure, unless the history shows a call or a message of the model, with its type; in any case it
+    inherits the instructions if it gives none. No response names a parent.
     *repeats_ids*: all responses on a connection have one id. *is_curt*: some errors are a message and no more.
     """
 

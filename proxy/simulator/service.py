@@ -82,9 +82,11 @@ class Service:
         else:
             parent = self._parent(turn, cache)
             inherited = self._inherited(parent)
-            appended = parent is not None and self.settings.traits.appends and request.get("instructions") is None
-            if parent is not None and (self.settings.traits.keeps_instructions or appended):
+            if parent is not None and self.settings.traits.keeps_instructions:
                 turn.effective["instructions"] = parent.instructions
+            elif self.settings.traits.appends and "instructions" not in request:
+                latest = cache.latest if cache is not None else None
+                turn.effective["instructions"] = latest.instructions if latest is not None else None
             turn.input = self._resolved(input_items(request.get("input")), inherited, turn)
         turn.context = [*inherited, *turn.input]
         given = self._check_additional_tools(turn)
@@ -160,9 +162,9 @@ class Service:
         self.journal.note()
 
     def evict(self, turn: SimulatedTurn, cache: ConnectionCache | None) -> None:
-        """Forget the response that *turn* continued, if it was its own lane's."""
+        """Forget the response that *turn* continued, if it was its own lane's; not all servers do."""
         parent = turn.request.get("previous_response_id")
-        if cache is not None and isinstance(parent, str):
+        if cache is not None and isinstance(parent, str) and not self.settings.traits.appends:
             cache.evict(parent, lane=turn.stream_id)
 
     def _request(self, turn: SimulatedTurn) -> Body:

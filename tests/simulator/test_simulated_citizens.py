@@ -5,6 +5,7 @@ from typing import Any
 from dialogue import Dialogue, Simulate, Talk, texts, tool_output, user
 
 from proxy.simulator import (
+    Fault,
     FunctionCall,
     Output,
     Reasoning,
@@ -146,11 +147,23 @@ async def test_cliproxyapi_knows_a_whole_history_by_what_the_model_said(simulate
     said = {"role": "assistant", "content": "y"}
     simulator = await simulate(citizen="cliproxyapi")
     dialogue = await talk(simulator)
-    await dialogue.complete([user("a")])
+    await dialogue.complete([user("a")], instructions="x")
     await dialogue.complete([user("a"), {"type": "message", **said}, user("b")])
     assert len(simulator.turns[1].context) == 3
+    assert simulator.turns[1].effective["instructions"] == "x"  # these it goes on with all the same
     await dialogue.complete([user("a"), said, user("b")])
     assert len(simulator.turns[2].context) == 7
+
+
+async def test_cliproxyapi_goes_on_behind_a_failure(simulate: Simulate, talk: Talk) -> None:
+    """A request that failed leaves what its connection carried before."""
+    simulator = await simulate(citizen="cliproxyapi")
+    dialogue = await talk(simulator)
+    first = await dialogue.complete([user("a")])
+    simulator.inject(Fault("before_created", "error", status=400, code="invalid_prompt"))
+    await dialogue.fail([user("b")], previous_response_id=first["id"])
+    await dialogue.complete([user("c")])
+    assert simulator.turns[-1].context == [user("a"), *first["output"], user("c")]
 
 
 async def test_cliproxyapi_continues_the_last_response_whichever_is_named(simulate: Simulate, talk: Talk) -> None:
