@@ -228,11 +228,18 @@ class Exchange:
 
         Agents end at either, and packlight writes the other behind an error (earendil-works/pi#7983).
         """
-        try:
-            behind = await connection.receive(_EXPLAINED_SECONDS, "error")
-        except ConnectionLost:
-            return failed
-        return behind if behind.type in ERRORS else failed
+        began, waited = self._clock(), 0.0
+        while waited < _EXPLAINED_SECONDS:
+            try:
+                behind = await connection.receive(_EXPLAINED_SECONDS, "error", waited=waited)
+            except ConnectionLost:
+                break
+            if behind.type in ERRORS:
+                return behind
+            if behind.of_response:
+                break
+            waited = self._clock() - began  # limits of the account, or a sign of life
+        return failed
 
     def _at_once(self, event: ServerEvent) -> bool:
         """Show *event* where it arrives, if it is a piece of an answer that the agent reads along."""

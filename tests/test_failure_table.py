@@ -847,6 +847,20 @@ async def test_a_failure_that_is_explained_behind_it_is_explained(
     assert (await agent.turn("second")).text == "two"
 
 
+async def test_a_failure_is_explained_behind_an_event_about_the_account(
+    proxied: Start, agents: Agents, speaking: Speaking
+) -> None:
+    """Such frames come at any place."""
+    begun = {"id": "resp_1", "status": "in_progress", "output": []}
+    failed = {"type": "response.failed", "response": {**begun, "status": "failed", "error": None}}
+    error = {"type": "error", "code": "rate_limit_exceeded", "message": "Slow down."}
+    limits = {"type": "codex.rate_limits"}
+    upstream = await speaking({"type": "response.created", "response": begun}, failed, limits, error)
+    agent = await agents((await proxied(upstream=upstream)).server.url, stream=False)
+    answer = await agent.turn("first")
+    assert (answer.status, answer.body["error"]["message"]) == (429, "Slow down.")
+
+
 @pytest.mark.parametrize("behind", [[], [{"type": "codex.rate_limits"}], [{"type": "error"}, {"type": "error"}]])
 async def test_a_failure_that_nothing_explains_passes(
     proxied: Start, agents: Agents, speaking: Speaking, behind: list[Any]
