@@ -719,7 +719,7 @@ async def test_an_agent_may_have_two_ways_aside(pooled: Start, simulator: Simula
         Suggesting(here, simulator, apart={"temperature": 0.5}),
     )
     looks.main = agent.main
-    for text in "abcdef":
+    for text in "abcdefghij":
         asked = [*await agent.ask(text), reason((await looks.suggest("Remember.")).upload)]
         assert text in "abc" or asked == [None, Mismatch.ASIDE, Mismatch.ASIDE]
 
