@@ -52,7 +52,8 @@ async def _serve(config: Config) -> None:
     with Stop() as stop:
         async with AsyncExitStack() as stack:
             if config.upstream == SIMULATED:
-                config = replace(config, upstream=await _simulated(stack), provider="openai")
+                rules = "openai" if config.provider == "auto" else config.provider
+                config = replace(config, upstream=await _simulated(stack), provider=rules)
             try:
                 server = await stack.enter_async_context(Server(config, shown=shown))
             except OSError as exc:

@@ -48,7 +48,7 @@ class Limits:
 
     *repeats_ids* says whether the responses on a connection share an id, None where nobody knows: a stored one is
     not continued elsewhere where they do, or may. *begins_anew* says that upstream reads a request that continues
-    nothing alone, whatever its connection carried before; else such a request gets a new one.
+    nothing alone, whatever its connection carried before; else one that is not plainly whole gets a new one.
     """
 
     max_connections: int
