@@ -25,6 +25,7 @@ from proxy.errors import (
 from proxy.ledger import Traffic
 from proxy.upstream.connection import Connection
 from proxy.upstream.doubts import Doubt
+from proxy.upstream.headers import Headers
 from proxy.upstream.partition import NoLease, Partition
 from proxy.upstream.pool import Lease, Pool
 
@@ -113,8 +114,15 @@ class Exchange:
         self._traffic = traffic
         self._began_at = self._sent_at = 0.0
         self._show_now: ShowNow = _never
+        self._connection: Connection | None = None
         self._whole_bytes = turn.request.size + _OVERHEAD
         self._message_bytes = 0
+
+    @property
+    def headers(self) -> Headers:
+        """What upstream has told so far beside its answers, as headers that an answer over HTTP would have."""
+        standing = self._connection.told if self._connection is not None else ()
+        return (*standing, *self._partition.account.headers)
 
     async def run(self, deliver: Deliver, show_now: ShowNow = _never) -> None:
         """Answer the turn. *deliver* gets each event once, unless *show_now* has shown it.
@@ -147,6 +155,7 @@ class Exchange:
     async def _on(self, lease: Lease, deliver: Deliver) -> None:
         """Run the turn on one connection: once, or again in full where upstream forgot the chain."""
         turn, connection = self.turn, lease.connection
+        self._connection = connection
         upload = lease.upload
         try:
             while True:
@@ -221,6 +230,7 @@ class Exchange:
         else:
             waited = self._clock() - self._sent_at  # one wait, whatever comes before the response
             event = await connection.receive(waits.first_event_timeout, "first_event_timeout", waited=waited)
+        self._partition.account.note(event)
         return await self._explained(event, connection) if event.is_unexplained else event
 
     async def _explained(self, failed: ServerEvent, connection: Connection) -> ServerEvent:

@@ -24,6 +24,7 @@ from proxy.errors import UpstreamError
 from proxy.frontends import sse
 from proxy.frontends.base import Answer
 from proxy.upstream.background import Background
+from proxy.upstream.headers import Headers
 from proxy.upstream.progress import Progress
 from proxy.upstream.sendqueue import owed, reset_on_close
 
@@ -236,6 +237,7 @@ class EventReply:
         self._reply = reply
         self._answer = answer
         self._failure = failure
+        self._headers: Headers = ()
         self._shown = False
         self._written_at = 0.0
         self._writing = asyncio.Lock()
@@ -250,6 +252,10 @@ class EventReply:
     def lives(self) -> bool:
         """Whether the agent gets signs of life: it streams."""
         return self._answer.content_type == sse.CONTENT_TYPE
+
+    def tell(self, headers: Headers) -> None:
+        """Have the answer begin with *headers*, unless it has begun."""
+        self._headers = headers
 
     async def deliver(self, events: tuple[ServerEvent, ...]) -> None:
         """Show *events* to the agent."""
@@ -271,7 +277,7 @@ class EventReply:
         """Send *chunk*, after the status if that has not been sent."""
         async with self._writing:
             if not self._reply.begun:
-                response = EventStream(headers=_AS_IT_COMES)
+                response = EventStream(headers={**dict(self._headers), **_AS_IT_COMES})
                 response.headers["Content-Type"] = self._answer.content_type
                 await self._reply.begin(response)
             await self._reply.write(chunk)
@@ -330,7 +336,7 @@ class EventReply:
         await self.quiet()
         last = self._answer.finish()
         if not self._reply.begun:
-            return self._reply.whole(last)
+            return self._reply.whole(last, headers=dict(self._headers))
         return await self._reply.end(last)
 
 

@@ -218,6 +218,8 @@ class AgentRequest:
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
             if self._first_shown is None:
                 self._first_shown = services.clock()
+            if not self._reply.begun:
+                events.tell(exchange.headers)
             await events.deliver(shown)
             self._has_last_event = turn.finished and self._reply.begun
 

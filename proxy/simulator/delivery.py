@@ -23,7 +23,22 @@ RATE_LIMITS: Event = {
         "allowed": True,
         "limit_reached": False,
         "primary": {"used_percent": 7, "window_minutes": 300, "reset_at": 1800000000},
+        "secondary": {"used_percent": 12.5, "window_minutes": 10080, "reset_at": 1800400000},
     },
+    "credits": {"has_credits": True, "unlimited": False, "balance": "12"},
+}
+"""Over a WebSocket; *LIMIT_HEADERS* tell the same over HTTP."""
+LIMIT_HEADERS = {
+    "x-codex-plan-type": "plus",
+    "x-codex-primary-used-percent": "7",
+    "x-codex-primary-window-minutes": "300",
+    "x-codex-primary-reset-at": "1800000000",
+    "x-codex-secondary-used-percent": "12.5",
+    "x-codex-secondary-window-minutes": "10080",
+    "x-codex-secondary-reset-at": "1800400000",
+    "x-codex-credits-has-credits": "true",
+    "x-codex-credits-unlimited": "false",
+    "x-codex-credits-balance": "12",
 }
 UNKNOWN: Event = {"type": "response.novelty.reported", "novelty": {"detail": "not in any document"}}
 
@@ -142,7 +157,7 @@ class Delivery:
         extra = self._settings.extra_events
         if "keepalive_before_created" in extra:
             yield {"type": "keepalive"}
-        if "rate_limits_before_created" in extra:
+        if "rate_limits_before_created" in extra and self._turn.transport == "ws":
             yield RATE_LIMITS
         if "unknown_before_created" in extra:
             yield UNKNOWN

@@ -11,7 +11,7 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 from proxy.simulator.apierror import ApiError
 from proxy.simulator.bodies import decoded, parsed, raw_body
 from proxy.simulator.chat import ChatDialect
-from proxy.simulator.delivery import Delivery, LinkGone
+from proxy.simulator.delivery import LIMIT_HEADERS, Delivery, LinkGone
 from proxy.simulator.faults import Fault
 from proxy.simulator.handshake import wants_websocket
 from proxy.simulator.httplink import Dialect, HttpLink, ResponsesDialect, wire_of
@@ -97,10 +97,11 @@ class Web:
         number = wire_of(request).number
         turn = self._new_turn("http", endpoint, number, identity, data, len(body))
         dialect: Dialect = ChatDialect(data) if endpoint == "chat" else ResponsesDialect()
+        limits = LIMIT_HEADERS if "rate_limits_before_created" in service.settings.extra_events else {}
         link = HttpLink(
             request,
             dialect,
-            self._headers(),
+            {**self._headers(), **limits},
             stream=bool(data.get("stream")),
             compress=service.settings.compressed_answers,
         )

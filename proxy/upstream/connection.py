@@ -19,6 +19,7 @@ from proxy.core.events import GarbledEvent, ServerEvent
 from proxy.core.message import Message
 from proxy.core.warmup import Keepsake
 from proxy.errors import TOO_BIG, ConnectionLost, UpstreamTimeout
+from proxy.upstream.account import standing
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.headers import Headers
 from proxy.upstream.liveness import Signs, has_moved, is_doubtful, is_merely_silent, is_stuck, lag, patience
@@ -52,6 +53,7 @@ _PROMPT, _LATE = 6.0, 3
 class Connection:
     """A WebSocket that is open, or was. Not safe for two turns at once: the pool lends it to one.
 
+    *told* are the headers that each answer on it would have over HTTP, as far as the handshake had them.
     *given* are the settings that turns gave on it, by name.
     *pause* is how long it was quiet when its latest turn began. A *wary* one has a ping go ahead of each turn.
     *pongs_count* where upstream answers pings while it works, so that a turn without a pong has not arrived.
@@ -66,6 +68,7 @@ class Connection:
         self.keepsake: Keepsake | None = None
         self.turns = 0
         self.given: set[str] = set()
+        self.told: Headers = standing(socket.response.headers.raw_items()) if socket.response is not None else ()
         self.pause = 0.0
         self.wary = self.pongs_count = False
         self.last_response: str | None = None

@@ -13,6 +13,7 @@ from proxy.core.delta import Baseline, Delta, Full, Mismatch, TurnRequest
 from proxy.core.hoist import Form
 from proxy.core.items import Fingerprint
 from proxy.core.turn import Rewrite
+from proxy.upstream.account import Account
 from proxy.upstream.connection import Connection
 from proxy.upstream.doubts import Doubts
 from proxy.upstream.headers import Headers
@@ -120,6 +121,7 @@ class Partition:
     doubts: Doubts = field(default_factory=Doubts)
     sizes: Sizes = field(default_factory=Sizes)
     kinds: Kinds = field(default_factory=Kinds)
+    account: Account = field(default_factory=Account)
 
     # Its connections
 

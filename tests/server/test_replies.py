@@ -208,6 +208,76 @@ async def test_nobody_on_the_way_is_to_hold_events_back(proxied: Any) -> None:
     assert (whole.all("X-Accel-Buffering"), whole.all("Cache-Control")) == ([], [])
 
 
+HANDSHAKE = {
+    "X-Models-Etag": '"7"',
+    "x-reasoning-included": "true",
+    "openai-organization": "simulated",
+    "openai-version": "2020-10-01",
+    "x-codex-turn-state": "here",
+}
+
+
+@pytest.mark.parametrize("path", ["responses", "chat/completions"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_headers_tell_of_the_account_what_they_do_without_packlight(
+    proxied: Any, path: str, *, stream: bool
+) -> None:
+    """Codex reads there how much of a plan is used, and that reasoning is counted; a WebSocket has no headers."""
+    run = await proxied(
+        simulated={"extra_events": ("rate_limits_before_created",), "handshake_headers": HANDSHAKE}
+    )
+    ask = {
+        "model": "m",
+        "stream": stream,
+        "input" if path == "responses" else "messages": [{"role": "user", "content": "x"}],
+    }
+    direct = Peer(*await asyncio.open_connection("127.0.0.1", run.simulator.port))
+    expected = await direct.ask("POST", f"/v1/{path}", KEY, body=orjson.dumps(ask))
+    direct.close()
+    for _ in range(2):
+        answer = await run.post(ask, target=f"/v1/{path}")
+        assert of_the_account(answer) == of_the_account(expected) | {
+            ("x-models-etag", '"7"'),
+            ("x-reasoning-included", "true"),
+        }
+    assert [turn.transport for turn in run.simulator.turns] == ["http", "ws", "ws"]
+
+
+def of_the_account(answer: Any) -> set[tuple[str, str]]:
+    """Return those headers of an answer that hold beyond it."""
+    of_one = ("openai-processing-ms", "x-accel", "x-ratelimit-", "x-request-id")
+    names = {name.lower() for name, _ in answer.headers}
+    told = {name for name in names if name.startswith(("openai-", "x-")) and not name.startswith(of_one)}
+    return {(name, value) for name in told for value in answer.all(name)}
+
+
+async def test_what_is_told_in_mid_answer_is_in_the_next_ones_headers(proxied: Any, frames_of: Any) -> None:
+    """They had left; and whoever asks with another key is told nothing of it."""
+    limits = b'{"type":"codex.rate_limits","rate_limits":{"primary":{"used_percent":%d}}}'
+    used, begun = iter(range(9)), asyncio.Event()
+
+    async def frames() -> AsyncIterator[bytes]:
+        yield CREATED
+        await begun.wait()
+        begun.clear()
+        yield limits % next(used)
+        yield COMPLETED
+
+    async def told(*headers: tuple[str, str]) -> list[str]:
+        agent = await run.dial()
+        body = orjson.dumps(ASK)
+        await agent.begin("POST", "/v1/responses", KEY, *headers, ("Content-Length", str(len(body))))
+        await agent.send(body)
+        head = await agent.head()
+        begun.set()
+        assert COMPLETED in b"".join([piece async for piece in agent.pieces(head)])
+        return list(head.all("x-codex-primary-used-percent"))
+
+    run = await proxied(upstream=await frames_of(frames))
+    assert [await told() for _ in range(3)] == [[], ["0"], ["1"]]
+    assert await told(("chatgpt-account-id", "another")) == []
+
+
 async def test_the_answer_begins_with_upstreams_first_event(proxied: Any, frames_of: Any) -> None:
     """No status is sent before upstream said something, so that its refusal can still be a status."""
     error = (

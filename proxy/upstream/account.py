@@ -1,0 +1,101 @@
+"""What upstream tells of an account beside its answers: headers over HTTP, other things over a WebSocket.
+
+Agents that speak HTTP read it in the headers of an answer: Codex shows how much of a plan is used, and learns what
+upstream has counted (openai/codex#10324, and its source for the names).
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxy.core.events import GarbledEvent, ServerEvent
+from proxy.upstream.headers import Headers
+from proxy.upstream.newest import Newest
+
+_STANDING = frozenset(
+    {"openai-organization", "openai-project", "openai-version", "x-models-etag", "x-reasoning-included"}
+)
+"""Headers of a handshake that hold for every answer on the connection."""
+
+_LIMITS = "codex.rate_limits"
+_PLAN = "codex"
+"""The limit that is meant where none is named."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+_LONGEST = 256
+"""Characters of a value: what is longer is none of these."""
+
+
+def standing(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Return those *headers* of a handshake that each answer over the connection would have."""
+    return tuple((name, value) for name, value in headers if name.lower() in _STANDING and _is_writable(value))
+
+
+class Account:
+    """What was told last of each limit that upstream sets an account."""
+
+    def __init__(self) -> None:
+        self._limits: Newest[str, Mapping[str, str]] = Newest()
+
+    @property
+    def headers(self) -> Headers:
+        """What an answer over HTTP would tell of it."""
+        return tuple({name: value for limit in self._limits.values() for name, value in limit.items()}.items())
+
+    def note(self, event: ServerEvent) -> None:
+        """Take note of what an *event* that is no part of an answer tells of the account."""
+        if event.type != _LIMITS:
+            return
+        try:
+            told = event.json()
+        except GarbledEvent:
+            return
+        metered, name = told.get("metered_limit_name"), told.get("limit_name")
+        limit = _limit(metered or name or _PLAN)
+        if limit is None:
+            return
+        found = {**_of_windows(limit, told.get("rate_limits")), **_of_credits(told.get("credits"))}
+        found["x-codex-plan-type"] = _text(told.get("plan_type"))
+        if metered:
+            found[f"x-{limit}-limit-name"] = _text(name)
+        self._limits[limit] = {name: value for name, value in found.items() if value is not None}
+
+
+def _limit(name: Any) -> str | None:
+    """Return the *name* of a limit as headers have it."""
+    name = name.strip().lower().replace("_", "-") if isinstance(name, str) else ""
+    return name if _NAME.fullmatch(name) else None
+
+
+def _of_windows(limit: str, windows: Any) -> dict[str, str | None]:
+    windows = windows if isinstance(windows, dict) else {}
+    return {
+        f"x-{limit}-{which}-{figure.replace('_', '-')}": _text(window.get(figure))
+        for which in ("primary", "secondary")
+        if isinstance(window := windows.get(which), dict)
+        for figure in ("used_percent", "window_minutes", "reset_after_seconds", "reset_at")
+    }
+
+
+def _of_credits(told: Any) -> dict[str, str | None]:
+    told = told if isinstance(told, dict) else {}
+    return {
+        f"x-codex-credits-{each.replace('_', '-')}": _text(told.get(each))
+        for each in ("has_credits", "unlimited", "balance")
+    }
+
+
+def _text(value: Any) -> str | None:
+    """Return *value* as a header has it, or None where it can have none."""
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    elif isinstance(value, float) and math.isfinite(value):
+        value = str(int(value) if value.is_integer() else value)
+    elif isinstance(value, int):
+        value = str(value)
+    return value if isinstance(value, str) and _is_writable(value) else None
+
+
+def _is_writable(value: str) -> bool:
+    return value.isascii() and value.isprintable() and len(value) <= _LONGEST
