@@ -1,6 +1,9 @@
 """The command line: ``packlight serve``, ``demo``, ``bench``, ``simulate``, ``status`` and ``config``."""
 
+import errno
+import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -17,8 +20,22 @@ _COMMANDS = {
 """The module of each command, where it has the command's own name."""
 
 
+_UNWRITTEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Where output goes, no more of it can be kept."""
+
+
 class _Commands(click.Group):
     """Commands that are imported when they are asked for: none waits for the others, or keeps them in memory."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command that was asked for; a full disk is told in a line."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as exc:
+            if exc.errno not in _UNWRITTEN:
+                raise
+            click.echo(f"Error: not all of it could be written: {exc.strerror}", err=True)
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's)
         return list(_COMMANDS)

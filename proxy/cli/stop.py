@@ -2,9 +2,13 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+import click
+
+Result = TypeVar("Result")
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 """What asks for the end: Ctrl-C, whoever starts and stops programs, and a terminal that is closed."""
@@ -13,9 +17,13 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class Stop:
-    """Listens for signals while it is entered: the first one asks for an end, a second one for an end at once."""
+    """Listens for signals while it is entered: the first one asks for an end, a second one for an end at once.
 
-    def __init__(self) -> None:
+    *asked* is called each time.
+    """
+
+    def __init__(self, asked: Callable[[], object] = lambda: None) -> None:
+        self._asked = asked
         self._requested = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._drain: asyncio.Timeout | None = None
@@ -42,10 +50,18 @@ class Stop:
         if self._drain is not None and not self._drain.expired():
             self._drain.reschedule(self._loop.time())
         self._requested.set()
+        self._asked()
 
     def hang_up(self) -> None:
         """Ask for the end, and no more than that: shells say what the system has said already."""
-        self._requested.set()
+        if not self.requested:
+            self._requested.set()
+            self._asked()
+
+    @property
+    def requested(self) -> bool:
+        """Whether somebody has asked for the end."""
+        return self._requested.is_set()
 
     async def wait(self) -> None:
         """Wait until somebody asks for the end."""
@@ -62,6 +78,19 @@ class Stop:
 
     def _from_any_thread(self, *_signal: object) -> None:
         self._loop.call_soon_threadsafe(self.request)
+
+
+async def stoppable(work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what *work* does. Raises click.Abort where somebody asks for the end first, once it has tidied up."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  (we are in a coroutine)
+    with Stop(task.cancel) as stop:
+        try:
+            return await work
+        except asyncio.CancelledError as exc:
+            if not stop.requested:
+                raise
+            raise click.Abort from exc
 
 
 def _is_ignored(number: signal.Signals) -> bool:

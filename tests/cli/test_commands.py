@@ -1,10 +1,14 @@
 """``packlight`` and its commands: what there is, and what each has in memory."""
 
+import errno
+import io
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+
+from proxy.cli import main
 
 COMMANDS = ["serve", "demo", "bench", "simulate", "status", "config"]
 
@@ -46,3 +50,34 @@ def test_a_command_has_nothing_in_memory_for_others(name: str, unwanted: set[str
     loaded = subprocess.run(told, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603
     assert "proxy.cli" in loaded
     assert unwanted.isdisjoint(loaded)
+
+
+class FullDisk(io.StringIO):
+    """An output that takes nothing, for *reason*."""
+
+    def __init__(self, reason: int) -> None:
+        super().__init__()
+        self._reason = reason
+
+    def write(self, _text: str) -> int:
+        """Refuse."""
+        raise OSError(self._reason, "the reason")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config"], ["config", "--example"]])
+def test_a_full_disk_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """What was to be redirected into a file is not there, and the exit status says so."""
+    monkeypatch.setattr(sys, "stdout", FullDisk(errno.ENOSPC))
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "Error: not all of it could be written: the reason\n"
+
+
+def test_other_faults_are_not_taken_for_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are defects, whose place has to be seen."""
+    monkeypatch.setattr(sys, "stdout", FullDisk(errno.EBADF))
+    with pytest.raises(OSError, match="the reason"):
+        main(["--version"])

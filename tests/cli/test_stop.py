@@ -2,11 +2,12 @@
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy.cli.stop import SIGNALS, Stop
+from proxy.cli.stop import SIGNALS, Stop, stoppable
 
 
 class LoopWithoutSignals(asyncio.SelectorEventLoop):
@@ -28,6 +29,15 @@ async def test_a_signal_asks_for_the_end(number: signal.Signals) -> None:
     with Stop() as stop:
         signal.raise_signal(number)
         await stop.wait()
+
+
+async def test_what_is_cancelled_by_others_was_not_stopped() -> None:
+    """Only who is asked says that it was."""
+    task = asyncio.get_running_loop().create_task(stoppable(never()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_terminal_that_is_closed_asks_for_it_once() -> None:
@@ -97,3 +107,17 @@ async def test_asking_again_cuts_the_drain_short() -> None:
         asyncio.get_running_loop().call_soon(stop.request)
         await stop.patiently(never())
         stop.request()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("arguments", [("demo", "--turns", "500"), ("bench",)])
+def test_a_session_that_is_stopped_leaves_nothing_behind(
+    packlight: Any, tmp_path: Path, arguments: tuple[str, ...], number: signal.Signals
+) -> None:
+    """Its project, which is in a directory of its own, goes with it."""
+    session = packlight.start(*arguments, environ={"TMPDIR": str(tmp_path)})
+    while not list(tmp_path.iterdir()):
+        assert session.popen.poll() is None
+    status, _, errors = session.end(number)
+    assert (status, errors.strip()) == (1, "Aborted!")
+    assert list(tmp_path.iterdir()) == []

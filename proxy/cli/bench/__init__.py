@@ -20,6 +20,7 @@ from proxy.cli.demo import Model
 from proxy.cli.demo.agent import Agent
 from proxy.cli.demo.story import STORY, Step, story
 from proxy.cli.demo.workspace import Workspace
+from proxy.cli.stop import stoppable
 from proxy.cli.terminal import Terminal, size
 from proxy.config import Config
 from proxy.server import Server
@@ -57,7 +58,7 @@ def bench(*, profile: str, turns: int, as_json: bool) -> None:
     show: Callable[[str], None] = (lambda _line: None) if as_json else click.echo
     for line in heading(PROFILES[profile], turns):
         show(line)
-    outcomes = asyncio.run(measure(PROFILES[profile], turns, show))
+    outcomes = asyncio.run(stoppable(measure(PROFILES[profile], turns, show)))
     if as_json:
         figures = {"profile": profile, "turns": turns, "ways": [asdict(each) for each in outcomes]}
         click.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2))

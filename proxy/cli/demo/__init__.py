@@ -18,6 +18,7 @@ from proxy.cli.demo.agent import Agent, Sent
 from proxy.cli.demo.report import Report, Row, Summary
 from proxy.cli.demo.story import STORY, Step, story
 from proxy.cli.demo.workspace import Workspace
+from proxy.cli.stop import stoppable
 from proxy.cli.terminal import Terminal
 from proxy.config import Config
 from proxy.server import Server
@@ -40,7 +41,7 @@ def demo(*, turns: int, as_json: bool) -> None:
     """
     log.configure("console", "warning")
     show = _silent if as_json else click.echo
-    finish(asyncio.run(_session(turns, Report(Terminal.here()), show)), as_json=as_json)
+    finish(asyncio.run(stoppable(_session(turns, Report(Terminal.here()), show))), as_json=as_json)
 
 
 def finish(summary: Summary, *, as_json: bool) -> NoReturn:
