@@ -26,10 +26,17 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _LONGEST = 256
 """Characters of a value: what is longer is none of these."""
 
+_MOST, _LARGEST = 64, 4096
+"""Headers, and characters of them, that limits may have in an answer: some clients take 100, and 16 KB, of all."""
+
 
 def standing(headers: Iterable[tuple[str, str]]) -> Headers:
-    """Return those *headers* of a handshake that each answer over the connection would have."""
-    return tuple((name, value) for name, value in headers if name.lower() in _STANDING and _is_writable(value))
+    """Return those *headers* of a handshake that each answer over the connection would have, each once."""
+    told: dict[str, tuple[str, str]] = {}
+    for name, value in headers:
+        if name.lower() in _STANDING and _is_writable(value):
+            told.setdefault(name.lower(), (name, value))
+    return tuple(told.values())
 
 
 class Account:
@@ -40,8 +47,14 @@ class Account:
 
     @property
     def headers(self) -> Headers:
-        """What an answer over HTTP would tell of it."""
-        return tuple({name: value for limit in self._limits.values() for name, value in limit.items()}.items())
+        """What an answer over HTTP would tell of it; of too much the latest."""
+        told: dict[str, str] = {}
+        for limit in reversed(self._limits.values()):
+            with_it = {**limit, **told}
+            if len(with_it) > _MOST or sum(len(name) + len(value) for name, value in with_it.items()) > _LARGEST:
+                break
+            told = with_it
+        return tuple(told.items())
 
     def note(self, event: ServerEvent) -> None:
         """Take note of what an *event* that is no part of an answer tells of the account."""

@@ -115,7 +115,24 @@ def test_other_events_and_garbled_ones_tell_nothing() -> None:
 def test_there_is_an_end_to_the_limits_that_are_kept() -> None:
     """Upstream cannot fill memory, or an answer's head, with names."""
     named = [limits(limit_name=f"l{n}", rate_limits={"primary": {"used_percent": n}}) for n in range(1000)]
-    assert len(headers(*named)) <= 64
+    told = headers(*named)
+    assert len(told) <= 64
+    assert told["x-l999-primary-used-percent"] == "999"
+
+
+def test_an_answers_head_stays_as_small_as_clients_take_it() -> None:
+    """Python's own client and hyper take 100 headers, Node's 16 KB of them."""
+    figures = {
+        name: "9" * 256 for name in ("used_percent", "window_minutes", "reset_after_seconds", "reset_at")
+    }
+    windows = {"primary": figures, "secondary": figures}
+    named = [
+        limits(metered_limit_name="l" * 60 + f"{n:04}", limit_name="n" * 256, rate_limits=windows)
+        for n in range(1000)
+    ]
+    told = headers(*named)
+    assert told
+    assert sum(len(f"{name}: {value}\r\n") for name, value in told.items()) < 8 * 1024
 
 
 def test_of_a_handshake_only_what_holds_for_each_answer_is_told() -> None:
@@ -130,6 +147,7 @@ def test_of_a_handshake_only_what_holds_for_each_answer_is_told() -> None:
         ("x-codex-turn-state", "here"),
         ("set-cookie", "a=b"),
         ("Sec-WebSocket-Accept", "x"),
+        *((f"{'X-Models-Etag'[:n].lower()}{'X-Models-Etag'[n:]}", "other") for n in range(13)),
     ]
     assert standing(given) == (
         ("X-Models-Etag", '"7"'),
