@@ -122,9 +122,7 @@ def test_there_is_an_end_to_the_limits_that_are_kept() -> None:
 
 def test_an_answers_head_stays_as_small_as_clients_take_it() -> None:
     """Python's own client and hyper take 100 headers, Node's 16 KB of them."""
-    figures = {
-        name: "9" * 256 for name in ("used_percent", "window_minutes", "reset_after_seconds", "reset_at")
-    }
+    figures = dict.fromkeys(("used_percent", "window_minutes", "reset_after_seconds", "reset_at"), "9" * 256)
     windows = {"primary": figures, "secondary": figures}
     named = [
         limits(metered_limit_name="l" * 60 + f"{n:04}", limit_name="n" * 256, rate_limits=windows)
