@@ -237,7 +237,7 @@ class EventReply:
         self._reply = reply
         self._answer = answer
         self._failure = failure
-        self._headers: Headers = ()
+        self._told: Callable[[], Headers] = tuple
         self._shown = False
         self._written_at = 0.0
         self._writing = asyncio.Lock()
@@ -253,9 +253,9 @@ class EventReply:
         """Whether the agent gets signs of life: it streams."""
         return self._answer.content_type == sse.CONTENT_TYPE
 
-    def tell(self, headers: Headers) -> None:
-        """Have the answer begin with *headers*, unless it has begun."""
-        self._headers = headers
+    def tell(self, told: Callable[[], Headers]) -> None:
+        """Have the answer begin with the headers that are *told* by then, be it with a sign of life."""
+        self._told = told
 
     async def deliver(self, events: tuple[ServerEvent, ...]) -> None:
         """Show *events* to the agent."""
@@ -277,7 +277,7 @@ class EventReply:
         """Send *chunk*, after the status if that has not been sent."""
         async with self._writing:
             if not self._reply.begun:
-                response = EventStream(headers={**dict(self._headers), **_AS_IT_COMES})
+                response = EventStream(headers={**dict(self._told()), **_AS_IT_COMES})
                 response.headers["Content-Type"] = self._answer.content_type
                 await self._reply.begin(response)
             await self._reply.write(chunk)
@@ -336,7 +336,7 @@ class EventReply:
         await self.quiet()
         last = self._answer.finish()
         if not self._reply.begun:
-            return self._reply.whole(last, headers=dict(self._headers))
+            return self._reply.whole(last, headers=dict(self._told()))
         return await self._reply.end(last)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict
 
 from proxy.core.delta import Delta, Mismatch
 from proxy.core.events import ServerEvent
@@ -214,12 +215,11 @@ class AgentRequest:
             traffic=self._traffic,
             keeps_content=services.restoring.enabled,
         )
+        events.tell(lambda: exchange.headers)
 
         async def deliver(shown: tuple[ServerEvent, ...]) -> None:
             if self._first_shown is None:
                 self._first_shown = services.clock()
-            if not self._reply.begun:
-                events.tell(exchange.headers)
             await events.deliver(shown)
             self._has_last_event = turn.finished and self._reply.begun
 
@@ -232,7 +232,8 @@ class AgentRequest:
         except UpstreamError as exc:
             if events.awaited:
                 return await events.fail(exc)
-            headers = dict(of_answer(exc.headers.items()))
+            headers = CIMultiDict(exchange.headers)
+            headers.update(of_answer(exc.headers.items()))
             return self._reply.whole(front_end.refusal(exc), status=exc.status, headers=headers)
         except ConnectionLost as exc:
             log.warning("turn_broken_off", error=str(exc), shown=self._reply.begun)

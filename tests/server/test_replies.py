@@ -251,6 +251,60 @@ def of_the_account(answer: Any) -> set[tuple[str, str]]:
     return {(name, value) for name in told for value in answer.all(name)}
 
 
+@pytest.mark.parametrize("path", ["responses", "chat/completions"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_headers_of_an_error_tell_of_the_account_too(proxied: Any, path: str, *, stream: bool) -> None:
+    """What the error says itself counts."""
+    handshake = {**HANDSHAKE, "OpenAI-Version": "old", "x-models-etag": '"7"'}
+    run = await proxied(
+        simulated={"extra_events": ("rate_limits_before_created",), "handshake_headers": handshake}
+    )
+    own = {"x-codex-primary-used-percent": "100", "openai-version": "2020-10-01", "retry-after": "7"}
+    run.simulator.inject(Fault("before_created", "error", status=429, code="slow_down", headers=own, times=2))
+    ask = {
+        "model": "m",
+        "stream": stream,
+        "input" if path == "responses" else "messages": [{"role": "user", "content": "x"}],
+    }
+    direct = Peer(*await asyncio.open_connection("127.0.0.1", run.simulator.port))
+    expected = await direct.ask("POST", f"/v1/{path}", KEY, body=orjson.dumps(ask))
+    direct.close()
+    answer = await run.post(ask, target=f"/v1/{path}")
+    assert (answer.status, answer.all("Content-Type")) == (expected.status, expected.all("Content-Type"))
+    assert answer.all("Retry-After") == ["7"]
+    assert of_the_account(answer) == of_the_account(expected) | {
+        ("x-models-etag", '"7"'),
+        ("x-reasoning-included", "true"),
+    }
+    await run.post(ask, target=f"/v1/{path}")
+    run.simulator.inject(Fault("before_created", "error", status=429, code="slow_down", headers=own))
+    later = await run.post(ask, target=f"/v1/{path}")
+    assert later.all("x-codex-primary-used-percent") == ["100"]
+    assert later.all("x-codex-secondary-used-percent") == ["12.5"]
+    assert {turn.transport for turn in run.simulator.turns[1:]} == {"ws"}
+
+
+async def test_an_answer_that_begins_with_a_sign_of_life_tells_of_the_account(
+    proxied: Any, frames_of: Any
+) -> None:
+    """Its head leaves with that, long before the events."""
+    alive = asyncio.Event()
+
+    async def frames() -> AsyncIterator[bytes]:
+        yield b'{"type":"codex.rate_limits","rate_limits":{"primary":{"used_percent":7}}}'
+        await alive.wait()
+        for frame in (CREATED, COMPLETED):
+            yield frame
+
+    run = await proxied(upstream=await frames_of(frames), keepalive_after=0.1)
+    agent = await asking(run)
+    head = await agent.head()
+    alive.set()
+    pieces = [piece async for piece in agent.pieces(head)]
+    assert pieces[0].startswith(b":")
+    assert head.all("x-codex-primary-used-percent") == ["7"]
+
+
 async def test_what_is_told_in_mid_answer_is_in_the_next_ones_headers(proxied: Any, frames_of: Any) -> None:
     """They had left; and whoever asks with another key is told nothing of it."""
     limits = b'{"type":"codex.rate_limits","rate_limits":{"primary":{"used_percent":%d}}}'
