@@ -19,6 +19,8 @@ _STANDING = frozenset(
 """Headers of a handshake that hold for every answer on the connection."""
 
 _LIMITS = "codex.rate_limits"
+_LEFT = "reset_after_seconds"
+_FIGURES = ("used_percent", "window_minutes", _LEFT, "reset_at")
 _PLAN = "codex"
 """The limit that is meant where none is named."""
 
@@ -43,20 +45,19 @@ class Account:
     """What was told last of each limit that upstream sets an account."""
 
     def __init__(self) -> None:
-        self._limits: Newest[str, Mapping[str, str]] = Newest()
+        self._limits: Newest[str, tuple[float, Mapping[str, str]]] = Newest()
 
-    @property
-    def headers(self) -> Headers:
-        """What an answer over HTTP would tell of it; of too much the latest."""
+    def headers(self, now: float) -> Headers:
+        """Return what an answer over HTTP would tell of it; of too much the latest."""
         told: dict[str, str] = {}
-        for limit in reversed(self._limits.values()):
-            with_it = {**limit, **told}
+        for told_at, limit in reversed(self._limits.values()):
+            with_it = {**{name: _left(name, value, now - told_at) for name, value in limit.items()}, **told}
             if len(with_it) > _MOST or sum(len(name) + len(value) for name, value in with_it.items()) > _LARGEST:
                 break
             told = with_it
         return tuple(told.items())
 
-    def note(self, event: ServerEvent) -> None:
+    def note(self, event: ServerEvent, now: float) -> None:
         """Take note of what an *event* that is no part of an answer tells of the account."""
         if event.type != _LIMITS:
             return
@@ -72,7 +73,7 @@ class Account:
         found["x-codex-plan-type"] = _text(told.get("plan_type"))
         if metered:
             found[f"x-{limit}-limit-name"] = _text(name)
-        self._limits[limit] = {name: value for name, value in found.items() if value is not None}
+        self._limits[limit] = now, {name: value for name, value in found.items() if value is not None}
 
 
 def _limit(name: Any) -> str | None:
@@ -84,19 +85,29 @@ def _limit(name: Any) -> str | None:
 def _of_windows(limit: str, windows: Any) -> dict[str, str | None]:
     windows = windows if isinstance(windows, dict) else {}
     return {
-        f"x-{limit}-{which}-{figure.replace('_', '-')}": _text(window.get(figure))
+        f"x-{limit}-{which}-{_dashed(figure)}": _text(window.get(figure))
         for which in ("primary", "secondary")
         if isinstance(window := windows.get(which), dict)
-        for figure in ("used_percent", "window_minutes", "reset_after_seconds", "reset_at")
+        for figure in _FIGURES
     }
 
 
 def _of_credits(told: Any) -> dict[str, str | None]:
     told = told if isinstance(told, dict) else {}
     return {
-        f"x-codex-credits-{each.replace('_', '-')}": _text(told.get(each))
+        f"x-codex-credits-{_dashed(each)}": _text(told.get(each))
         for each in ("has_credits", "unlimited", "balance")
     }
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _left(name: str, value: str, gone: float) -> str:
+    """Return the *value* of a header *gone* seconds after it was told: of some less is left."""
+    counts_down = name.endswith(_dashed(_LEFT)) and value.isdecimal()
+    return str(max(0, int(value) - int(gone))) if counts_down else value
 
 
 def _text(value: Any) -> str | None:

@@ -305,6 +305,17 @@ async def test_an_answer_that_begins_with_a_sign_of_life_tells_of_the_account(
     assert head.all("x-codex-primary-used-percent") == ["7"]
 
 
+async def test_what_is_told_behind_a_failure_is_in_its_answer(proxied: Any, frames_of: Any) -> None:
+    """It comes before the error that explains the failure."""
+    failed = b'{"type":"response.failed","response":{"id":"resp_1","status":"failed","error":null,"output":[]}}'
+    limits = b'{"type":"codex.rate_limits","rate_limits":{"primary":{"used_percent":100}}}'
+    error = b'{"type":"error","code":"rate_limit_exceeded","message":"Slow down."}'
+    run = await proxied(upstream=await frames_of([CREATED, failed, limits, error]))
+    answer = await run.post({**ASK, "stream": False})
+    assert answer.status == 429
+    assert answer.all("x-codex-primary-used-percent") == ["100"]
+
+
 async def test_what_is_told_in_mid_answer_is_in_the_next_ones_headers(proxied: Any, frames_of: Any) -> None:
     """They had left; and whoever asks with another key is told nothing of it."""
     limits = b'{"type":"codex.rate_limits","rate_limits":{"primary":{"used_percent":%d}}}'

@@ -18,10 +18,10 @@ def headers(*events: ServerEvent) -> dict[str, str]:
     """Return what an answer tells after *events*."""
     account = Account()
     for event in events:
-        account.note(event)
-    told = dict(account.headers)
-    assert len(told) == len(account.headers)
-    return told
+        account.note(event, 100.0)
+    told = account.headers(100.0)
+    assert len(dict(told)) == len(told)
+    return dict(told)
 
 
 def test_both_windows_and_the_credits_are_told() -> None:
@@ -93,6 +93,27 @@ def test_each_limit_has_a_family_of_its_own() -> None:
 def test_what_no_header_can_tell_is_left_out(told: dict[str, Any]) -> None:
     """Nothing of it ends up in the answer's head."""
     assert headers(limits(**told)) == {}
+
+
+def test_what_is_left_of_a_window_gets_less() -> None:
+    """An agent that asks again takes it from there; when the window begins anew stays as it was told."""
+    account = Account()
+    windows = {
+        "primary": {"reset_after_seconds": 90, "reset_at": 1800000000},
+        "secondary": {"reset_after_seconds": "soon", "window_minutes": 300},
+    }
+    account.note(limits(rate_limits=windows), 1000.0)
+
+    def left(now: float) -> str:
+        told = dict(account.headers(now))
+        assert told.pop("x-codex-secondary-reset-after-seconds") == "soon"
+        assert told.pop("x-codex-primary-reset-at") == "1800000000"
+        assert told.pop("x-codex-secondary-window-minutes") == "300"
+        ((name, value),) = told.items()
+        assert name == "x-codex-primary-reset-after-seconds"
+        return value
+
+    assert [left(now) for now in (1000.0, 1030.5, 1089.0, 5000.0)] == ["90", "60", "1", "0"]
 
 
 @pytest.mark.parametrize("figure", ["NaN", "Infinity", "1e400", "-Infinity", "9" * 400])
