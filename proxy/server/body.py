@@ -18,7 +18,11 @@ _PIECE = 1024 * 1024
 
 
 class Undecodable(ValueError):
-    """The body's Content-Encoding is unknown, or the body is corrupt, or decoding it would exceed the limit."""
+    """The body's Content-Encoding is unknown, or the body is corrupt."""
+
+
+class TooLarge(Undecodable):
+    """Decoding the body would exceed the limit."""
 
 
 class Stalled(TimeoutError):
@@ -90,7 +94,7 @@ async def _next(request: web.Request, limit: float) -> bytes:
 def decode(body: bytes, encodings: str, *, limit: int) -> bytes:
     """Return *body* decoded from *encodings*, the value of Content-Encoding, last one first.
 
-    Raises Undecodable, also where the result would exceed *limit* bytes: nothing beyond it is ever held.
+    Raises Undecodable, and TooLarge where the result would exceed *limit* bytes: nothing beyond it is ever held.
     """
     for encoding in reversed([each.strip().lower() for each in encodings.split(",") if each.strip()]):
         if encoding == "identity":
@@ -113,6 +117,8 @@ def _deflate(body: bytes, limit: int) -> bytes:
     """Decode `deflate`, which is zlib's format (RFC 9110, section 8.4.1.2); some send it without the frame."""
     try:
         return _within(limit, _members(body, zlib.decompressobj))
+    except TooLarge:
+        raise
     except (zlib.error, Undecodable):
         return _within(limit, _members(body, partial(zlib.decompressobj, -zlib.MAX_WBITS)))
 
@@ -131,7 +137,7 @@ def _within(limit: int, pieces: Iterator[bytes]) -> bytes:
     for piece in pieces:
         size += len(piece)
         if size > limit:
-            raise Undecodable("the decoded body is too large")
+            raise TooLarge("the decoded body is too large")
         parts.append(piece)
     return b"".join(parts)
 

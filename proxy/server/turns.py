@@ -191,6 +191,8 @@ class AgentRequest:
                 return front_end.decode(small, known)
             async with self._services.reading:
                 return await asyncio.to_thread(read_all)
+        except bodies.TooLarge:
+            return Opaque(Mismatch.TOO_LARGE)
         except bodies.Undecodable:
             return Opaque(Mismatch.NOT_DIFFABLE)
         except Exception as exc:  # noqa: BLE001  (a defect: the agent's request goes on as it came)
@@ -301,6 +303,7 @@ class AgentRequest:
                 how, reason, sent = "delta", None, len(turn.upload.items)
             else:
                 how, reason = "full", turn.upload.reason
+        attempts = self._relay.attempts + (turn.attempts if turn is not None else 0)
         first_shown, started = self._first_shown, self._started
         if first_shown is None:
             first_shown = self._relay.first_shown
@@ -314,14 +317,14 @@ class AgentRequest:
             reason=reason.value if reason is not None else None,
             detail=self._detail,
             items_total=total,
-            items_sent=sent,
+            items_sent=sent if attempts else 0,
             bytes_from_agent=self._received,
             bytes_to_upstream=self._traffic.sent,
             bytes_from_upstream=self._traffic.received,
             bytes_to_agent=self._reply.bytes_sent,
             ttft_ms=None if first_shown is None else (first_shown - started) * 1000,
             duration_ms=(self._services.clock() - started) * 1000,
-            attempts=self._relay.attempts + (turn.attempts if turn is not None else 0),
+            attempts=attempts,
             status=self._status,
         )
 

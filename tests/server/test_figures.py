@@ -187,6 +187,15 @@ async def test_turns(proxied: Any) -> None:
     assert newest["bytes_to_agent"] == len(second.body)
 
 
+async def test_what_never_left_was_not_sent(proxied: Any) -> None:
+    """Where upstream refuses to open a WebSocket for a key, no item of the turn goes up."""
+    run = await proxied()
+    run.simulator.inject(Fault("handshake", "error", status=401, code="invalid_api_key", message="Not you."))
+    assert (await run.post(ask(message("a")))).status == 401
+    (turn,) = (await run.figures("turns"))["turns"]
+    assert (turn["status"], turn["attempts"], turn["items_total"], turn["items_sent"]) == ("failed", 0, 1, 0)
+
+
 async def test_times_are_in_milliseconds(proxied: Any) -> None:
     """A model that thinks for a twentieth of a second shows nothing before fifty of them."""
     run = await proxied(scripted([Output((Text("x"),), first_event_seconds=0.05)]))
