@@ -48,7 +48,7 @@ class Outcome:
 @click.option("--turns", type=click.IntRange(2, len(STORY)), default=6, show_default=True, help="In the session.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(*, profile: str, turns: int, as_json: bool) -> None:
-    """Measure what packlight saves on a slow link: no key, no network, no root; half a minute or less.
+    """Measure what packlight saves on a slow link: no key, no network, no root, about half a minute.
 
     The demo's agent works over a relay with the rates and the round trip of the profile, directly and through
     packlight. Nothing is lost on the way, which is kind to plain HTTP. Exits 1 if upstream ever understood
