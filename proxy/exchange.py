@@ -230,7 +230,7 @@ class Exchange:
         else:
             waited = self._clock() - self._sent_at  # one wait, whatever comes before the response
             event = await connection.receive(waits.first_event_timeout, "first_event_timeout", waited=waited)
-        self._partition.account.note(event, self._clock())
+        self._partition.account.note(event, self._clock)
         return await self._explained(event, connection) if event.is_unexplained else event
 
     async def _explained(self, failed: ServerEvent, connection: Connection) -> ServerEvent:
@@ -244,7 +244,7 @@ class Exchange:
                 behind = await connection.receive(_EXPLAINED_SECONDS, "error", waited=waited)
             except ConnectionLost:
                 break
-            self._partition.account.note(behind, self._clock())
+            self._partition.account.note(behind, self._clock)
             if behind.type in ERRORS:
                 return behind
             if behind.of_response:

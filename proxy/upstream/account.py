@@ -6,7 +6,7 @@ upstream has counted (openai/codex#10324, and its source for the names).
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from proxy.core.events import GarbledEvent, ServerEvent
@@ -57,7 +57,7 @@ class Account:
             told = with_it
         return tuple(told.items())
 
-    def note(self, event: ServerEvent, now: float) -> None:
+    def note(self, event: ServerEvent, clock: Callable[[], float]) -> None:
         """Take note of what an *event* that is no part of an answer tells of the account."""
         if event.type != _LIMITS:
             return
@@ -73,7 +73,7 @@ class Account:
         found["x-codex-plan-type"] = _text(told.get("plan_type"))
         if metered:
             found[f"x-{limit}-limit-name"] = _text(name)
-        self._limits[limit] = now, {name: value for name, value in found.items() if value is not None}
+        self._limits[limit] = clock(), {name: value for name, value in found.items() if value is not None}
 
 
 def _limit(name: Any) -> str | None:

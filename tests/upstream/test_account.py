@@ -18,7 +18,7 @@ def headers(*events: ServerEvent) -> dict[str, str]:
     """Return what an answer tells after *events*."""
     account = Account()
     for event in events:
-        account.note(event, 100.0)
+        account.note(event, lambda: 100.0)
     told = account.headers(100.0)
     assert len(dict(told)) == len(told)
     return dict(told)
@@ -102,7 +102,7 @@ def test_what_is_left_of_a_window_gets_less() -> None:
         "primary": {"reset_after_seconds": 90, "reset_at": 1800000000},
         "secondary": {"reset_after_seconds": "soon", "window_minutes": 300},
     }
-    account.note(limits(rate_limits=windows), 1000.0)
+    account.note(limits(rate_limits=windows), lambda: 1000.0)
 
     def left(now: float) -> str:
         told = dict(account.headers(now))
