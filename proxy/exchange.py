@@ -130,11 +130,17 @@ class Exchange:
         Raises PlainHTTP where HTTP should be used instead; UpstreamError with upstream's own words, before
         anything was delivered; ConnectionLost or UpstreamTimeout where the answer broke off.
         """
-        turn = self.turn
         for doubt in (self._doubt(), self._conversation):
             if doubt is not None and self._partition.doubts.goes_over_http(doubt, self._clock()):
                 raise PlainHTTP(doubt.reason)
         self._show_now = show_now
+        try:
+            await self._until_finished(deliver)
+        finally:
+            self._show_now = _never  # it may lead back here, and a circle keeps what was said in memory
+
+    async def _until_finished(self, deliver: Deliver) -> None:
+        turn = self.turn
         fresh: Mismatch | None = None
         lease: Lease | None = None
         while not turn.finished:

@@ -1,6 +1,6 @@
 """What upstream tells of an account beside its answers: headers over HTTP, other things over a WebSocket.
 
-Agents that speak HTTP read it in the headers of an answer: Codex shows how much of a plan is used, and learns what
+Agents that speak HTTP read it in the headers of an answer: Codex learns how much of a plan is used, and what
 upstream has counted (openai/codex#10324, and its source for the names).
 """
 
