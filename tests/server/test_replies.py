@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from proxied import KEY, Peer
+from proxied import KEY, Message, Peer
 from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -226,14 +226,8 @@ async def test_the_headers_tell_of_the_account_what_they_do_without_packlight(
     run = await proxied(
         simulated={"extra_events": ("rate_limits_before_created",), "handshake_headers": HANDSHAKE}
     )
-    ask = {
-        "model": "m",
-        "stream": stream,
-        "input" if path == "responses" else "messages": [{"role": "user", "content": "x"}],
-    }
-    direct = Peer(*await asyncio.open_connection("127.0.0.1", run.simulator.port))
-    expected = await direct.ask("POST", f"/v1/{path}", KEY, body=orjson.dumps(ask))
-    direct.close()
+    ask = asking_for(path, stream=stream)
+    expected = await directly(run, path, ask)
     for _ in range(2):
         answer = await run.post(ask, target=f"/v1/{path}")
         assert of_the_account(answer) == of_the_account(expected) | {
@@ -241,6 +235,21 @@ async def test_the_headers_tell_of_the_account_what_they_do_without_packlight(
             ("x-reasoning-included", "true"),
         }
     assert [turn.transport for turn in run.simulator.turns] == ["http", "ws", "ws"]
+
+
+def asking_for(path: str, *, stream: bool) -> dict[str, Any]:
+    """Return a request to either API."""
+    said = "input" if path == "responses" else "messages"
+    return {"model": "m", "stream": stream, said: [{"role": "user", "content": "x"}]}
+
+
+async def directly(run: Any, path: str, ask: dict[str, Any]) -> Message:
+    """Return upstream's own answer, over HTTP."""
+    peer = Peer(*await asyncio.open_connection("127.0.0.1", run.simulator.port))
+    try:
+        return await peer.ask("POST", f"/v1/{path}", KEY, body=orjson.dumps(ask))
+    finally:
+        peer.close()
 
 
 def of_the_account(answer: Any) -> set[tuple[str, str]]:
@@ -261,14 +270,8 @@ async def test_the_headers_of_an_error_tell_of_the_account_too(proxied: Any, pat
     )
     own = {"x-codex-primary-used-percent": "100", "openai-version": "2020-10-01", "retry-after": "7"}
     run.simulator.inject(Fault("before_created", "error", status=429, code="slow_down", headers=own, times=2))
-    ask = {
-        "model": "m",
-        "stream": stream,
-        "input" if path == "responses" else "messages": [{"role": "user", "content": "x"}],
-    }
-    direct = Peer(*await asyncio.open_connection("127.0.0.1", run.simulator.port))
-    expected = await direct.ask("POST", f"/v1/{path}", KEY, body=orjson.dumps(ask))
-    direct.close()
+    ask = asking_for(path, stream=stream)
+    expected = await directly(run, path, ask)
     answer = await run.post(ask, target=f"/v1/{path}")
     assert (answer.status, answer.all("Content-Type")) == (expected.status, expected.all("Content-Type"))
     assert answer.all("Retry-After") == ["7"]
