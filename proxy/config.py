@@ -436,7 +436,7 @@ def _upstream(where: str, value: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise BadConfiguration(f"{must}, with http:// or https:// and a host")
+        raise BadConfiguration(f"{must}, with http:// or https://, a host, and a port from 1 to 65535 if any")
     if _NUMBERS.fullmatch(host) and not _is_address(host):
         raise BadConfiguration(f"{must}, with a name, or an address of four numbers")
     if "@" in url.netloc:

@@ -236,13 +236,6 @@ def _application(config: Config, services: Services, link: Link, shown: str) -> 
             return _no_upgrade(request)
         return await AgentRequest(request, services).pass_through()
 
-    async def not_found(request: web.Request) -> web.StreamResponse:
-        return Reply(request).error(
-            404,
-            "the API is under /v1, the figures at /metrics and under /_packlight: /health, /stats and /turns",
-            "not_found",
-        )
-
     async def expect(request: web.Request) -> web.StreamResponse | None:
         refused = _refused(guard, services, request)
         waits = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
@@ -260,15 +253,34 @@ def _application(config: Config, services: Services, link: Link, shown: str) -> 
 
     application = web.Application(middlewares=[guarded])
     application.on_response_prepare.extend((prepare, guard.prepare))
-    application.add_routes(Figures(services.ledger, shown, link).routes())
     router = application.router
+    for page in Figures(services.ledger, shown, link).routes():
+        page.register(router)
+        router.add_route("*", page.path, _read_only, expect_handler=expect)
     chat = answering(Chat(), enabled=config.chat_completions == "translate")
     router.add_route("POST", "/v1/responses", answering(Responses()), expect_handler=expect)
     router.add_route("POST", "/v1/chat/completions", chat, expect_handler=expect)
     router.add_route("*", f"/v1/{_ANYTHING}", pass_through, expect_handler=expect)
     router.add_route("*", "/v1", pass_through, expect_handler=expect)
-    router.add_route("*", f"/{_ANYTHING}", not_found, expect_handler=expect)
+    router.add_route("*", f"/{_ANYTHING}", _not_found, expect_handler=expect)
     return application
+
+
+async def _not_found(request: web.Request) -> web.StreamResponse:
+    return Reply(request).error(
+        404,
+        "the API is under /v1, the figures at /metrics and under /_packlight: /health, /stats and /turns",
+        "not_found",
+    )
+
+
+async def _read_only(request: web.Request) -> web.StreamResponse:
+    return Reply(request).error(
+        405,
+        f"{request.path} is read with GET: {request.method} does nothing there",
+        "method_not_allowed",
+        headers={"Allow": "GET, HEAD"},
+    )
 
 
 def _refused(guard: Guard, services: Services, request: web.Request) -> web.Response | None:

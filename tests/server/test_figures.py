@@ -368,7 +368,20 @@ async def test_other_pages_are_not_there(proxied: Any, path: str) -> None:
     """What is not a page of ours is a 404, and nothing of it goes upstream."""
     run = await proxied()
     assert (await run.ask("GET", path)).status == 404
-    assert (await run.ask("POST", "/_packlight/stats")).status in {404, 405}
+    assert (await run.ask("POST", path)).status == 404
+    assert run.simulator.requests == []
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+@pytest.mark.parametrize("path", ["/_packlight/health", "/_packlight/stats", "/_packlight/turns", "/metrics"])
+async def test_figures_are_read_alone(proxied: Any, path: str, method: str) -> None:
+    """Another method is a 405 that names those that are allowed (RFC 9110, section 15.5.6)."""
+    run = await proxied()
+    answer = await run.ask(method, path)
+    assert answer.status == 405
+    assert ("Allow", "GET, HEAD") in answer.headers
+    assert f"{path} is read with GET" in orjson.loads(answer.body)["error"]["message"]
+    assert (await run.ask("HEAD", path)).status == 200
     assert run.simulator.requests == []
 
 
