@@ -157,10 +157,13 @@ class Config:
     first_event_timeout: float = setting(
         600.0,
         "Longest wait for upstream's first event of a turn; over plain HTTP for its answer to begin, which one "
-        "that is not streamed does at its end.",
+        "that is not streamed does at its end. An agent whose SDK says that it waits longer is waited for as "
+        "long, unless this is below the default.",
     )
     event_timeout: float = setting(
-        600.0, "Longest silence between two events of a turn, or within its answer over plain HTTP."
+        600.0,
+        "Longest silence between two events of a turn, or within its answer over plain HTTP; longer where the "
+        "agent waits longer, as above.",
     )
     keepalive_after: float = setting(
         75.0,

@@ -48,6 +48,7 @@ class Relay:
         self.fault: bodies.Unfinished | None = None
         self._request = request
         self._services = services
+        self._waits = services.waits(request.headers)
         self._reply = reply
         self._traffic = traffic
         self._front_end = front_end
@@ -91,7 +92,7 @@ class Relay:
         if not self._is_turn:
             yield
             return
-        limit = self._services.config.first_event_timeout
+        limit = self._waits.first_event_timeout
         try:
             async with asyncio.timeout(limit) as deadline:
                 with Progress(deadline, limit, lambda: self._traffic.sent):
@@ -155,11 +156,10 @@ class Relay:
         """Return the body of *response* as it arrives, within a turn's limits if it answers one."""
         if not self._is_turn:
             return chunks(response)
-        config = self._services.config
         return in_time(
             chunks(response),
-            first=config.first_event_timeout,
-            later=config.event_timeout,
+            first=self._waits.first_event_timeout,
+            later=self._waits.event_timeout,
             sent=lambda: self._traffic.sent,
         )
 

@@ -2,16 +2,17 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from proxy.config import Config
+from proxy.config import DEFAULTS, Config
 from proxy.exchange import Waits
 from proxy.ledger import Ledger
 from proxy.restoring import Restoring
 from proxy.rewriting import Rewriting
+from proxy.upstream.headers import patience
 from proxy.upstream.http import Http
 from proxy.upstream.pool import Pool
 
@@ -47,12 +48,19 @@ class Services:
             for task in set(self.in_flight):
                 task.cancel()
 
-    @property
-    def waits(self) -> Waits:
-        """How long a turn waits for upstream."""
+    def waits(self, headers: Mapping[str, str]) -> Waits:
+        """How long a turn of the agent that sent *headers* waits for upstream.
+
+        One whose own timeout is longer would wait without packlight, so it is waited for as long: that is what
+        OpenAI advises for its flex tier. A setting below its default was chosen, and holds.
+        """
         return Waits(
-            first_event_timeout=self.config.first_event_timeout,
-            event_timeout=self.config.event_timeout,
+            first_event_timeout=self._wait("first_event_timeout", headers),
+            event_timeout=self._wait("event_timeout", headers),
             max_message_bytes=self.config.max_message_bytes,
             websocket_retry_seconds=self.config.websocket_retry_seconds,
         )
+
+    def _wait(self, name: str, headers: Mapping[str, str]) -> float:
+        limit: float = getattr(self.config, name)
+        return limit if limit < DEFAULTS[name] else max(limit, patience(headers))

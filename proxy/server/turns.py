@@ -212,7 +212,7 @@ class AgentRequest:
             turn,
             pool=services.pool,
             partition=partition,
-            waits=services.waits,
+            waits=services.waits(request.headers),
             clock=services.clock,
             traffic=self._traffic,
             keeps_content=services.restoring.enabled,

@@ -6,7 +6,7 @@ to be volatile might be somebody's credentials.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from blake3 import blake3
@@ -90,6 +90,11 @@ _UNWRITABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _CREDENTIAL = re.compile("auth|cookie|cred|key|passw|secret|sign|token")
 """A name with this in it might be somebody's credentials, whatever it begins with."""
 
+_PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
+"""What OpenAI's SDKs say of their own timeout: Python's between two reads, JavaScript's until an answer begins."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+
 _MOST_IDENTITY = 64 * 1024
 """Bytes of headers for a handshake: servers take 8 to 64 KB."""
 
@@ -156,6 +161,12 @@ def fits_a_handshake(headers: Headers) -> bool:
     """
     size = sum(len(name) + len(value) for name, value in headers)
     return size <= _MOST_IDENTITY and all(value.isascii() for _, value in headers)
+
+
+def patience(headers: Mapping[str, str]) -> float:
+    """Return the seconds of silence that the agent's *headers* say it bears; 0 where they say nothing."""
+    told = (headers.get(name, "") for name in _PATIENCE)
+    return max((float(value) for value in told if _SECONDS.fullmatch(value)), default=0.0)
 
 
 def partition_key(url: str, headers: Headers) -> bytes:

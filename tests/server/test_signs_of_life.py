@@ -12,6 +12,7 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
+from proxy.config import DEFAULTS
 from proxy.core.events import ServerEvent
 from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
@@ -170,6 +171,35 @@ async def test_no_answer_after_a_sign_of_life_is_an_error_event(proxied: Any, sd
     with pytest.raises(openai.APIError, match="first_event_timeout"):
         async for _ in await client.responses.create(**ASK):
             pass
+
+
+PATIENT = {"first_event_timeout": 0.3, "event_timeout": 0.3}
+
+
+@pytest.mark.parametrize("settings", [PATIENT, {**PATIENT, "websocket": "off"}], ids=["websocket", "http"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_an_agent_that_waits_longer_is_waited_for(
+    proxied: Any, sdk: Any, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], *, stream: bool
+) -> None:
+    """The real SDK says that it waits a second: more than these limits, which are the defaults of this test."""
+    for name, seconds in PATIENT.items():
+        monkeypatch.setitem(DEFAULTS, name, seconds)
+    slow = Output((Text("at last"),), first_event_seconds=0.6)
+    run = await proxied(scripted([slow, slow]), **settings)
+    said = await (await sdk(run.server.url)).responses.create(**{**ASK, "stream": stream})
+    answer = [event async for event in said][-1].response if stream else said
+    assert answer.output_text == "at last"
+    other = await run.post({**ASK, "stream": stream})  # by a client that says nothing of itself
+    assert other.status == 504
+    assert b"upstream was silent for 0.3 s" in other.body
+
+
+async def test_a_limit_that_was_chosen_holds(proxied: Any, sdk: Any) -> None:
+    """Below the default it is not the agent's to raise, whatever its SDK says."""
+    run = await proxied(first_event_timeout=0.3)
+    run.simulator.inject(Fault("before_created", "silence"))
+    with pytest.raises(openai.InternalServerError, match=r"silent for 0\.3 s"):
+        await (await sdk(run.server.url)).responses.create(**{**ASK, "stream": False})
 
 
 def lost() -> Fault:

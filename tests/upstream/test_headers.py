@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from proxy.upstream.headers import (
     HOP_BY_HOP,
@@ -14,6 +15,7 @@ from proxy.upstream.headers import (
     of_identity,
     of_wire,
     partition_key,
+    patience,
     to_http,
 )
 
@@ -201,3 +203,18 @@ def test_text_survives_the_reading() -> None:
 def test_a_handshake_carries_what_is_ascii_and_of_a_size_that_servers_take(value: str, *, fits: bool) -> None:
     """Anything else goes over plain HTTP, and is not kept to tell conversations apart."""
     assert fits_a_handshake((("Authorization", "key"), ("X-Any", value))) is fits
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0),
+        ({"x-stainless-read-timeout": "900.0"}, 900),
+        ({"X-Stainless-Timeout": "1200"}, 1200),
+        ({"x-stainless-timeout": "600", "x-stainless-read-timeout": "0.5"}, 600),
+        *(({"x-stainless-read-timeout": value}, 0) for value in ("", "inf", "nan", "-1", "1e9", 10 * "9", "٩")),
+    ],
+)
+def test_an_agents_patience_is_what_its_sdk_says(headers: dict[str, str], seconds: float) -> None:
+    """In seconds; what is no such number says nothing."""
+    assert patience(CIMultiDict(headers)) == seconds
