@@ -158,7 +158,7 @@ class Config:
         600.0,
         "Longest wait for upstream's first event of a turn; over plain HTTP for its answer to begin, which one "
         "that is not streamed does at its end. An agent whose SDK says that it waits longer is waited for as "
-        "long, unless this is below the default.",
+        "long, up to half an hour, unless this is below the default.",
     )
     event_timeout: float = setting(
         600.0,

@@ -13,7 +13,7 @@ from proxy.frontends.ending import Ending
 from proxy.ledger import Status, Traffic
 from proxy.server import body as bodies
 from proxy.server.reply import EventReply, RelayedResponse, Reply
-from proxy.server.services import Services
+from proxy.server.services import Services, waits_for
 from proxy.upstream.answer import Answer, chunks, in_time, silence
 from proxy.upstream.encoding import inflated, is_gzip
 from proxy.upstream.headers import Headers, end_to_end, of_wire, to_http, writable
@@ -48,7 +48,7 @@ class Relay:
         self.fault: bodies.Unfinished | None = None
         self._request = request
         self._services = services
-        self._waits = services.waits(request.headers)
+        self._waits = waits_for(services.config, request.headers)
         self._reply = reply
         self._traffic = traffic
         self._front_end = front_end

@@ -16,6 +16,9 @@ from proxy.upstream.headers import patience
 from proxy.upstream.http import Http
 from proxy.upstream.pool import Pool
 
+_LONGEST = 1800.0
+"""Seconds that an agent's word counts for: LiteLLM says 6,000 for everybody, and a turn may be lost upstream."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
@@ -48,19 +51,22 @@ class Services:
             for task in set(self.in_flight):
                 task.cancel()
 
-    def waits(self, headers: Mapping[str, str]) -> Waits:
-        """How long a turn of the agent that sent *headers* waits for upstream.
 
-        One whose own timeout is longer would wait without packlight, so it is waited for as long: that is what
-        OpenAI advises for its flex tier. A setting below its default was chosen, and holds.
-        """
-        return Waits(
-            first_event_timeout=self._wait("first_event_timeout", headers),
-            event_timeout=self._wait("event_timeout", headers),
-            max_message_bytes=self.config.max_message_bytes,
-            websocket_retry_seconds=self.config.websocket_retry_seconds,
-        )
+def waits_for(config: Config, headers: Mapping[str, str]) -> Waits:
+    """Return how long a turn of the agent that sent *headers* waits for upstream.
 
-    def _wait(self, name: str, headers: Mapping[str, str]) -> float:
-        limit: float = getattr(self.config, name)
-        return limit if limit < DEFAULTS[name] else max(limit, patience(headers))
+    One whose own timeout is longer would wait without packlight, so it is waited for as long, up to half an
+    hour: OpenAI advises 15 minutes for its flex tier. A setting below its default was chosen, and holds.
+    """
+    borne = min(patience(headers), _LONGEST)
+
+    def wait(name: str) -> float:
+        limit: float = getattr(config, name)
+        return limit if limit < DEFAULTS[name] else max(limit, borne)
+
+    return Waits(
+        first_event_timeout=wait("first_event_timeout"),
+        event_timeout=wait("event_timeout"),
+        max_message_bytes=config.max_message_bytes,
+        websocket_retry_seconds=config.websocket_retry_seconds,
+    )

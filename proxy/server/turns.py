@@ -20,7 +20,7 @@ from proxy.ledger import Status, Traffic, TurnRecord
 from proxy.server import body as bodies
 from proxy.server.relay import Relay
 from proxy.server.reply import EventReply, Reply, SignsOfLife, error_body
-from proxy.server.services import Services
+from proxy.server.services import Services, waits_for
 from proxy.upstream.headers import fits_a_handshake, of_answer, of_identity
 
 log = structlog.get_logger("turns")
@@ -212,7 +212,7 @@ class AgentRequest:
             turn,
             pool=services.pool,
             partition=partition,
-            waits=services.waits(request.headers),
+            waits=waits_for(services.config, request.headers),
             clock=services.clock,
             traffic=self._traffic,
             keeps_content=services.restoring.enabled,

@@ -12,11 +12,12 @@ import orjson
 import pytest
 from openai import AsyncOpenAI
 
-from proxy.config import DEFAULTS
+from proxy.config import DEFAULTS, Config
 from proxy.core.events import ServerEvent
 from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.server.reply import EventReply, Reply
+from proxy.server.services import waits_for
 from proxy.simulator import Fault, Output, Text, scripted
 
 SOON = {"keepalive_after": 0.1, "keepalive_interval": 0.1}
@@ -192,6 +193,17 @@ async def test_an_agent_that_waits_longer_is_waited_for(
     other = await run.post({**ASK, "stream": stream})  # by a client that says nothing of itself
     assert other.status == 504
     assert b"upstream was silent for 0.3 s" in other.body
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told", "waits"),
+    [(600, "60", 600), (600, "900.0", 900), (600, "6000", 1800), (7200, "6000", 7200), (599, "900", 599)],
+)
+def test_an_agents_word_counts_for_half_an_hour(chosen: float, told: str, waits: float) -> None:
+    """LiteLLM says 6,000 s for everybody, and over a WebSocket a lost turn ends in no gateway's timeout."""
+    config = Config(first_event_timeout=chosen, event_timeout=chosen)
+    found = waits_for(config, {"x-stainless-read-timeout": told})
+    assert (found.first_event_timeout, found.event_timeout) == (waits, waits)
 
 
 async def test_a_limit_that_was_chosen_holds(proxied: Any, sdk: Any) -> None:
