@@ -45,8 +45,14 @@ class Responses:
         return error.body
 
     def failure(self, error: UpstreamError) -> bytes:
-        """Return an `error` event with the error nested in it, the form that the SDKs raise."""
-        return sse.encode("error", as_json({"type": "error", "status": error.status, "error": words(error)}))
+        """Return an `error` event in the form that the SDKs raise, and the end that other agents wait for.
+
+        The error is nested, as the API has it. Without a number Vercel's AI SDK takes the event for a malformed
+        one, so that its agents neither show the error nor try again; Codex reads the end alone.
+        """
+        said = {"type": "error", "sequence_number": 0, "status": error.status, "error": words(error)}
+        failed = _failed({"response": {"object": "response", "output": []}}, said)
+        return sse.encode("error", as_json(said)) + sse.encode("response.failed", failed)
 
     def find(self, body: bytes) -> Found | None:
         """Return the beginning of *body* that is known."""
@@ -92,15 +98,17 @@ class StreamedAnswer:
     """Each event as it came: the bytes that upstream sent, as far as they answer what the agent sent.
 
     An error in the middle of a response is followed by the `response.failed` that HTTP has there: some agents know
-    no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90). An end without the output gets the items
-    that were streamed, since the SDKs take a response from there: over a WebSocket some servers do not repeat them
-    (denoland/clawpatrol#729).
+    no other end of a stream that goes wrong (zyycn/codex-proxy-rs#90). It has a number if the events before it do,
+    as over HTTP (openai/openai-dotnet#881): Vercel's AI SDK insists on one. An end without the output gets the
+    items that were streamed, since the SDKs take a response from there: over a WebSocket some servers do not
+    repeat them (denoland/clawpatrol#729).
     """
 
     content_type = sse.CONTENT_TYPE
 
     def __init__(self) -> None:
         self._created: ServerEvent | None = None
+        self._last: ServerEvent | None = None
         self._items: list[ServerEvent] = []
         self._kept = 0  # bytes
 
@@ -110,7 +118,7 @@ class StreamedAnswer:
 
     def add(self, event: ServerEvent) -> bytes:
         """Return *event* as a server-sent event."""
-        shown = sse.encode(event.type, self._with_output(event) if event.type in _ENDED_WELL else event.raw)
+        before, self._last = self._last, event
         if event.type == "response.created":
             self._created = event
         elif event.type == "response.output_item.done" and self._kept <= _MOST_KEPT:
@@ -118,8 +126,8 @@ class StreamedAnswer:
             self._kept += len(event.raw)
         elif event.type in ERRORS and self._created is not None:
             with suppress(GarbledEvent):  # of which nobody needs the meaning
-                return shown + sse.encode("response.failed", _failed(self._created.json(), event.json()))
-        return shown
+                return _broken_off(self._created.json(), before, event)
+        return sse.encode(event.type, self._with_output(event) if event.type in _ENDED_WELL else event.raw)
 
     def finish(self) -> bytes:
         """Return nothing: the Responses API ends with its terminal event."""
@@ -140,6 +148,24 @@ class StreamedAnswer:
         except GarbledEvent:  # of which nobody needs the meaning
             return ending.raw
         return as_json({**event, "response": {**response, "output": told.in_order()}}) if len(told) else ending.raw
+
+
+def _broken_off(created: dict[str, Any], before: ServerEvent | None, ending: ServerEvent) -> bytes:
+    """Write the error *ending*, numbered as the event *before* it was, and what ends the response behind it."""
+    error, shown, number = ending.json(), ending.raw, _number(before)
+    if "sequence_number" not in error and number is not None:
+        error = {**error, "sequence_number": number + 1}
+        shown = as_json(error)
+    return sse.encode(ending.type, shown) + sse.encode("response.failed", _failed(created, error))
+
+
+def _number(event: ServerEvent | None) -> int | None:
+    """Return the place of *event* in its stream, where it says one that can be read."""
+    with suppress(GarbledEvent):
+        number = event.json().get("sequence_number") if event is not None else None
+        if type(number) is int:
+            return number
+    return None
 
 
 def _failed(created: dict[str, Any], error: dict[str, Any]) -> bytes:

@@ -46,7 +46,7 @@ class ApiError(Exception):
         if shape == "detail":
             return {"detail": self.message}
         if shape == "flat":
-            return self.flat()
+            return {"type": "error", "code": self.code, "message": self.message, "param": self.param}
         if shape == "response_failed":
             failure = {"code": self.code or self.type, "message": self.message}
             response: Event = {
@@ -74,9 +74,12 @@ class ApiError(Exception):
             event["headers"] = self.headers
         return event
 
-    def flat(self) -> Event:
-        """Word it as the event of an SSE stream that has begun."""
-        return {"type": "error", "code": self.code, "message": self.message, "param": self.param}
+    def streamed(self) -> Event:
+        """Word it as the event of an SSE stream, as api.openai.com does (openai/openai-dotnet#881).
+
+        The caller adds ``sequence_number``.
+        """
+        return {"type": "error", **self.body()}
 
 
 def invalid(message: str, *, param: str | None = None, code: str | None = None) -> ApiError:

@@ -76,8 +76,9 @@ class ChatDialect:
         }
         return orjson.dumps(completion)
 
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, sequence_number: int | None = None) -> bytes:
         """Return an error in mid-stream."""
+        del sequence_number  # of which this API has none
         return _record(error.body())
 
     def _call_added(self, item: Item) -> bytes:

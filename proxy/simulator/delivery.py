@@ -199,7 +199,7 @@ class Delivery:
 
     def _worded(self, error: ApiError) -> Event:
         if self._turn.transport == "http":
-            return error.flat()
+            return error.streamed()
         return error.event(with_status=self._settings.traits.gives_error_status)
 
     def _terminal_items(self) -> list[Item]:

@@ -27,7 +27,7 @@ class Dialect(Protocol):
         Raise ApiError if the answer is a status.
         """
 
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, sequence_number: int | None) -> bytes:
         """Return the SSE record of an error in mid-stream."""
 
 
@@ -44,9 +44,9 @@ class ResponsesDialect:
             return orjson.dumps(event["response"])
         return None
 
-    def error(self, error: ApiError) -> bytes:
-        """Return a flat ``error`` event."""
-        return self.records(error.flat())
+    def error(self, error: ApiError, sequence_number: int | None) -> bytes:
+        """Return an ``error`` event."""
+        return self.records({**error.streamed(), "sequence_number": sequence_number or 0})
 
 
 class HttpLink:
@@ -86,11 +86,10 @@ class HttpLink:
 
     async def refuse(self, error: ApiError, sequence_number: int | None) -> None:
         """Answer with a status, or with an error event if the stream has begun."""
-        del sequence_number  # the flat error event goes without in mid-stream
         if self._answer is None:
             self.refusal = error
         else:
-            await self._write(self._dialect.error(error))
+            await self._write(self._dialect.error(error, sequence_number))
 
     async def close(self, code: int, reason: str) -> None:
         """End the body as if it were complete."""

@@ -202,6 +202,32 @@ def test_an_error_in_a_response_is_followed_by_its_failure(error: JSON, said: JS
 
 
 @pytest.mark.parametrize(
+    ("before", "told", "numbers"),
+    [
+        ({"sequence_number": 4}, {}, (5, 6)),
+        ({"sequence_number": 4}, {"sequence_number": 9}, (9, 10)),
+        ({"sequence_number": 4}, {"sequence_number": None}, (None, None)),
+        ({"sequence_number": True}, {}, (None, None)),
+        ({}, {}, (None, None)),
+        (None, {}, (None, None)),
+    ],
+)
+def test_an_error_in_a_response_is_numbered_like_the_events_before_it(
+    before: JSON | None, told: JSON, numbers: tuple[int | None, int | None]
+) -> None:
+    """Agents on Vercel's AI SDK see no error in one without a number; what cannot be read gives none."""
+    answer = StreamedAnswer()
+    answer.add(event("response.created", sequence_number=0, response={"id": "resp_1"}))
+    unread = ServerEvent.parse(b'{"type":"response.in_progress"')
+    answer.add(unread if before is None else event("response.in_progress", **before))
+    shown = answer.add(event("error", error=OVERLOADED, **told)).split(b"\n\n")[:2]
+    error, failed = (orjson.loads(each.split(b"\ndata: ")[1]) for each in shown)
+    assert (error["type"], error["error"]) == ("error", OVERLOADED)
+    assert (error.get("sequence_number"), failed.get("sequence_number")) == numbers
+    assert failed["response"] == {"id": "resp_1", "status": "failed", "error": OVERLOADED}
+
+
+@pytest.mark.parametrize(
     ("created", "error"),
     [(b'{"type":"response.created"', b'{"type":"error"}'), (b'{"type":"response.created"}', b'{"type":"error"')],
 )

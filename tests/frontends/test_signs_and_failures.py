@@ -1,5 +1,7 @@
 """What a front end writes beside an answer: signs of life, and the failure of a stream that has had only those."""
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -24,19 +26,33 @@ def test_codex_gets_an_event_that_it_skips(agent: str) -> None:
     assert Responses().pulse(agent) == b'event: keepalive\ndata: {"type":"keepalive","sequence_number":0}\n\n'
 
 
-@pytest.mark.parametrize(("front_end", "wanted"), [(Responses(), b"event: error\ndata: "), (Chat(), b"data: ")])
-def test_a_failure_has_upstreams_words(front_end: FrontEnd, wanted: bytes) -> None:
-    """As the last event of a stream, in the form that the SDKs raise."""
-    written = front_end.failure(REFUSED)
-    assert written.startswith(wanted)
-    assert written.endswith(b"\n\n")
-    assert orjson.loads(written.removeprefix(wanted))["error"] == WORDS
+def events(written: bytes) -> list[tuple[bytes, Any]]:
+    """Return the names and the data of the events in *written*."""
+    *whole, rest = written.split(b"\n\n")
+    assert rest == b""
+    pairs = (each.rsplit(b"data: ", 1) for each in whole)
+    return [(name.removeprefix(b"event: ").rstrip(), orjson.loads(data)) for name, data in pairs]
+
+
+def test_a_failed_completion_has_upstreams_words() -> None:
+    """As the last record of a stream, in the form that the SDKs raise."""
+    ((name, data),) = events(Chat().failure(REFUSED))
+    assert (name, data["error"]) == (b"", WORDS)
+
+
+def test_a_failed_response_has_upstreams_words_twice() -> None:
+    """In an error that the SDKs raise, numbered for Vercel's AI SDK, and in the end that Codex reads."""
+    first, second = events(Responses().failure(REFUSED))
+    assert first == (b"error", {"type": "error", "sequence_number": 0, "status": 429, "error": WORDS})
+    response = {"object": "response", "status": "failed", "error": WORDS, "output": []}
+    assert second == (
+        b"response.failed",
+        {"type": "response.failed", "sequence_number": 1, "response": response},
+    )
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"error":"x"}', b'{"error":{}}'])
 def test_a_failure_without_words_gets_some(body: bytes) -> None:
     """An empty error passes for none in the SDKs."""
-    written = Responses().failure(UpstreamError(502, body, {}))
-    assert (
-        orjson.loads(written.removeprefix(b"event: error\ndata: "))["error"]["message"] == "upstream answered 502"
-    )
+    for _, data in events(Responses().failure(UpstreamError(502, body, {}))):
+        assert data.get("response", data)["error"]["message"] == "upstream answered 502"

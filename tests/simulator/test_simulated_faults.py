@@ -207,12 +207,14 @@ async def test_http_errors_are_a_status(simulate: Simulate, http: aiohttp.Client
 
 
 async def test_http_errors_in_mid_stream_are_events(simulate: Simulate, http: aiohttp.ClientSession) -> None:
-    """After it began, an error is a flat event, and the stream ends."""
+    """After it began, an error is an event, nested and numbered, and the stream ends."""
     simulator = await simulate()
     simulator.inject(Fault("after_created", "error"))
     status, _, body = await post(simulator, http, stream=True)
     assert status == 200
-    assert body.split(b"\n\n")[1].startswith(b'event: error\ndata: {"type":"error","code":"server_error"')
+    name, _, data = body.split(b"\n\n")[1].partition(b"\ndata: ")
+    said = orjson.loads(data)
+    assert (name, said["error"]["code"], said["sequence_number"]) == (b"event: error", "server_error", 1)
 
 
 async def test_a_body_can_end_early(simulate: Simulate, http: aiohttp.ClientSession) -> None:
