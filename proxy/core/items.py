@@ -39,6 +39,13 @@ _AUTHORED = frozenset(
 _APART = frozenset({"id", "status", "internal_chat_message_metadata_passthrough"})
 """Fields of the model's items that it does not read: Codex names the turn in the last (openai/codex#28360)."""
 
+_READ = {
+    "message": frozenset({"type", "role", "content", "phase"}),
+    "reasoning": frozenset({"type", "summary", "content", "encrypted_content"}),
+    "compaction": frozenset({"type", "summary", "content", "encrypted_content"}),
+}
+"""Fields by which an echo of such an item is known; of other items all are compared."""
+
 _ANSWERED = frozenset({"function_call", "custom_tool_call"})
 """Calls the agent executes; upstream refuses to go on without an answer to each (protocol notes, section 4)."""
 
@@ -159,6 +166,7 @@ class Output:
     seals: frozenset[Fingerprint] = frozenset()
     call_id: str | None = None
     phase: str | None = None
+    rest: frozenset[Fingerprint] = frozenset()
 
     @classmethod
     def of(cls, raw: Raw) -> "Output":
@@ -172,6 +180,7 @@ class Output:
             seals=_seals(raw),
             call_id=call_id if kind in _ANSWERED and isinstance(call_id, str) else None,
             phase=phase if isinstance(phase, str) else None,
+            rest=_rest(raw),
         )
 
     def is_item(self, raw: Raw) -> bool:
@@ -183,12 +192,12 @@ class Output:
         return _meaning(raw) == self.meaning
 
     def sealed(self, raw: Raw) -> "Output":
-        """Return this output knowing the ciphertext of *raw* as well.
+        """Return this output knowing the ciphertext of *raw* as well, and what else it says.
 
         The encrypted content of one item can differ between `output_item.done` and `response.completed`, and an
         agent may have kept either.
         """
-        return replace(self, seals=self.seals | _seals(raw))
+        return replace(self, seals=self.seals | _seals(raw), rest=self.rest | _rest(raw))
 
     def may_be_dropped(self, dropped: Dropped) -> bool:
         """Whether an agent may leave this out of its history under the policy *dropped*."""
@@ -207,7 +216,7 @@ class Output:
             return 0
         if self.type in {"reasoning", "compaction"}:
             return self._same_reasoning(items, start)
-        if first.raw.get("phase") not in (None, self.phase):
+        if first.raw.get("phase") not in (None, self.phase) or not self._has_rest_of(first.raw):
             return 0
         if first.type not in _AUTHORED and first.raw.get("id") not in (None, self.id):
             return 0  # an answer may refer to it: `approval_request_id`
@@ -218,7 +227,7 @@ class Output:
         run: list[Raw] = []
         for number in range(start, len(items)):
             item = items[number]
-            if item.type != self.type or not self._identified_by(item.raw):
+            if item.type != self.type or not self._identified_by(item.raw) or not self._has_rest_of(item.raw):
                 return 0
             run.append(item.raw)
             if _told(run) in (None, self.meaning):
@@ -230,9 +239,13 @@ class Output:
     def _identified_by(self, raw: Raw) -> bool:
         """Whether *raw* carries a ciphertext upstream gave, or none and the right id."""
         sealed = _seals(raw)
-        if sealed:
+        if sealed or self.type == "compaction":  # which is nothing without its ciphertext
             return not self.seals.isdisjoint(sealed)
         return self.id is not None and bool(raw.get("id") == self.id)
+
+    def _has_rest_of(self, raw: Raw) -> bool:
+        """Whether upstream gave all further fields of *raw*: one that the agent added would not go upstream."""
+        return _rest(raw) <= self.rest
 
     def __repr__(self) -> str:
         return f"<Output {self.type} {self.meaning.hex()[:8]}>"
@@ -327,6 +340,15 @@ _MEANINGS: dict[str, Callable[[Raw], Any]] = {
 def _seals(raw: Raw) -> frozenset[Fingerprint]:
     sealed = raw.get("encrypted_content")
     return frozenset({digest(sealed)}) if isinstance(sealed, str) and sealed else frozenset()
+
+
+def _rest(raw: Raw) -> frozenset[Fingerprint]:
+    """Fingerprint the fields of *raw* that no other comparison reads."""
+    read = _READ.get(item_type(raw))
+    if read is None or raw.keys() <= read:
+        return frozenset()
+    further = ((key, value) for key, value in raw.items() if key not in read and key not in _APART)
+    return frozenset(digest([key, value]) for key, value in further if value is not None)
 
 
 def arguments(text: Any) -> Any:

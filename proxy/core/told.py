@@ -59,11 +59,11 @@ class Told:
 
 
 def _is_again(one: Raw, other: Raw) -> bool:
-    """Whether *other* is *one*, perhaps with another status or ciphertext."""
+    """Whether *other* is *one*, perhaps with another status, ciphertext or further field."""
     try:
         was, now = Output.of(one), Output.of(other)
     except TypeError:  # half a character, or nested deeply
         return one == other
     if was.call_id is not None and was.type == now.type:
         return was.call_id == now.call_id
-    return was == (now if was.id is None else replace(now, seals=was.seals))
+    return was == (now if was.id is None else replace(now, seals=was.seals, rest=was.rest))

@@ -7,7 +7,7 @@ import orjson
 
 from proxy.core.delta import Mismatch, Reuse, TurnRequest, reuse
 from proxy.core.events import ERRORS, Fault, GarbledEvent, ServerEvent
-from proxy.core.items import Item
+from proxy.core.items import Item, Raw
 from proxy.core.told import Told
 from proxy.errors import UpstreamError
 from proxy.frontends import sse
@@ -126,7 +126,7 @@ class StreamedAnswer:
             self._kept += len(event.raw)
         elif event.type in ERRORS and self._created is not None:
             with suppress(GarbledEvent):  # of which nobody needs the meaning
-                return _broken_off(self._created.json(), before, event)
+                return _broken_off(self._created.json(), self._output(), before, event)
         return sse.encode(event.type, self._with_output(event) if event.type in _ENDED_WELL else event.raw)
 
     def finish(self) -> bytes:
@@ -137,21 +137,34 @@ class StreamedAnswer:
         """Return *ending* with the items that were streamed where it has none, else as it came."""
         if not self._items or self._kept > _MOST_KEPT or _OUTPUT in ending.raw:
             return ending.raw
-        told = Told()
         try:
             event = ending.json()
-            response = event.get("response")
-            if not isinstance(response, dict) or response.get("output"):
-                return ending.raw
-            for item in self._items:
-                told.note(item.json())
         except GarbledEvent:  # of which nobody needs the meaning
             return ending.raw
-        return as_json({**event, "response": {**response, "output": told.in_order()}}) if len(told) else ending.raw
+        response, output = event.get("response"), self._output()
+        if not output or not isinstance(response, dict) or response.get("output"):
+            return ending.raw
+        return as_json({**event, "response": {**response, "output": output}})
+
+    def _output(self) -> list[Raw]:
+        """Return the items that were streamed; none where they are too many, or cannot be read."""
+        told = Told()
+        with suppress(GarbledEvent):
+            for item in self._items if self._kept <= _MOST_KEPT else ():
+                told.note(item.json())
+            return told.in_order()
+        return []
 
 
-def _broken_off(created: dict[str, Any], before: ServerEvent | None, ending: ServerEvent) -> bytes:
-    """Write the error *ending*, numbered as the event *before* it was, and what ends the response behind it."""
+def _broken_off(
+    created: dict[str, Any], output: list[Raw], before: ServerEvent | None, ending: ServerEvent
+) -> bytes:
+    """Write the error *ending*, numbered as the event *before* it was, and what ends the response behind it.
+
+    That has the *output* that was streamed, as over HTTP.
+    """
+    if output and isinstance(created.get("response"), dict):
+        created = {"response": {**created["response"], "output": output}}
     error, shown, number = ending.json(), ending.raw, _number(before)
     if "sequence_number" not in error and number is not None:
         error = {**error, "sequence_number": number + 1}

@@ -296,7 +296,8 @@ def test_a_compaction_is_known_by_its_ciphertext() -> None:
     """Another blob is another compaction."""
     compaction = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAA1"}
     assert echoed(compaction, without(compaction, "id")) == 1
-    assert echoed(compaction, {**compaction, "encrypted_content": "gAAAAA2"}) == 0
+    for blob in ("gAAAAA2", "", None, ["gAAAAA1"]):
+        assert echoed(compaction, {**compaction, "encrypted_content": blob}) == 0
     assert not Output.of(compaction).may_be_dropped("any")
 
 
@@ -328,6 +329,18 @@ def test_a_refusal_is_compared_as_a_part() -> None:
     content = [{"type": "output_text", "text": "a"}, {"type": "refusal", "refusal": "no"}]
     assert echoed(assistant("", content=content), assistant("", content=content)) == 1
     assert echoed(assistant("", content=content), assistant("ano")) == 0
+
+
+@pytest.mark.parametrize("said", [assistant("a"), reasoning("a"), reasoning("a", type="compaction")])
+def test_a_field_that_the_agent_added_does_not_go_unsaid(said: JSON) -> None:
+    """A delta would leave it out. One that upstream gave may come back, or stay away, but not change."""
+    assert echoed(said, {**said, "recipient": "x"}) == 0
+    assert echoed(said, {**said, "recipient": None, "internal_chat_message_metadata_passthrough": {}}) == 1
+    given = {**said, "recipient": "x"}
+    assert echoed(given, given) == 1
+    assert echoed(given, said) == 1
+    assert echoed(given, {**said, "recipient": "y"}) == 0
+    assert Output.of(said).sealed(given).echoed_by([Item.of(given)]) == 1
 
 
 def test_another_role_does_not_echo_the_model() -> None:

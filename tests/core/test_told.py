@@ -100,6 +100,7 @@ def test_what_cannot_be_written_is_compared_as_it_is() -> None:
         ({**MESSAGE, "id": "m", "status": "in_progress"}, {**MESSAGE, "id": "m", "status": "completed"}),
         (call(call_id="a", arguments=""), call(call_id="a")),
         ({**THOUGHT, "id": "r"}, {**THOUGHT, "id": "r", "encrypted_content": "y"}),
+        ({**MESSAGE, "id": "m"}, {**MESSAGE, "id": "m", "recipient": "x"}),
     ],
 )
 def test_an_item_that_is_told_twice_is_one(one: Any, other: Any) -> None:

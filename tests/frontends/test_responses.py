@@ -227,6 +227,18 @@ def test_an_error_in_a_response_is_numbered_like_the_events_before_it(
     assert failed["response"] == {"id": "resp_1", "status": "failed", "error": OVERLOADED}
 
 
+def test_a_response_that_breaks_off_has_what_was_streamed_of_it() -> None:
+    """As over HTTP. What cannot be read of it is left out, with all else of it."""
+    error = event("error", error=OVERLOADED)
+    for unread, output in (((), [message("Hi")]), ((b'{"type":"response.output_item.done"',), [])):
+        answer = StreamedAnswer()
+        answer.add(event("response.created", response={"id": "resp_1", "output": []}))
+        for each in (done(message("Hi"), 0), *map(ServerEvent.parse, unread)):
+            answer.add(each)
+        failed = orjson.loads(answer.add(error).split(b"data: ")[2])
+        assert failed["response"] == {"id": "resp_1", "status": "failed", "error": OVERLOADED, "output": output}
+
+
 @pytest.mark.parametrize(
     ("created", "error"),
     [(b'{"type":"response.created"', b'{"type":"error"}'), (b'{"type":"response.created"}', b'{"type":"error"')],
