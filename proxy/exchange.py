@@ -85,6 +85,8 @@ class Waits:
     event_timeout: float
     max_message_bytes: int
     websocket_retry_seconds: float
+    borne: float = inf
+    """Without an answer: an agent that leaves behind so many seconds had enough of waiting."""
 
 
 class Exchange:
@@ -361,9 +363,12 @@ class Exchange:
 
         Where upstream was answering it, or cannot have had it, nothing speaks against the response that it
         continues. Where it had, and nothing had come, it may be that one which upstream cannot continue. Whoever
-        breaks off an answer has something else to say, and the connection went with it.
+        breaks off an answer has something else to say, and the connection went with it. Where nothing had come for
+        as long as the agent bears, its timeout came before ours: the turn is lost all the same.
         """
         turn = self.turn
+        if lease is not None and turn.in_flight and self._was_silent(lease.connection):
+            self._note_lost(UpstreamTimeout("nothing came for as long as the agent bears"), lease.connection)
         if turn.in_flight and isinstance(turn.upload, Delta):
             known = turn.upload.baseline
             if turn.has_own_id and not known.own_id:
@@ -372,6 +377,11 @@ class Exchange:
             self._partition.remember(known, Mismatch.AFTER_ERROR, is_sound=is_sound)
         if turn.in_flight:
             self._pool.open_ahead(self._partition, behind=True)
+
+    def _was_silent(self, connection: Connection) -> bool:
+        """Whether upstream had the turn, and has said nothing for as long as the agent bears."""
+        waited = self._clock() - self._sent_at
+        return not self.turn.begun and connection.sent_whole and waited >= self._waits.borne
 
     def _note_too_large(self) -> None:
         """Take note of a message that upstream refused for its size, by which the like are known unwritten too."""

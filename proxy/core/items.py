@@ -216,7 +216,9 @@ class Output:
             return 0
         if self.type in {"reasoning", "compaction"}:
             return self._same_reasoning(items, start)
-        if first.raw.get("phase") not in (None, self.phase) or not self._has_rest_of(first.raw):
+        if first.raw.get("phase") not in (None, self.phase):
+            return 0
+        if not self._has_rest_of(first.raw):
             return 0
         if first.type not in _AUTHORED and first.raw.get("id") not in (None, self.id):
             return 0  # an answer may refer to it: `approval_request_id`

@@ -57,10 +57,7 @@ def translated(messages: Any) -> tuple[list[dict[str, Any]], bool]:
             raise Untranslatable("messages.tool_calls")
         elif role == "assistant":
             said = list(_said(message))
-            calls = [item for item in said if "call_id" in item]
-            waiting = {call["call_id"]: call for call in calls}
-            if len(waiting) < len(calls):  # one output would pass for that of both
-                raise Untranslatable("messages.tool_calls.id")
+            waiting = {item["call_id"]: item for item in said if "call_id" in item}
             told += said
         elif isinstance(role, str) and role in _ROLES:
             told.append(_message(message))

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,9 @@ from proxy.rewriting import Rewriting
 from proxy.upstream.headers import patience
 from proxy.upstream.http import Http
 from proxy.upstream.pool import Pool
+
+_NEARLY = 0.9
+"""Of what an agent bears, after which it is taken to have left for that."""
 
 _LONGEST = 1800.0
 """Seconds that an agent's word counts for: LiteLLM says 6,000 for everybody, and a turn may be lost upstream."""
@@ -56,9 +60,11 @@ def waits_for(config: Config, headers: Mapping[str, str]) -> Waits:
     """Return how long a turn of the agent that sent *headers* waits for upstream.
 
     One whose own timeout is longer would wait without packlight, so it is waited for as long, up to half an
-    hour: OpenAI advises 15 minutes for its flex tier. A setting below its default was chosen, and holds.
+    hour: OpenAI advises 15 minutes for its flex tier. A setting below its default was chosen, and holds. Its clock
+    began before ours, so it may leave a little before either limit.
     """
-    borne = min(patience(headers), _LONGEST)
+    told = patience(headers)
+    borne = min(told, _LONGEST)
 
     def wait(name: str) -> float:
         limit: float = getattr(config, name)
@@ -69,4 +75,5 @@ def waits_for(config: Config, headers: Mapping[str, str]) -> Waits:
         event_timeout=wait("event_timeout"),
         max_message_bytes=config.max_message_bytes,
         websocket_retry_seconds=config.websocket_retry_seconds,
+        borne=_NEARLY * min(told or math.inf, wait("first_event_timeout")),
     )

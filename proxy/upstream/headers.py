@@ -91,9 +91,12 @@ _CREDENTIAL = re.compile("auth|cookie|cred|key|passw|secret|sign|token")
 """A name with this in it might be somebody's credentials, whatever it begins with."""
 
 _PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
-"""What OpenAI's SDKs say of their own timeout: Python's between two reads, JavaScript's until an answer begins."""
+"""What OpenAI's SDKs say of their own timeout: Python's between two reads, JavaScript's until an answer begins.
 
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+JavaScript's says it only where it came with the request, not of one for the whole client (openai 6.40 and 7.15).
+"""
+
+_SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 
 _MOST_IDENTITY = 64 * 1024
 """Bytes of headers for a handshake: servers take 8 to 64 KB."""

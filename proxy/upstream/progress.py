@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable
 
+_MOST_LATE = 1.0
+"""Seconds from a change to the look that sees it."""
+
 
 class Progress:
     """Pushes *deadline* back to *limit* seconds from now whenever the number that *arrived* returns has changed.
 
     That may be the bytes that have arrived, or those that have not: a slow upload is not a stuck one. A context
-    manager; it looks four times in each *limit*.
+    manager; it looks four times in each *limit*, and each second, so that the deadline passes no later than that.
     """
 
     def __init__(self, deadline: asyncio.Timeout, limit: float, arrived: Callable[[], int]) -> None:
@@ -24,7 +27,7 @@ class Progress:
         self._timer.cancel()
 
     def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._limit / 4, self._look)
+        self._timer = asyncio.get_running_loop().call_later(min(self._limit / 4, _MOST_LATE), self._look)
 
     def _look(self) -> None:
         arrived = self._arrived()

@@ -39,7 +39,7 @@ def told(messages: Iterable[Message | None]) -> list[Token] | None:
 
     A call is answered once, by the tool messages right behind it; Chat Completions refuse any other history.
     """
-    waiting: dict[str, str] = {}  # calls without an answer yet, and their kind
+    waiting: dict[str, str] = {}  # calls without an answer yet, and their kind: of two with one id the latter
     history: list[Token] = []
     for message in messages:
         if message is None or (waiting and not any(token[0] == "output" for token in message)):
@@ -47,8 +47,6 @@ def told(messages: Iterable[Message | None]) -> list[Token] | None:
         for token in message:
             kind, call_id = token[:2]
             if kind in {"function_call", "custom_tool_call"}:
-                if call_id in waiting:
-                    return None
                 waiting[call_id] = kind
             if kind != "output":
                 history.append(token)

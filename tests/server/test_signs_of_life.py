@@ -18,7 +18,8 @@ from proxy.frontends.base import Readable
 from proxy.frontends.responses import Responses
 from proxy.server.reply import EventReply, Reply
 from proxy.server.services import waits_for
-from proxy.simulator import Fault, Output, Text, scripted
+from proxy.simulator import Fault, ModelCall, Output, Text, scripted
+from proxy.upstream.progress import Progress
 
 SOON = {"keepalive_after": 0.1, "keepalive_interval": 0.1}
 ASK = {"model": "m", "input": "x", "stream": True}
@@ -193,6 +194,61 @@ async def test_an_agent_that_waits_longer_is_waited_for(
     other = await run.post({**ASK, "stream": stream})  # by a client that says nothing of itself
     assert other.status == 504
     assert b"upstream was silent for 0.3 s" in other.body
+
+
+def swallowing(call: ModelCall) -> Output:
+    """Answer over HTTP alone."""
+    return Output((Text("over http"),), first_event_seconds=600 if call.transport == "ws" else 0)
+
+
+@pytest.mark.parametrize("patience", [0.3, 0.4, 60], ids=["less", "as long", "longer"])
+async def test_a_turn_that_an_agent_left_for_its_timeout_was_lost(
+    proxied: Any, sdk: Any, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Its clock began before ours: where WebSockets swallow turns it comes to plain HTTP all the same."""
+    for name in PATIENT:
+        monkeypatch.setitem(DEFAULTS, name, 0.4)
+    monkeypatch.setattr("proxy.server.services._LONGEST", 0.6)
+    run = await proxied(swallowing, first_event_timeout=0.4, event_timeout=0.4)
+    client = await sdk(run.server.url)
+    ask = {"model": "m", "input": 400_000 * "x", "timeout": patience}
+    for turn in range(2):
+        with pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
+            await client.responses.create(**ask)
+        await run.recorded(turn + 1)
+    answer = await client.responses.create(**{**ask, "timeout": 60})
+    assert answer.output_text == "over http"
+
+
+async def test_a_turn_that_an_agent_left_before_is_none_that_was_lost(proxied: Any, sdk: Any) -> None:
+    """Its user changed their mind, which says nothing of WebSockets."""
+    run = await proxied(scripted([*3 * [Output((Text("x"),), first_event_seconds=600)], "over a WebSocket"]))
+    client = await sdk(run.server.url)
+    for turn in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.responses.create(model="m", input="x"), 0.3)
+        await run.recorded(turn + 1)
+    await client.responses.create(model="m", input="x")
+    assert run.simulator.turns[-1].transport == "ws"
+
+
+async def test_a_deadline_passes_no_later_than_a_second_behind_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that is: the look that sees the last change may be as late."""
+    looks: list[float] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def noted(delay: float, *rest: Any) -> asyncio.TimerHandle:
+        looks.append(delay)
+        return call_later(delay, *rest)
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    for limit in (600, 0.4):
+        with Progress(asyncio.timeout(limit), limit, lambda: 0):
+            pass
+    assert looks == [1.0, 0.1]
 
 
 @pytest.mark.parametrize(
